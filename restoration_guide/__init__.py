@@ -1,0 +1,59 @@
+"""Guided restoration: restore N ways, judge every candidate, keep the best or the input."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted, choose
+    from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
+    from restoration_guide.report import ReportExistsError
+    from restoration_guide.restorers import load_restorer
+    from restoration_guide.restorers.base import Candidate, Restorer, Settings
+    from restoration_guide.selection import Row, Selection
+
+__all__ = [
+    "BestOfN",
+    "BestOfNConfig",
+    "Candidate",
+    "Fidelity",
+    "FidelityLimits",
+    "ReportExistsError",
+    "Restorer",
+    "Row",
+    "SearchInterrupted",
+    "Selection",
+    "Settings",
+    "choose",
+    "load_restorer",
+    "measure_fidelity",
+]
+
+_LAZY = {
+    "BestOfN": "best_of_n",
+    "BestOfNConfig": "best_of_n",
+    "SearchInterrupted": "best_of_n",
+    "choose": "best_of_n",
+    "Fidelity": "fidelity",
+    "FidelityLimits": "fidelity",
+    "measure_fidelity": "fidelity",
+    "ReportExistsError": "report",
+    "load_restorer": "restorers",
+    "Candidate": "restorers.base",
+    "Restorer": "restorers.base",
+    "Settings": "restorers.base",
+    "Row": "selection",
+    "Selection": "selection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part when it is first asked for: diffusers alone takes seconds."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,248 @@
+"""One picture of a selection: input and best, their quality maps, the worst region enlarged."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, BBox
+from zoomiqa_core.heatmap import COLOUR_MAP
+from zoomiqa_core.images import to_pil
+
+PAPER, INK, GREY, BOX = "#ffffff", "#16181d", "#5d6470", "#dc1e1e"
+SHADE = 0.45
+"""How far black in the image darkens a painted map; white keeps the colours of the scale."""
+MARGIN, GAP = 28, 20
+SHOWN_SIDE = (320, 640)
+"""Long side of a shown image in pixels: smaller ones are enlarged by a whole factor."""
+MIN_CELL = (360, 96)
+"""Smallest width and height of a cell, so that captions of narrow images fit."""
+TARGET_ASPECT = 1.5
+"""Width / height the arrangement of cells aims at."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One side of the comparison."""
+
+    heading: str
+    """What it is, e.g. ``"Input"``."""
+    rating: str
+    """Its rating in words, e.g. ``"2.41 ± 0.22"``."""
+    image: Tensor
+    """(3, H, W) in [0, 1]."""
+    quality_map: Tensor | None = None
+    """(1, h, w) in rating units; None leaves the map out."""
+
+
+def draw_comparison(
+    before: View, after: View, *, title: str, reason: str, bbox: BBox | None = None
+) -> Image.Image:
+    """Draw both sides in one picture with one colour scale from 1 to 5.
+
+    Before and after are two rows, or two columns for wide images, of: the image, its quality map,
+    and the region ``bbox`` enlarged. The same region is boxed everywhere.
+
+    Args:
+        before: the input.
+        after: the chosen image, on the input's grid.
+        title: first line.
+        reason: second line, wrapped.
+        bbox: normalised (x0, y0, x1, y1), the input's worst region; None boxes nothing.
+    """
+    width, height = shown_size(*before.image.shape[:0:-1])
+    sides = [_cells(view, (width, height), bbox) for view in (before, after)]
+    cell = (max(width, MIN_CELL[0]), max(height, MIN_CELL[1]))
+    caption_height = 34
+    kinds = len(sides[0])
+    as_rows = _prefers_rows(cell, kinds)
+    columns, rows = (kinds, 2) if as_rows else (2, kinds)
+
+    content = max(columns * cell[0] + (columns - 1) * GAP, 620)
+    header = _wrap(reason, _font(16), content)
+    top = MARGIN + 40 + 24 * len(header) + 16
+    row_height = caption_height + cell[1] + GAP
+    footer = 70 if before.quality_map is not None else 0
+    size = (content + 2 * MARGIN, top + rows * row_height + footer + MARGIN - GAP)
+    canvas = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((MARGIN, MARGIN - 4), _fit(title, _font(26, True), content), INK, _font(26, True))
+    for number, line in enumerate(header):
+        draw.text((MARGIN, MARGIN + 38 + 24 * number), line, GREY, _font(16))
+
+    left = MARGIN + (content - (columns * cell[0] + (columns - 1) * GAP)) // 2
+    for side, cells in enumerate(sides):
+        for kind, (caption, picture) in enumerate(cells):
+            column, row = (kind, side) if as_rows else (side, kind)
+            x, y = left + column * (cell[0] + GAP), top + row * row_height
+            bold = _font(19, kind == 0)
+            draw.text((x, y + 2), _fit(caption, bold, cell[0]), INK if kind == 0 else GREY, bold)
+            canvas.paste(picture, (x, y + caption_height))
+    if before.quality_map is not None:
+        scale_top = top + rows * row_height
+        _draw_scale(draw, canvas, MARGIN, scale_top, content, _region_words(before, after, bbox))
+    return canvas
+
+
+def shown_size(width: int, height: int) -> tuple[int, int]:
+    """Size in pixels at which an image is shown: as it is, enlarged whole times, or reduced."""
+    low, high = SHOWN_SIDE
+    long = max(width, height)
+    factor = math.ceil(low / long) if long < low else min(1.0, high / long)
+    return max(8, round(width * factor)), max(8, round(height * factor))
+
+
+def region_mean(quality_map: Tensor, bbox: BBox) -> float:
+    """Mean rating of the cells of a (1, h, w) map whose centres lie in ``bbox``; NaN if none."""
+    rows, columns = quality_map.shape[-2:]
+    x = (torch.arange(columns) + 0.5) / columns
+    y = (torch.arange(rows) + 0.5) / rows
+    inside = ((y >= bbox[1]) & (y <= bbox[3]))[:, None] & ((x >= bbox[0]) & (x <= bbox[2]))
+    return float(quality_map[0][inside].mean())
+
+
+def _cells(view: View, size: tuple[int, int], bbox: BBox | None) -> list[tuple[str, Image.Image]]:
+    """Caption and picture of each cell of one side."""
+    picture = to_pil(view.image)
+    shown = picture.resize(size, _resampling(picture.size, size))
+    cells = [(f"{view.heading}   {view.rating}", _boxed(shown, bbox))]
+    if view.quality_map is None:
+        return cells
+    painted = paint_map(shown, view.quality_map)
+    cells.append(("quality map", _boxed(painted, bbox)))
+    if bbox is not None:
+        cells.append(("boxed region, enlarged", _enlarge(picture, bbox, size)))
+    return cells
+
+
+def _enlarge(picture: Image.Image, bbox: BBox, size: tuple[int, int]) -> Image.Image:
+    """The region of the picture at the largest size that fits into ``size``."""
+    x0, y0, x1, y1 = _pixels(bbox, picture.size)
+    crop = picture.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+    factor = min(size[0] / crop.width, size[1] / crop.height)
+    target = (max(8, round(crop.width * factor)), max(8, round(crop.height * factor)))
+    return crop.resize(target, _resampling(crop.size, target))
+
+
+def _resampling(size: tuple[int, int], target: tuple[int, int]) -> Image.Resampling:
+    """Pixels stay visible in a strong enlargement and when nothing changes."""
+    factor = target[0] / size[0]
+    if factor == 1 or factor >= 4:
+        return Image.Resampling.NEAREST
+    return Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC
+
+
+def _boxed(picture: Image.Image, bbox: BBox | None) -> Image.Image:
+    if bbox is None:
+        return picture
+    picture = picture.copy()
+    x0, y0, x1, y1 = _pixels(bbox, picture.size)
+    draw = ImageDraw.Draw(picture)
+    corners = (x0, y0, max(x1 - 1, x0), max(y1 - 1, y0))
+    draw.rectangle(corners, outline="#ffffff", width=5)
+    inner = (corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1)
+    if inner[2] > inner[0] and inner[3] > inner[1]:
+        draw.rectangle(inner, outline=BOX, width=3)
+    return picture
+
+
+def _pixels(bbox: BBox, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    x0, y0, x1, y1 = bbox
+    width, height = size
+    return round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height)
+
+
+def _prefers_rows(cell: tuple[int, int], kinds: int) -> bool:
+    """Whether before and after as two rows come nearer to the target aspect than as columns."""
+    aspect = cell[0] / cell[1]
+    rows = abs(math.log(aspect * kinds / 2 / TARGET_ASPECT))
+    columns = abs(math.log(aspect * 2 / kinds / TARGET_ASPECT))
+    return rows <= columns and kinds > 1
+
+
+def _region_words(before: View, after: View, bbox: BBox | None) -> str:
+    if bbox is None or before.quality_map is None or after.quality_map is None:
+        return ""
+    was, now = region_mean(before.quality_map, bbox), region_mean(after.quality_map, bbox)
+    return f"worst region of the input: {was:.2f} → {now:.2f}"
+
+
+def _draw_scale(
+    draw: ImageDraw.ImageDraw, canvas: Image.Image, left: int, top: int, width: int, words: str
+) -> None:
+    """Legend of the box at the left, the colour bar from 1 to 5 at the right."""
+    font = _font(15)
+    bar = min(500, width * 5 // 9)
+    x = left + width - bar
+    ramp = _colours(torch.linspace(MIN_RATING, MAX_RATING, bar).expand(18, bar))
+    canvas.paste(to_pil(ramp.permute(2, 0, 1)), (x, top))
+    draw.rectangle((x, top, x + bar - 1, top + 17), outline=GREY)
+    for rating, word in enumerate(("bad", "poor", "fair", "good", "excellent"), start=1):
+        place = x + (rating - MIN_RATING) / (MAX_RATING - MIN_RATING) * (bar - 1)
+        anchor = {1: "la", 5: "ra"}.get(rating, "ma")
+        draw.line((place, top + 18, place, top + 23), GREY)
+        draw.text((place, top + 25), f"{rating} {word}", GREY, font, anchor=anchor)
+    if words:
+        draw.rectangle((left, top, left + 24, top + 17), outline=BOX, width=3)
+        for number, line in enumerate(_wrap(words, font, width - bar - 50)):
+            draw.text((left + 34, top + 20 * number), line, INK, font)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) -> list[str]:
+    """Lines of at most ``width`` pixels; words too long and lines too many end in an ellipsis."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        elif len(lines) == most:
+            lines[-1] = _fit(f"{lines[-1]} …", font, width)
+            break
+        else:
+            lines.append(_fit(word, font, width))
+    return lines
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, cut with an ellipsis to at most ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def paint_map(picture: Image.Image, quality_map: Tensor) -> Image.Image:
+    """The map's colours laid over the picture's light and dark."""
+    values = functional.interpolate(
+        quality_map[None].float(), size=picture.size[::-1], mode="bilinear", align_corners=False
+    )[0, 0]
+    grey = torch.from_numpy(np.array(picture.convert("L"))).float()[..., None] / 255.0
+    return to_pil((_colours(values) * (1 - SHADE + SHADE * grey)).permute(2, 0, 1))
+
+
+def _colours(ratings: Tensor) -> Tensor:
+    """Ratings (h, w) to colours (h, w, 3) in [0, 1] of the maps' common colour scale."""
+    import matplotlib
+
+    share = (ratings - MIN_RATING) / (MAX_RATING - MIN_RATING)
+    rgba = matplotlib.colormaps[COLOUR_MAP](share.clamp(0, 1).numpy())
+    return torch.from_numpy(rgba[..., :3].copy()).float()
+
+
+@cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it: the same letters on every system."""
+    from pathlib import Path
+
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)

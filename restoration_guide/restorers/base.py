@@ -1,0 +1,80 @@
+"""What every restorer offers: candidates by seed and by a declared plan of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one candidate is sampled."""
+
+    steps: int
+    """Network evaluations, at least 1; 1 is the minimum-mean-square-error estimate."""
+    strength: float
+    """Scale of the predicted correction: 0 keeps the input, 1 is the prediction, above 1 is
+    over-restoration."""
+    temperature: float
+    """Scale of the noise: 0 is free of chance, 1 is the model's own distribution."""
+    churn: bool
+    """Fresh noise before every step (a stochastic sampler) instead of one draw at the start."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        if not 0.0 <= self.strength <= 2.0:
+            raise ValueError(f"strength must lie in [0, 2], got {self.strength}.")
+        if not 0.0 <= self.temperature <= 2.0:
+            raise ValueError(f"temperature must lie in [0, 2], got {self.temperature}.")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One restored image and how it was made."""
+
+    index: int
+    """Place in the run, from 0; with the seed it determines the image."""
+    seed: int
+    """Seed of the run."""
+    settings: Settings
+    """`plan[index % len(plan)]`."""
+    image: Tensor
+    """(3, H, W) float32 in [0, 1] on the input's grid."""
+    seconds: float
+    """Wall-clock of this candidate: its share when several were made together."""
+
+
+@runtime_checkable
+class Restorer(Protocol):
+    """Makes candidates for one degraded image."""
+
+    name: str
+    plan: tuple[Settings, ...]
+
+    def restore(
+        self, image: Tensor, *, n: int, seed: int = 0, batch_size: int = 1
+    ) -> Iterator[Candidate]:
+        """Yield candidates 0 … n - 1 of (1, 3, H, W) in [0, 1].
+
+        Candidate i is the same image whatever `n` and `batch_size`.
+        """
+        ...
+
+
+def candidate_generator(seed: int, index: int) -> torch.Generator:
+    """CPU generator of candidate `index` under `seed`; streams of different pairs are unrelated.
+
+    Raises:
+        ValueError: A negative seed or index.
+    """
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index must not be negative, got {seed} and {index}.")
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    # torch seeds are signed 64-bit numbers
+    return torch.Generator().manual_seed(int(state) >> 1)

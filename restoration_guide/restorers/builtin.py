@@ -1,0 +1,151 @@
+"""The restorer that ships with the package, or any pipeline of its class."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from restoration_guide.restorers.base import Candidate, Settings, candidate_generator
+from restoration_guide.restorers.pipeline import (
+    RestorationOutput,
+    TinyRestorationPipeline,
+    check_image,
+)
+
+__all__ = [
+    "DEFAULT_PLAN",
+    "BuiltinRestorer",
+    "RestorationOutput",
+    "TinyRestorationPipeline",
+    "WeightsError",
+    "load_builtin_pipeline",
+]
+
+DEFAULT_PLAN: tuple[Settings, ...] = (
+    Settings(steps=1, strength=1.0, temperature=0.0, churn=False),
+    Settings(steps=3, strength=1.0, temperature=0.6, churn=False),
+    Settings(steps=2, strength=0.75, temperature=0.4, churn=False),
+    Settings(steps=4, strength=1.0, temperature=0.9, churn=False),
+    Settings(steps=3, strength=1.15, temperature=0.3, churn=True),
+    Settings(steps=2, strength=0.55, temperature=0.7, churn=False),
+    Settings(steps=5, strength=1.0, temperature=0.8, churn=True),
+    Settings(steps=3, strength=0.9, temperature=0.8, churn=False),
+)
+
+
+class WeightsError(FileNotFoundError):
+    """The weights are missing or not those of a `TinyRestorationPipeline`."""
+
+
+def load_builtin_pipeline(folder: str | Path | None = None) -> TinyRestorationPipeline:
+    """Load a pipeline folder, the bundled one by default; fp32, on the CPU, without network.
+
+    Raises:
+        WeightsError: The folder is missing or holds no pipeline.
+    """
+    if folder is None:
+        with as_file(files("restoration_guide") / "weights" / "builtin") as bundled:
+            return load_builtin_pipeline(bundled)
+    path = Path(folder)
+    if not (path / "model_index.json").is_file():
+        raise WeightsError(
+            f"No restorer in {path}: expected a diffusers pipeline folder with model_index.json. "
+            "Reinstall the package for the bundled weights, or train your own with "
+            "recipes.train_builtin_restorer."
+        )
+    pipe = TinyRestorationPipeline.from_pretrained(path, local_files_only=True)
+    pipe = pipe.to(torch.float32)  # saved in fp16; whether loading widens depends on the version
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class BuiltinRestorer:
+    """Candidates from a `TinyRestorationPipeline`, varied by seed and by plan.
+
+    Candidate i uses `plan[i % len(plan)]` and its own generator, so it is the same image whatever
+    `n` and `batch_size`. On the CPU every candidate goes through the network alone, because
+    convolutions there round differently with the batch size (about 5e-7); `batch_size` then has no
+    effect. On other devices neighbours of equal steps and churn are batched, and their equality
+    holds up to rounding. The first network evaluation sees no noise and is shared by all
+    candidates of an image.
+
+    The whole image is processed at once; see `TinyRestorationPipeline` for its memory.
+    """
+
+    def __init__(
+        self,
+        pipe: TinyRestorationPipeline | None = None,
+        *,
+        plan: tuple[Settings, ...] = DEFAULT_PLAN,
+        name: str = "builtin",
+    ) -> None:
+        """Wrap a pipeline; the bundled one by default.
+
+        Raises:
+            ValueError: An empty plan.
+        """
+        if not plan:
+            raise ValueError("The plan needs at least one Settings.")
+        self.pipe = pipe if pipe is not None else load_builtin_pipeline()
+        self.plan = tuple(plan)
+        self.name = name
+
+    def settings(self, index: int) -> Settings:
+        """Settings of candidate `index`."""
+        return self.plan[index % len(self.plan)]
+
+    def restore(
+        self, image: Tensor, *, n: int, seed: int = 0, batch_size: int = 1
+    ) -> Iterator[Candidate]:
+        """Yield candidates 0 … n - 1 of (1, 3, H, W) float in [0, 1], sides of at least 8 px.
+
+        Raises:
+            ValueError: Bad shape, n or batch_size.
+            TypeError: The image is not a float tensor.
+        """
+        check_image(image)
+        if image.shape[0] != 1:
+            raise ValueError(f"Expected one image (1, 3, H, W), got {tuple(image.shape)}.")
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
+        return self._restore(image, n, seed, batch_size)
+
+    @torch.no_grad()
+    def _restore(self, image: Tensor, n: int, seed: int, batch_size: int) -> Iterator[Candidate]:
+        started = time.perf_counter()
+        first = self.pipe.first_prediction(image)
+        shared = (time.perf_counter() - started) / n
+        limit = 1 if self.pipe.device.type == "cpu" else batch_size
+        for group in self._groups(n, limit):
+            started = time.perf_counter()
+            plan = [self.settings(index) for index in group]
+            images = self.pipe(
+                image.expand(len(group), -1, -1, -1),
+                plan[0].steps,
+                strength=torch.tensor([s.strength for s in plan]),
+                temperature=torch.tensor([s.temperature for s in plan]),
+                stochastic=plan[0].churn,
+                generator=[candidate_generator(seed, index) for index in group],
+                first_prediction=first,
+                output_type="pt",
+            ).images.to("cpu", torch.float32)
+            seconds = shared + (time.perf_counter() - started) / len(group)
+            for index, settings, result in zip(group, plan, images, strict=True):
+                yield Candidate(index, seed, settings, result, seconds)
+
+    def _groups(self, n: int, limit: int) -> Iterator[list[int]]:
+        """Split 0 … n - 1 in order into runs of equal steps and churn, at most `limit` long."""
+        group: list[int] = []
+        for index in range(n):
+            if group:
+                a, b = self.settings(group[0]), self.settings(index)
+                if len(group) == limit or (a.steps, a.churn) != (b.steps, b.churn):
+                    yield group
+                    group = []
+            group.append(index)
+        yield group

@@ -1,0 +1,72 @@
+"""Settings of a run from the command line: defaults, then a YAML file, then options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from restoration_guide.best_of_n import BestOfN, BestOfNConfig
+from restoration_guide.restorers import load_restorer
+from zoomiqa_core.scorer import load_scorer
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used; the message names the key."""
+
+
+@dataclass(frozen=True)
+class RunConfig(BestOfNConfig):
+    """A search and what it is made of; ``config.yaml`` of a report holds exactly these keys."""
+
+    restorer: str = "builtin"
+    """``"builtin"`` or the folder of a saved pipeline."""
+    scorer: str = "proxy"
+    """``"proxy"`` or the folder or hub id of a judge."""
+    seed: int = 0
+    """Seed of the candidates, ≥ 0."""
+    threads: int | None = None
+    """Threads torch computes with; None leaves torch's own choice."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}.")
+
+    def build(self) -> BestOfN:
+        """Load the restorer and the judge."""
+        return BestOfN(
+            load_restorer(self.restorer),
+            load_scorer(self.scorer),
+            self.n,
+            batch_size=self.batch_size,
+            confidence=self.confidence,
+            min_gain=self.min_gain,
+            limits=self.fidelity,
+        )
+
+
+def resolve_config(file: Path | None, options: Mapping[str, Any]) -> RunConfig:
+    """Merge defaults, ``file`` and the options that were given (those that are not None).
+
+    Raises:
+        ConfigError: unreadable YAML, an unknown key, or a value out of range.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        read = OmegaConf.create() if file is None else OmegaConf.load(file)
+        if not isinstance(read, DictConfig):
+            raise ConfigError("expected a mapping of settings, one per line as `name: value`")
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), read, given)
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        source = "" if file is None else f"{file}: "
+        raise ConfigError(f"{source}{error}") from error
+    return cast(RunConfig, config)

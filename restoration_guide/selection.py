@@ -1,0 +1,174 @@
+"""The outcome of a best-of-N search: which image, why, and every figure behind it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from restoration_guide.fidelity import TERMS, Fidelity
+from restoration_guide.timing import Timing
+
+if TYPE_CHECKING:
+    from restoration_guide.restorers.base import Candidate
+    from zoomiqa_core.assessment import Assessment
+    from zoomiqa_core.images import ImageSource
+    from zoomiqa_core.scorer import Scorer
+
+Index = int | Literal["input"]
+"""A candidate's number, or the input, which is a candidate too."""
+
+OK = "ok"
+"""Status of a row that may be chosen; every other status is the reason why it was skipped."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate, or the input, with every figure the choice rests on."""
+
+    index: Index
+    rating: float = math.nan
+    """Rating 1–5; NaN when there is no judgement."""
+    rating_std: float = math.nan
+    """Standard deviation of ``rating``, in rating units; NaN when there is no judgement."""
+    status: str = OK
+    """``"ok"``, or the reason why this row was skipped (see ``best_of_n``)."""
+    detail: str = ""
+    """The status in words, with figures."""
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The restorer's settings; empty for the input."""
+    fidelity: Fidelity | None = None
+    """None for the input and for candidates without usable pixels."""
+    seconds: float | None = None
+    """Restoration time; None for the input."""
+
+    def lower_bound(self, confidence: float) -> float:
+        """``rating − confidence · rating_std``: the rating one can count on."""
+        return self.rating - confidence * self.rating_std
+
+    def judged(self, judgement: Assessment) -> Row:
+        """The row with its rating, or with the reason why it has none."""
+        if not judgement.valid:
+            detail = ": ".join(filter(None, (judgement.error, judgement.message)))
+            return replace(self, status="judgement_failed", detail=detail)
+        rating, std = judgement.rating, judgement.rating_std
+        if not (math.isfinite(rating) and math.isfinite(std)):
+            detail = f"rating {rating} ± {std} is not finite"
+            return replace(self, status="judgement_failed", detail=detail)
+        return replace(self, rating=rating, rating_std=std)
+
+    def to_dict(self, confidence: float) -> dict[str, Any]:
+        """One flat record for tables and JSON."""
+        terms = self.fidelity.to_dict() if self.fidelity else dict.fromkeys(TERMS)
+        return {
+            "index": self.index,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "rating": self.rating,
+            "rating_std": self.rating_std,
+            "lower_bound": self.lower_bound(confidence),
+            **terms,
+            "status": self.status,
+            "detail": self.detail,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What :class:`~restoration_guide.best_of_n.BestOfN` returns."""
+
+    input: Tensor
+    """(3, H, W) float32 in [0, 1]: the image that came in."""
+    choice: Index
+    """Index of the chosen candidate, or ``"input"``."""
+    reason: str
+    """Why, with figures."""
+    rows: tuple[Row, ...]
+    """The input first, then one row per requested candidate that came, by index."""
+    candidates: tuple[Candidate, ...]
+    """Every finished candidate, skipped ones included."""
+    assessments: Mapping[Index, Assessment]
+    """Judgements by index; candidates without usable pixels have none."""
+    config: Mapping[str, Any]
+    """The resolved settings of the search."""
+    seed: int
+    timing: Timing
+    name: str = ""
+    """Where the image came from, without its folder."""
+    notes: tuple[str, ...] = ()
+    """What was done to the image when it was read."""
+    error: str | None = None
+    """What stopped the restorer early (an error, Ctrl-C); None when all candidates came."""
+    scorer: Scorer | None = field(default=None, repr=False)
+    """The judge, kept to draw quality maps when a report asks for them."""
+
+    @property
+    def best(self) -> Tensor:
+        """(3, H, W) float32 in [0, 1]: the chosen image."""
+        return self.image(self.choice)
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One dictionary per row: the input, then the candidates by index."""
+        return [row.to_dict(self.config["confidence"]) for row in self.rows]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Number of skipped candidates by reason; the input is not counted."""
+        statuses = (row.status for row in self.rows if row.index != "input")
+        return dict(sorted(Counter(status for status in statuses if status != OK).items()))
+
+    def image(self, index: Index) -> Tensor:
+        """(3, H, W) in [0, 1] of a candidate or of the input.
+
+        Raises:
+            KeyError: no finished candidate has this index.
+        """
+        if index == "input":
+            return self.input
+        for candidate in self.candidates:
+            if candidate.index == index:
+                return candidate.image.detach().float().cpu().clamp(0, 1)
+        finished = [candidate.index for candidate in self.candidates]
+        raise KeyError(f"no finished candidate {index!r}; there are 'input' and {finished}")
+
+    def row(self, index: Index) -> Row:
+        """The row of a candidate or of the input."""
+        return next(row for row in self.rows if row.index == index)
+
+    def quality_map(self, index: Index) -> Tensor | None:
+        """(1, h, w) rating map of a candidate or of the input.
+
+        None when there is no judge or no valid judgement, or when the map is not finite.
+        """
+        if self.scorer is None or index not in self.assessments:
+            return None
+        if not self.assessments[index].valid:
+            return None
+        with torch.no_grad():
+            quality_map = self.scorer.quality_map(self.image(index)).detach().float().cpu()
+        return quality_map if bool(quality_map.isfinite().all()) else None
+
+    def report(
+        self,
+        directory: str | os.PathLike[str],
+        reference: ImageSource | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the report folder; see :func:`restoration_guide.report.write_report`."""
+        from restoration_guide.report import write_report
+
+        return write_report(
+            self, directory, reference=reference, settings=settings, overwrite=overwrite
+        )

@@ -1,0 +1,44 @@
+"""Where the seconds of a search go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock seconds of a search and of its parts."""
+
+    total: float
+    restoring: float
+    judging: float
+    fidelity: float
+
+    @property
+    def judging_share(self) -> float:
+        """Share of the total spent judging, 0–1."""
+        return self.judging / self.total if self.total > 0 else 0.0
+
+
+class Stopwatch:
+    """Adds up seconds under names, and knows the total since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds = {"restoring": 0.0, "judging": 0.0, "fidelity": 0.0}
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Count the seconds inside the ``with`` block towards ``part``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - start
+
+    def read(self) -> Timing:
+        """The figures so far."""
+        return Timing(total=time.perf_counter() - self.start, **self.seconds)

@@ -1,0 +1,122 @@
+"""The proxy's contract: shapes, ranges, pooling, gradients, independence, save and load."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zoomiqa_core.proxy.model import QualityProxy, load_imagenet, weighted_mean
+
+
+@pytest.fixture(scope="module")
+def proxy() -> QualityProxy:
+    torch.manual_seed(0)
+    return QualityProxy(width=16).eval()
+
+
+def images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("size", "cells"),
+    [((1, 1), (1, 1)), ((16, 17), (1, 2)), ((100, 37), (7, 3)), ((64, 96), (4, 6))],
+)
+def test_any_size_gives_ratings_in_range_on_a_grid_of_16_px(proxy, size, cells):
+    out = proxy(images(2, *size))
+    assert out.rating.shape == out.rating_std.shape == (2,)
+    assert out.map.shape == out.weight.shape == (2, 1, *cells)
+    assert bool(((out.rating >= 1) & (out.rating <= 5)).all())
+    assert bool((out.rating_std > 0).all() and (out.weight > 0).all())
+
+
+def test_rating_is_the_weighted_mean_of_the_map(proxy):
+    out = proxy(images(2, 80, 48))
+    by_hand = (out.map * out.weight).sum((1, 2, 3)) / out.weight.sum((1, 2, 3))
+    torch.testing.assert_close(out.rating, by_hand, rtol=0, atol=1e-6)
+
+
+def test_weighted_mean_by_hand():
+    values = torch.tensor([1.0, 2.0, 4.0]).view(1, 1, 1, 3)
+    weight = torch.tensor([1.0, 1.0, 2.0]).view(1, 1, 1, 3)
+    assert weighted_mean(values, weight).item() == pytest.approx((1 + 2 + 8) / 4)
+
+
+def test_a_large_image_is_judged_at_max_pixels():
+    torch.manual_seed(0)
+    small = QualityProxy(width=16, max_pixels=64 * 64)
+    assert small(images(1, 128, 256)).map.shape[-2:] == (3, 6)  # 45 × 91 px
+
+
+def test_input_gradient_is_finite_and_nonzero_at_every_pixel(proxy):
+    batch = images(1, 96, 80).requires_grad_()
+    out = proxy(batch)
+    out.rating.sum().backward()
+    assert bool(batch.grad.isfinite().all())
+    assert float((batch.grad.abs().amax(1) > 0).float().mean()) > 0.99
+
+
+def test_gradient_equals_a_finite_difference():
+    torch.manual_seed(0)
+    proxy = QualityProxy(width=8).double()
+    generator = torch.Generator().manual_seed(1)
+    batch = torch.rand(1, 3, 64, 64, generator=generator).double().requires_grad_()
+    direction = torch.randn(batch.shape, generator=generator).double()
+    rating = proxy(batch).rating.sum()
+    (gradient,) = torch.autograd.grad(rating, batch)
+    step = 1e-8  # small enough that no activation crosses its kink
+    with torch.no_grad():
+        ahead, behind = (proxy(batch + s * step * direction).rating.sum() for s in (1, -1))
+    difference = float((ahead - behind) / (2 * step))
+    assert float((gradient * direction).sum()) == pytest.approx(difference, rel=1e-4)
+
+
+def test_error_head_cannot_move_the_rating():
+    torch.manual_seed(0)
+    proxy = QualityProxy(width=8)
+    proxy(images(1, 64, 64)).rating_std.sum().backward()
+    assert proxy.project[2].weight.grad is None or not proxy.project[2].weight.grad.any()
+    assert proxy.error_head[0].weight.grad.abs().sum() > 0
+
+
+def test_one_image_does_not_depend_on_its_batch_even_in_training(proxy):
+    batch = images(3, 64, 64)
+    proxy.train()
+    together = proxy(batch).rating
+    alone = torch.cat([proxy(image[None]).rating for image in batch])
+    proxy.eval()
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_save_and_load_is_the_identity(proxy, tmp_path):
+    proxy.save_pretrained(tmp_path)
+    loaded = QualityProxy.from_pretrained(tmp_path)
+    batch = images(1, 64, 64)
+    torch.testing.assert_close(loaded(batch).rating, proxy(batch).rating, rtol=0, atol=0)
+
+
+def test_load_imagenet_maps_by_order_and_refuses_another_network(proxy, tmp_path):
+    own = proxy.backbone.state_dict()
+    stored = {f"_{i}": torch.full_like(value, 0.5) for i, value in enumerate(own.values())}
+    torch.save({**stored, "head": torch.zeros(3)}, tmp_path / "features.pth")
+    fresh = QualityProxy(width=8, pretrained_features=str(tmp_path / "features.pth"))
+    assert bool((fresh.backbone.conv_stem.weight == 0.5).all())
+
+    torch.save({"_0": torch.zeros(3, 3)}, tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match="first mismatch"):
+        load_imagenet(proxy.backbone, tmp_path / "wrong.pth")
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (torch.zeros(3, 8, 8), ValueError, r"\(B, 3, H, W\), got \(3, 8, 8\)"),
+        (torch.zeros(1, 1, 8, 8), ValueError, r"got \(1, 1, 8, 8\)"),
+        (torch.zeros(1, 3, 0, 8), ValueError, r"got \(1, 3, 0, 8\)"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "floating-point"),
+        ([1], TypeError, "to_batch reads paths"),
+    ],
+)
+def test_wrong_input_is_refused_with_the_fix(proxy, bad, error, message):
+    with pytest.raises(error, match=message):
+        proxy(bad)

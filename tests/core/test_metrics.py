@@ -1,0 +1,65 @@
+"""Agreement statistics: by hand, against scipy, by property."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from zoomiqa_core.metrics import (
+    bootstrap,
+    damage_iou,
+    mean_subset_srcc,
+    ordered_pairs,
+    plcc,
+    pointing,
+    srcc,
+)
+
+
+def test_correlations_equal_scipy_with_ties():
+    random = np.random.default_rng(0)
+    x, y = random.integers(5, size=50), random.normal(size=50)
+    assert srcc(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert plcc(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
+
+
+def test_a_constant_side_has_no_correlation():
+    assert math.isnan(srcc([1, 1, 1], [1, 2, 3]))
+
+
+def test_unequal_lists_are_refused():
+    with pytest.raises(ValueError, match="equally long"):
+        plcc([1, 2, 3], [1, 2])
+
+
+def test_subset_means_cannot_help():
+    # perfect between the subsets, inverted inside: overall positive, inside −1
+    predicted, target = [1, 2, 11, 12], [2, 1, 12, 11]
+    assert srcc(predicted, target) > 0
+    assert mean_subset_srcc(predicted, target, ["a", "a", "b", "b"]) == pytest.approx(-1)
+
+
+def test_bootstrap_covers_the_mean_and_is_seeded():
+    values = np.random.default_rng(1).normal(3, 1, size=400)
+    first, again = bootstrap(np.mean, values), bootstrap(np.mean, values)
+    assert first == again
+    assert first.low < values.mean() < first.high
+    # the interval of a mean is ± 1.96 σ/√n
+    assert first.high - first.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+def test_ordered_pairs_by_hand():
+    # pairs apart by ≥ 1 in target: (0,1) right, (0,2) wrong; (1,2) is apart by .5 only
+    assert ordered_pairs([2.0, 1.0, 3.0], [3.0, 1.5, 2.0], min_gap=1.0) == [True, False]
+
+
+def test_pointing_and_iou_by_hand():
+    mask = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    assert pointing(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), mask)
+    assert not pointing(torch.tensor([[2.0, 2.0], [1.0, 4.0]]), mask)
+    # worst two cells: one inside, one outside; union three
+    assert damage_iou(torch.tensor([[1.0, 4.0], [2.0, 5.0]]), mask) == pytest.approx(1 / 3)

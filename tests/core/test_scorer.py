@@ -1,0 +1,79 @@
+"""The proxy behind the Scorer protocol, with the bundled weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoomiqa_core import QualityProxy, load_scorer
+from zoomiqa_core.scorer import ProxyScorer, Scorer
+
+
+@pytest.fixture(scope="module")
+def scorer() -> ProxyScorer:
+    return load_scorer("proxy")
+
+
+def photo(side: int = 96) -> torch.Tensor:
+    """A smooth scene with edges: what can be blurred and what can be noisy."""
+    y, x = torch.meshgrid(torch.linspace(0, 9, side), torch.linspace(0, 9, side), indexing="ij")
+    return torch.stack([(x.sin() * y.cos()) * 0.3 + 0.5, (x.floor() % 2) * 0.5 + 0.2, y / 9])
+
+
+def test_it_is_a_scorer(scorer):
+    assert isinstance(scorer, Scorer)
+
+
+def test_one_image_or_a_list(scorer, tmp_path):
+    path = tmp_path / "photo.png"
+    pixels = (photo() * 255).round().byte()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+    one = scorer.assess(path)
+    same = scorer.assess([path, pixels, pixels.float() / 255])
+    assert one.valid and 1 <= one.rating <= 5 and one.rating_std > 0
+    assert [a.rating for a in same] == pytest.approx([one.rating] * 3, abs=1e-6)
+
+
+def test_a_bad_image_fails_alone_with_its_name(scorer, tmp_path):
+    (tmp_path / "empty.png").touch()
+    good, bad, missing = scorer.assess([photo(), tmp_path / "empty.png", tmp_path / "no.png"])
+    assert good.valid
+    assert (bad.valid, bad.error) == (False, "empty") and math.isnan(bad.rating)
+    assert missing.error == "missing" and "no.png" in missing.name
+
+
+def test_a_rating_that_is_not_finite_is_a_failure():
+    torch.manual_seed(0)
+    proxy = QualityProxy(width=8)
+    torch.nn.init.constant_(proxy.rating_head.bias, math.nan)
+    failed = ProxyScorer(proxy).assess(photo())
+    assert (failed.valid, failed.error) == (False, "not_finite")
+
+
+def test_regions_and_map_agree_with_the_rating(scorer):
+    quality_map = scorer.quality_map(photo())
+    assert quality_map.shape == (1, 6, 6)
+    (whole,) = scorer.score_regions(photo(), [(0, 0, 1, 1)])
+    assert whole.rating == pytest.approx(scorer.assess(photo()).rating, abs=1e-4)
+
+
+def test_the_bundled_judge_prefers_the_photo_to_its_damage(scorer):
+    clean = photo(256)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    ratings = [scorer.assess((clean + s * noise).clamp(0, 1)).rating for s in (0, 0.05, 0.15)]
+    assert np.all(np.diff(ratings) < 0)
+
+
+def test_a_folder_without_weights_names_the_fix(tmp_path):
+    with pytest.raises(FileNotFoundError, match="save_pretrained"):
+        load_scorer(tmp_path)
+
+
+def test_a_saved_proxy_loads_by_folder(tmp_path):
+    torch.manual_seed(0)
+    QualityProxy(width=8).save_pretrained(tmp_path)
+    assert load_scorer(tmp_path).assess(photo()).valid

@@ -1,0 +1,50 @@
+"""Zoom-IQA for restoration: judge image quality, region by region, with gradients."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from zoomiqa_core.assessment import Assessment, RegionScore, rating_to_score, score_to_rating
+
+if TYPE_CHECKING:
+    from zoomiqa_core.images import ImageError, read_image
+    from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
+    from zoomiqa_core.scorer import ProxyScorer, Scorer, load_scorer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Assessment",
+    "ImageError",
+    "ProxyOutput",
+    "ProxyScorer",
+    "QualityProxy",
+    "RegionScore",
+    "Scorer",
+    "load_scorer",
+    "rating_to_score",
+    "read_image",
+    "score_to_rating",
+]
+
+_LAZY = {
+    "ImageError": "zoomiqa_core.images",
+    "read_image": "zoomiqa_core.images",
+    "ProxyOutput": "zoomiqa_core.proxy.model",
+    "QualityProxy": "zoomiqa_core.proxy.model",
+    "ProxyScorer": "zoomiqa_core.scorer",
+    "Scorer": "zoomiqa_core.scorer",
+    "load_scorer": "zoomiqa_core.scorer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the parts that need torch and timm when they are first asked for."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

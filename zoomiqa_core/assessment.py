@@ -1,0 +1,91 @@
+"""What a judge returns: typed results that keep a failed judgement apart from a number."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+MIN_RATING, MAX_RATING = 1.0, 5.0
+"""The rating scale: five-point absolute category rating, 1 bad … 5 excellent (ITU-R BT.500)."""
+
+BBox = tuple[float, float, float, float]
+"""Normalised ``(x0, y0, x1, y1)``: shares of width and height, origin top left."""
+
+
+def rating_to_score(rating: float) -> float:
+    """Map a rating in [1, 5] to the 0–100 score of Zoom-IQA: ``(clip(rating, 1, 5) − 1) · 25``.
+
+    A NaN rating (a failed judgement) stays NaN.
+    """
+    if math.isnan(rating):
+        return math.nan
+    return (min(max(rating, MIN_RATING), MAX_RATING) - MIN_RATING) * 25.0
+
+
+def score_to_rating(score: float) -> float:
+    """Inverse of :func:`rating_to_score` on [0, 100]."""
+    return score / 25.0 + MIN_RATING
+
+
+@dataclass(frozen=True)
+class RegionScore:
+    """The judgement of one region, seen in the context of its whole image."""
+
+    bbox: BBox
+    rating: float
+    """Rating of the region, 1–5."""
+    rating_std: float
+    """Standard deviation of ``rating``, in rating units."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The judgement of one image.
+
+    When a judgement fails, ``valid`` is False, ``error`` names why and both numbers are NaN;
+    there is never a default rating.
+    """
+
+    rating: float
+    """Rating, 1 (bad) – 5 (excellent)."""
+    rating_std: float
+    """Standard deviation of ``rating``, in rating units."""
+    valid: bool = True
+    error: str | None = None
+    """Name of the failure, e.g. ``"truncated"``; None when valid."""
+    message: str = ""
+    """The failure in words, with its remedy."""
+    name: str = ""
+    """Where the image came from (a path, or a description of the object)."""
+    regions: tuple[RegionScore, ...] = ()
+    directions: tuple[str, ...] = ()
+    """What would improve the image (Zoom-IQA's *Directions for Improvement*)."""
+    issues: tuple[str, ...] = ()
+    """What a restorer should avoid (Zoom-IQA's *Issues to Avoid*)."""
+    notes: tuple[str, ...] = ()
+    """What was done to the image before judging, e.g. ``"alpha composited over white"``."""
+
+    @property
+    def score(self) -> float:
+        """The rating on 0–100; NaN when the judgement failed."""
+        return rating_to_score(self.rating)
+
+    def lower_bound(self, confidence: float = 1.0) -> float:
+        """``rating − confidence · rating_std``: the rating one can count on."""
+        return self.rating - confidence * self.rating_std
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers for JSON; NaN becomes None."""
+        record = {**dataclasses.asdict(self), "score": self.score}
+        return {key: None if _is_nan(value) else value for key, value in record.items()}
+
+    @classmethod
+    def failed(cls, error: str, message: str = "", name: str = "") -> Assessment:
+        """A judgement that could not be made."""
+        return cls(math.nan, math.nan, valid=False, error=error, message=message, name=name)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

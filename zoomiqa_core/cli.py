@@ -1,0 +1,205 @@
+"""``zoomiqa``: judge images from the command line.
+
+Results go to the standard output, everything else to the standard error. Exit codes: 0 done,
+1 error (wrong usage, or nothing could run), 2 no input gave a valid result.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.files import write_text_atomic
+from zoomiqa_core.heatmap import draw_map, worst_region
+from zoomiqa_core.images import ImageError, find_images, read_image, save_png
+from zoomiqa_core.scorer import Scorer, load_scorer
+
+ERROR, NOTHING_VALID = 1, 2
+"""Exit codes."""
+
+COLUMNS: tuple[str, ...] = ("name", "rating", "rating_std", "score", "valid", "error", "message")
+"""Columns of the CSV table; the numbers of a failed judgement are empty."""
+
+# Typer exports this class's children only, and where it lives differs between its versions.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class CommandGroup(TyperGroup):
+    """A command group in which wrong usage exits with 1: 2 is taken by "nothing valid"."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the options of the program."""
+        with _usage_exits_with_error():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse and run a command."""
+        with _usage_exits_with_error():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_exits_with_error() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.exit_code = ERROR  # pyright: ignore[reportAttributeAccessIssue]
+        raise
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    help="Judge image quality: ratings from 1 (bad) to 5 (excellent), and maps of where.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT", help="Image files, folders or glob patterns.")
+]
+ScorerName = Annotated[
+    str, typer.Option("--scorer", help='"proxy" (bundled), or a folder or hub id of a judge.')
+]
+Device = Annotated[str, typer.Option(help='Where to judge, e.g. "cuda".')]
+
+
+@app.command()
+def score(
+    inputs: Inputs,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a table to FILE as well.")
+    ] = None,
+    scorer: ScorerName = "proxy",
+    device: Device = "cpu",
+) -> None:
+    """Rate images: rating ± standard deviation (1–5), score (0–100), name."""
+    paths = find_images(inputs)
+    judge = _load(scorer, device)
+    results: list[Assessment] = []
+    for path in _progress(paths, "Rating", hidden=not as_json and sys.stdout.isatty()):
+        result = replace(judge.assess(path), name=str(path))
+        results.append(result)
+        _report_notes(result.name, result.notes)
+        if not result.valid:
+            _report(result.error or "invalid", result.message, result.name)
+        elif not as_json:
+            typer.echo(
+                f"{result.rating:.2f} ± {result.rating_std:.2f}  {result.score:5.1f}  {result.name}"
+            )
+    if as_json:
+        records = [result.to_dict() for result in results]
+        typer.echo(_to_json({"scorer": scorer, "results": records}))
+    if csv_file is not None:
+        with _write_errors():
+            write_text_atomic(csv_file, _to_csv(results))
+    _finish([result.valid for result in results])
+
+
+@app.command(name="map")
+def draw(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")],
+    scorer: ScorerName = "proxy",
+    device: Device = "cpu",
+) -> None:
+    """Draw quality maps with the worst region boxed, one PNG per image; print their paths."""
+    paths = find_images(inputs)
+    judge = _load(scorer, device)
+    drawn: list[Path] = []
+    for path in _progress(paths, "Mapping", hidden=sys.stdout.isatty()):
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            _report(error.code, str(error), str(path))
+            continue
+        _report_notes(image.name, image.notes)
+        quality_map = judge.quality_map(image.pixels)
+        bbox = worst_region(quality_map)
+        rating = judge.score_regions(image.pixels, [bbox])[0].rating
+        picture = draw_map(image.pixels, quality_map, bbox, rating)
+        target = _map_path(out, path.stem, drawn)
+        with _write_errors():
+            save_png(picture, target)
+        drawn.append(target)
+        typer.echo(str(target))
+    _finish([True] * len(drawn))
+
+
+def _load(name: str, device: str) -> Scorer:
+    try:
+        return load_scorer(name, device=device)
+    # An absent folder, a hub out of reach, a device that is not there: all end the program.
+    except (OSError, RuntimeError, ValueError) as error:
+        typer.echo(f"error: cannot load the scorer {name!r}: {error}", err=True)
+        raise typer.Exit(ERROR) from error
+
+
+def _progress(paths: Sequence[Path], label: str, *, hidden: bool) -> Iterator[Path]:
+    """The paths, with a bar on a terminal; where results themselves scroll by, ``hidden``."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(
+        console=Console(stderr=True),
+        disable=hidden or not sys.stderr.isatty(),
+        transient=True,
+        redirect_stdout=False,  # rich would send results to the standard error
+    ) as progress:
+        yield from progress.track(paths, description=label)
+
+
+def _report(code: str, message: str, name: str) -> None:
+    typer.echo(f"error: {code}: {message or name}", err=True)
+
+
+def _report_notes(name: str, notes: Sequence[str]) -> None:
+    if notes:
+        typer.echo(f"note: {name}: {'; '.join(notes)}", err=True)
+
+
+def _finish(valid: Sequence[bool]) -> None:
+    if not any(valid):
+        typer.echo("error: no input gave a valid result", err=True)
+        raise typer.Exit(NOTHING_VALID)
+
+
+def _to_json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _to_csv(results: Sequence[Assessment]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result.to_dict() for result in results)
+    return table.getvalue()
+
+
+def _map_path(out: Path, stem: str, taken: Sequence[Path]) -> Path:
+    """``out/stem_map.png``, numbered when inputs of other folders or suffixes share the stem."""
+    path, number = out / f"{stem}_map.png", 2
+    while path in taken:
+        path, number = out / f"{stem}_map_{number}.png", number + 1
+    return path
+
+
+@contextmanager
+def _write_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        typer.echo(f"error: cannot write: {error}", err=True)
+        raise typer.Exit(ERROR) from error

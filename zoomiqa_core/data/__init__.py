@@ -1,0 +1,1 @@
+"""Distortions with known human ratings, local damage, and restoration degradations."""

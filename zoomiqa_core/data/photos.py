@@ -1,0 +1,57 @@
+"""Photos held in memory for training: decoded once, cropped at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zoomiqa_core.images import read_image
+
+
+class PhotoPool:
+    """A list of photos kept as 8-bit tensors.
+
+    Args:
+        paths: image files.
+        min_side: photos with a smaller side cannot be cropped and are refused.
+
+    Raises:
+        ValueError: no photo, or one smaller than ``min_side``.
+    """
+
+    def __init__(self, paths: Iterable[str | Path], *, min_side: int) -> None:
+        self.paths = [Path(path) for path in paths]
+        if not self.paths:
+            raise ValueError("no photos to train on; is the folder right?")
+        self._photos: list[Tensor] = []
+        for path in self.paths:
+            pixels = read_image(path).pixels
+            if min(pixels.shape[-2:]) < min_side:
+                raise ValueError(f"{path} is {tuple(pixels.shape[-2:])}; crops need {min_side} px")
+            self._photos.append((pixels * 255).round().to(torch.uint8))
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def crop(self, index: int, size: int, *, generator: torch.Generator) -> Tensor:
+        """A random (3, size, size) crop of one photo in [0, 1], mirrored half the time."""
+        photo = self._photos[index]
+        height, width = photo.shape[-2:]
+        top = _below(height - size + 1, generator)
+        left = _below(width - size + 1, generator)
+        crop = photo[:, top : top + size, left : left + size].float() / 255
+        return crop.flip(-1) if _below(2, generator) else crop
+
+    def crops(
+        self, count: int, size: int, *, generator: torch.Generator
+    ) -> tuple[Tensor, list[int]]:
+        """``count`` crops of photos drawn with replacement: (count, 3, size, size), indices."""
+        indices = [_below(len(self), generator) for _ in range(count)]
+        return torch.stack([self.crop(i, size, generator=generator) for i in indices]), indices
+
+
+def _below(limit: int, generator: torch.Generator) -> int:
+    return int(torch.randint(limit, (), generator=generator))

@@ -1,0 +1,43 @@
+"""Atomic writes: a reader sees the old file or the whole new one, never a part of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
+
+    For writers that want a path (``with atomic_path("model.safetensors") as temporary: …``). The
+    block must write one regular file there. Missing parent folders are made; if the block raises,
+    ``path`` is left as it was and the temporary file is removed. The temporary name starts with a
+    dot and keeps the suffix; a killed process may leave it behind, never a partial ``path``.
+    """
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield temporary
+        # Without this a power cut could leave the new name on data never written to the disk.
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write ``data`` to ``path`` atomically and return the path written."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path).expanduser()
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
+    """Write ``text`` to ``path`` atomically as UTF-8, line ends as given; return the path."""
+    return write_bytes_atomic(path, text.encode("utf-8"))

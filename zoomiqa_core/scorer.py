@@ -1,0 +1,133 @@
+"""Judges behind one protocol: load one by name, ask it about images, regions and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, overload, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore
+from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image
+from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.proxy.regions import region_ratings
+
+ImageList = Sequence[ImageSource]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A judge of image quality."""
+
+    @overload
+    def assess(self, images: ImageSource) -> Assessment: ...
+    @overload
+    def assess(self, images: ImageList) -> list[Assessment]: ...
+
+    def score_regions(self, image: ImageSource, bboxes: Sequence[BBox]) -> list[RegionScore]:
+        """Rate regions of one image, each seen in the context of the whole."""
+        ...
+
+    def quality_map(self, image: ImageSource) -> Tensor:
+        """(1, h, w) rating of every place of the image, 1–5."""
+        ...
+
+
+class ProxyScorer:
+    """The differentiable proxy as a :class:`Scorer`.
+
+    Images are judged one by one, so a rating never depends on its neighbours in a list. For
+    gradients call ``scorer.proxy(batch)`` itself.
+
+    Args:
+        proxy: the model; it is moved to ``device`` and judges in evaluation mode.
+        device: torch device, e.g. ``"cuda"``.
+    """
+
+    def __init__(self, proxy: QualityProxy, device: str | torch.device = "cpu") -> None:
+        self.proxy = proxy.to(device).eval()
+        self.device = torch.device(device)
+
+    @overload
+    def assess(self, images: ImageSource) -> Assessment: ...
+    @overload
+    def assess(self, images: ImageList) -> list[Assessment]: ...
+
+    def assess(self, images: ImageSource | ImageList) -> Assessment | list[Assessment]:
+        """Judge one image or a list of them.
+
+        Args:
+            images: path, PIL image, array, tensor (3, H, W), or a list or tuple of those.
+
+        Returns:
+            One :class:`Assessment` per image. An image that cannot be read, or a judgement that
+            is not finite, gives ``valid=False`` with its error; the others go on.
+        """
+        if isinstance(images, (list, tuple)):
+            return [self._assess(image) for image in images]
+        return self._assess(images)  # pyright: ignore[reportArgumentType]
+
+    def score_regions(self, image: ImageSource, bboxes: Sequence[BBox]) -> list[RegionScore]:
+        """Rate regions by pooling the map inside them with the proxy's own weights.
+
+        Args:
+            image: one image.
+            bboxes: normalised (x0, y0, x1, y1) with 0 ≤ x0 < x1 ≤ 1 and 0 ≤ y0 < y1 ≤ 1.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ValueError: a box is malformed.
+        """
+        out = self._judge(read_image(image))
+        return region_ratings(out, bboxes)
+
+    def quality_map(self, image: ImageSource) -> Tensor:
+        """Ratings on a grid of 16-pixel cells laid over the image.
+
+        Returns:
+            (1, h, w) fp32 on the CPU, 1–5.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return self._judge(read_image(image)).map[0].cpu()
+
+    def _assess(self, source: ImageSource) -> Assessment:
+        try:
+            image = read_image(source)
+        except ImageError as error:
+            name = str(source) if isinstance(source, (str, Path)) else type(source).__name__
+            return Assessment.failed(error.code, str(error), name)
+        out = self._judge(image)
+        rating, std = float(out.rating), float(out.rating_std)
+        if not (torch.isfinite(out.rating) & torch.isfinite(out.rating_std)).all():
+            return Assessment.failed("not_finite", f"{image.name}: rating {rating}", image.name)
+        return Assessment(rating, std, name=image.name, notes=image.notes)
+
+    @torch.no_grad()
+    def _judge(self, image: DecodedImage):
+        return self.proxy(image.pixels[None].to(self.device))
+
+
+def load_scorer(name: str | Path = "proxy", *, device: str | torch.device = "cpu") -> ProxyScorer:
+    """Load a judge.
+
+    Args:
+        name: ``"proxy"`` for the bundled weights, or a folder or hub id holding a
+            :class:`QualityProxy` (``config.json``, ``model.safetensors``).
+        device: where it judges.
+
+    Raises:
+        FileNotFoundError: a local folder without those files.
+    """
+    if str(name) == "proxy":
+        return ProxyScorer(QualityProxy.from_pretrained(), device)
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no model.safetensors; give a folder written by "
+            'QualityProxy.save_pretrained, a hub id, or "proxy" for the bundled judge'
+        )
+    return ProxyScorer(QualityProxy.from_pretrained(name), device)

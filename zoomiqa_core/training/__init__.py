@@ -1,0 +1,1 @@
+"""Training: run folders, and the parts shared by the recipes."""

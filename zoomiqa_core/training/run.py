@@ -1,0 +1,67 @@
+"""A training run's folder: resolved config, versions, JSONL log, atomic checkpoints."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoomiqa_core.files import atomic_path, write_text_atomic
+
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "kornia", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the processor's architecture and the libraries that shape a result."""
+    installed = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            installed[package] = "not installed"
+    return installed
+
+
+class RunFolder:
+    """Where one training leaves everything: ``config.yaml``, ``log.jsonl``, ``checkpoint.pt``.
+
+    Args:
+        path: folder, made when missing.
+        config: resolved configuration as YAML text; saved, and compared on resume.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration.
+    """
+
+    def __init__(self, path: str | Path, config: str) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        saved = self.path / "config.yaml"
+        if saved.is_file() and saved.read_text(encoding="utf-8") != config:
+            raise ValueError(
+                f"{self.path} holds a run of another configuration (see its config.yaml); "
+                "give the same configuration to resume it, or another `out` folder"
+            )
+        write_text_atomic(saved, config)
+        write_text_atomic(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to ``log.jsonl``, flushed at once."""
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint; a kill leaves the old one or the new one, never half."""
+        with atomic_path(self.path / "checkpoint.pt") as partial:
+            torch.save(state, partial)
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None before the first. Tensors and plain containers only."""
+        path = self.path / "checkpoint.pt"
+        if not path.is_file():
+            return None
+        return torch.load(path, map_location="cpu", weights_only=True)
