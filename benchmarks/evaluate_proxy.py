@@ -137,8 +137,7 @@ def input_gradient(proxy: QualityProxy, photos: list[Path], size: int) -> Table:
     for photo in photos:
         clean = centre_crop(to_batch(photo), size).requires_grad_()
         with torch.enable_grad():
-            proxy(clean).rating.sum().backward()
-        gradient = clean.grad
+            (gradient,) = torch.autograd.grad(proxy(clean).rating.sum(), clean)
         finite.append(bool(gradient.isfinite().all()))
         nonzero.append(float((gradient.abs().amax(1) > 0).float().mean()))
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from omegaconf import OmegaConf
 
@@ -31,4 +31,4 @@ def compose(config_class: type[ConfigT], arguments: list[str] | None = None) -> 
     missing = OmegaConf.missing_keys(merged)
     if missing:
         parser.error("give " + " ".join(f"{key}=…" for key in sorted(missing)))
-    return OmegaConf.to_object(merged), OmegaConf.to_yaml(merged)
+    return cast(ConfigT, OmegaConf.to_object(merged)), OmegaConf.to_yaml(merged)

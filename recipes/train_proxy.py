@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 from omegaconf import MISSING
@@ -158,6 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     groups = parameter_groups(proxy, config)
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
     averaged = AveragedModel(proxy, avg_fn=partial(average, decay=config.ema))
+    shipped = cast(QualityProxy, averaged.module)
     start = 0
     if state := run.load():
         proxy.load_state_dict(state["proxy"])
@@ -196,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
             record["seconds"] = round(time.perf_counter() - began, 3)
             record["data_seconds"] = round(prepared - began, 3)
             if done % config.validate_every == 0 or done == config.steps:
-                record |= validate(averaged.module, validation, config.device)
+                record |= validate(shipped, validation, config.device)
             run.log(record)
             if done % config.save_every == 0 or done == config.steps:
                 run.save(
@@ -208,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
                     }
                 )
             progress.advance(bar)
-    averaged.module.save_pretrained(run.path / "weights")
+    shipped.save_pretrained(run.path / "weights")
     print(f"weights: {run.path / 'weights'}")
 
 

@@ -43,7 +43,13 @@ class View:
 
 
 def draw_comparison(
-    before: View, after: View, *, title: str, reason: str, bbox: BBox | None = None
+    before: View,
+    after: View,
+    *,
+    title: str,
+    reason: str,
+    bbox: BBox | None = None,
+    legend: str = "",
 ) -> Image.Image:
     """Draw both sides in one picture with one colour scale from 1 to 5.
 
@@ -56,6 +62,7 @@ def draw_comparison(
         title: first line.
         reason: second line, wrapped.
         bbox: normalised (x0, y0, x1, y1), the input's worst region; None boxes nothing.
+        legend: what the box is; shown with the colour scale.
     """
     width, height = shown_size(*before.image.shape[:0:-1])
     sides = [_cells(view, (width, height), bbox) for view in (before, after)]
@@ -87,7 +94,7 @@ def draw_comparison(
             canvas.paste(picture, (x, y + caption_height))
     if before.quality_map is not None:
         scale_top = top + rows * row_height
-        _draw_scale(draw, canvas, MARGIN, scale_top, content, _region_words(before, after, bbox))
+        _draw_scale(draw, canvas, MARGIN, scale_top, content, legend)
     return canvas
 
 
@@ -97,15 +104,6 @@ def shown_size(width: int, height: int) -> tuple[int, int]:
     long = max(width, height)
     factor = math.ceil(low / long) if long < low else min(1.0, high / long)
     return max(8, round(width * factor)), max(8, round(height * factor))
-
-
-def region_mean(quality_map: Tensor, bbox: BBox) -> float:
-    """Mean rating of the cells of a (1, h, w) map whose centres lie in ``bbox``; NaN if none."""
-    rows, columns = quality_map.shape[-2:]
-    x = (torch.arange(columns) + 0.5) / columns
-    y = (torch.arange(rows) + 0.5) / rows
-    inside = ((y >= bbox[1]) & (y <= bbox[3]))[:, None] & ((x >= bbox[0]) & (x <= bbox[2]))
-    return float(quality_map[0][inside].mean())
 
 
 def _cells(view: View, size: tuple[int, int], bbox: BBox | None) -> list[tuple[str, Image.Image]]:
@@ -165,13 +163,6 @@ def _prefers_rows(cell: tuple[int, int], kinds: int) -> bool:
     rows = abs(math.log(aspect * kinds / 2 / TARGET_ASPECT))
     columns = abs(math.log(aspect * 2 / kinds / TARGET_ASPECT))
     return rows <= columns and kinds > 1
-
-
-def _region_words(before: View, after: View, bbox: BBox | None) -> str:
-    if bbox is None or before.quality_map is None or after.quality_map is None:
-        return ""
-    was, now = region_mean(before.quality_map, bbox), region_mean(after.quality_map, bbox)
-    return f"worst region of the input: {was:.2f} → {now:.2f}"
 
 
 def _draw_scale(

@@ -181,23 +181,31 @@ def compare(selection: Selection) -> Image.Image:
     """The comparison picture of the input and the chosen image."""
     before, after = selection.row("input"), selection.row(selection.choice)
     maps = [selection.quality_map(row.index) for row in (before, after)]
-    if maps[0] is None or maps[1] is None:  # nothing to compare
-        maps = [None, None]
+    if maps[0] is None or maps[1] is None:
+        maps, bbox, legend = [None, None], None, ""  # nothing to compare
+    else:
+        bbox = worst_region(maps[0])
+        was, now = (selection.region_rating(row.index, bbox) for row in (before, after))
+        legend = f"worst region of the input: {was:.2f}"
+        legend += "" if after is before else f" → {now:.2f}"
     kept = selection.choice == "input"
     count = len(selection.rows) - 1
     heading = "Input kept" if kept else f"Candidate {selection.choice} of {count} chosen"
     change = _rating(before) if kept else f"{before.rating:.2f} → {after.rating:.2f}"
+    best = "Best = input" if kept else f"Best: no. {selection.choice}"
+    reason = selection.reason
+    if after.fidelity is not None:
+        reason += (
+            f"; faithful to the input: low-pass distance {after.fidelity.low_pass_distance:.4f}, "
+            f"coarse PSNR {after.fidelity.degraded_psnr:.1f} dB"
+        )
     return draw_comparison(
         View("Input", _rating(before), selection.input, maps[0]),
-        View(
-            "Best = input" if kept else f"Best: no. {selection.choice}",
-            _rating(after),
-            selection.best,
-            maps[1],
-        ),
-        title=f"{heading}: {change}",
-        reason=selection.reason,
-        bbox=None if maps[0] is None else worst_region(maps[0]),
+        View(best, _rating(after), selection.best, maps[1]),
+        title=f"{heading}: rating {change}",
+        reason=reason,
+        bbox=bbox,
+        legend=legend,
     )
 
 

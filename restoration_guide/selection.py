@@ -18,7 +18,7 @@ from restoration_guide.timing import Timing
 
 if TYPE_CHECKING:
     from restoration_guide.restorers.base import Candidate
-    from zoomiqa_core.assessment import Assessment
+    from zoomiqa_core.assessment import Assessment, BBox
     from zoomiqa_core.images import ImageSource
     from zoomiqa_core.scorer import Scorer
 
@@ -157,6 +157,17 @@ class Selection:
         with torch.no_grad():
             quality_map = self.scorer.quality_map(self.image(index)).detach().float().cpu()
         return quality_map if bool(quality_map.isfinite().all()) else None
+
+    def region_rating(self, index: Index, bbox: BBox) -> float:
+        """The judge's rating of one region (normalised xyxy) of a candidate or of the input.
+
+        Raises:
+            ValueError: the selection has no judge.
+        """
+        if self.scorer is None:
+            raise ValueError("this selection has no judge to rate a region with")
+        with torch.no_grad():
+            return self.scorer.score_regions(self.image(index), [bbox])[0].rating
 
     def report(
         self,

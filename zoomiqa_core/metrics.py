@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -20,14 +21,14 @@ class Estimate(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def srcc(predicted: Sequence[float], target: Sequence[float]) -> float:
+def srcc(predicted: ArrayLike, target: ArrayLike) -> float:
     """Spearman's rank correlation; NaN when either side is constant."""
     from scipy.stats import rankdata
 
     return plcc(rankdata(predicted), rankdata(target))
 
 
-def plcc(predicted: Sequence[float], target: Sequence[float]) -> float:
+def plcc(predicted: ArrayLike, target: ArrayLike) -> float:
     """Pearson's linear correlation of the raw values (no fit); NaN when a side is constant."""
     x, y = np.asarray(predicted, float), np.asarray(target, float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
@@ -39,7 +40,7 @@ def plcc(predicted: Sequence[float], target: Sequence[float]) -> float:
 
 def bootstrap(
     statistic: Callable[..., float],
-    *columns: Sequence[float],
+    *columns: ArrayLike,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -62,17 +63,13 @@ def bootstrap(
     return Estimate(statistic(*arrays), float(low), float(high))
 
 
-def mean_subset_srcc(
-    predicted: Sequence[float], target: Sequence[float], subset: Sequence[str]
-) -> float:
+def mean_subset_srcc(predicted: ArrayLike, target: ArrayLike, subset: ArrayLike) -> float:
     """SRCC inside each subset, averaged: the subsets' means cannot help."""
     x, y, names = np.asarray(predicted), np.asarray(target), np.asarray(subset)
     return float(np.mean([srcc(x[names == name], y[names == name]) for name in np.unique(names)]))
 
 
-def ordered_pairs(
-    rating: Sequence[float], target: Sequence[float], *, min_gap: float
-) -> list[bool]:
+def ordered_pairs(rating: ArrayLike, target: ArrayLike, *, min_gap: float) -> list[bool]:
     """For every pair apart by ≥ ``min_gap`` in ``target``: does ``rating`` order it alike?"""
     x, y = np.asarray(rating, float), np.asarray(target, float)
     better, worse = np.nonzero((y[:, None] - y[None, :]) >= min_gap)

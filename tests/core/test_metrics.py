@@ -23,8 +23,8 @@ from zoomiqa_core.metrics import (
 def test_correlations_equal_scipy_with_ties():
     random = np.random.default_rng(0)
     x, y = random.integers(5, size=50), random.normal(size=50)
-    assert srcc(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-    assert plcc(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
+    assert srcc(x, y) == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-12)
+    assert plcc(x, y) == pytest.approx(stats.pearsonr(x, y)[0], abs=1e-12)
 
 
 def test_a_constant_side_has_no_correlation():

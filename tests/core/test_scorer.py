@@ -49,7 +49,7 @@ def test_a_bad_image_fails_alone_with_its_name(scorer, tmp_path):
 def test_a_rating_that_is_not_finite_is_a_failure():
     torch.manual_seed(0)
     proxy = QualityProxy(width=8)
-    torch.nn.init.constant_(proxy.rating_head.bias, math.nan)
+    proxy.rating_head.register_parameter("bias", torch.nn.Parameter(torch.tensor([math.nan])))
     failed = ProxyScorer(proxy).assess(photo())
     assert (failed.valid, failed.error) == (False, "not_finite")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from restoration_guide.restorers.base import Candidate, Settings, candidate_generator
-from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.assessment import Assessment, RegionScore
 from zoomiqa_core.images import read_image, save_png
 
 Step = Callable[[Tensor, torch.Generator], Tensor] | BaseException
@@ -67,7 +67,8 @@ class NoiseScorer:
         return (5 - 40 * image.diff(dim=2).abs().mean(dim=0, keepdim=True)).clamp(1, 5)
 
     def score_regions(self, image, bboxes):
-        return []
+        rating = float(self._rate(read_image(image).pixels).mean())
+        return [RegionScore(bbox, rating, self.std) for bbox in bboxes]
 
     def quality_map(self, image) -> Tensor:
         rate = self._rate(read_image(image).pixels)

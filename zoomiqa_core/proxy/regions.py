@@ -44,7 +44,7 @@ def region_ratings(out: ProxyOutput, bboxes: Sequence[BBox]) -> list[RegionScore
     for bbox in bboxes:
         inside = weight * box_coverage(bbox, *quality_map.shape).to(weight)
         rating = float((quality_map * inside).sum() / inside.sum())
-        scores.append(RegionScore(tuple(bbox), rating, float(out.rating_std[0])))
+        scores.append(RegionScore(bbox, rating, float(out.rating_std[0])))
     return scores
 
 

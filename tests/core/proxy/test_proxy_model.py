@@ -75,8 +75,8 @@ def test_error_head_cannot_move_the_rating():
     torch.manual_seed(0)
     proxy = QualityProxy(width=8)
     proxy(images(1, 64, 64)).rating_std.sum().backward()
-    assert proxy.project[2].weight.grad is None or not proxy.project[2].weight.grad.any()
-    assert proxy.error_head[0].weight.grad.abs().sum() > 0
+    moved = {n.split(".")[0] for n, p in proxy.named_parameters() if p.grad is not None}
+    assert moved == {"error_head"}
 
 
 def test_one_image_does_not_depend_on_its_batch_even_in_training(proxy):
