@@ -19,6 +19,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def measure_photo(
     restorer: BuiltinRestorer, clean: Tensor, degraded: Tensor, *, n: int, seed: int
 ) -> tuple[Row, list[Row]]:
     """Figures of one photo, and PSNR, MS-SSIM and seconds of each candidate."""
-    one_step = restorer.pipe(degraded, 1, output_type="pt").images
+    (one_step,) = restorer.pipe(degraded, 1, output_type="pt", return_dict=False)
     made = list(restorer.restore(degraded, n=n, seed=seed))
     average = torch.stack([c.image for c in made]).mean(0, keepdim=True)
     row: Row = {"seconds": float(np.mean([c.seconds for c in made]))}
@@ -92,7 +93,7 @@ def measure_photo(
 
 def evaluate_preset(
     restorer: BuiltinRestorer, crops: list[Tensor], preset: str, *, n: int, seed: int
-) -> tuple[dict[str, Estimate], list[dict[str, object]]]:
+) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
     """Means over photos with intervals, and one line per candidate of the plan."""
     rows, per_photo = [], []
     for number, clean in enumerate(track(crops, preset)):
@@ -108,7 +109,7 @@ def evaluate_preset(
     return table, plan_table(restorer, per_photo)
 
 
-def plan_table(restorer: BuiltinRestorer, per_photo: list[list[Row]]) -> list[dict[str, object]]:
+def plan_table(restorer: BuiltinRestorer, per_photo: list[list[Row]]) -> list[dict[str, Any]]:
     """Each candidate's settings, mean figures, and how often it is the best of its photo."""
     wins = {
         metric: np.bincount(
@@ -127,7 +128,7 @@ def plan_table(restorer: BuiltinRestorer, per_photo: list[list[Row]]) -> list[di
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description="Gain and headroom of a restorer.")
     parser.add_argument("--photos", required=True, help="folder of clean, unseen photos")
     parser.add_argument("--weights", default="builtin", help="pipeline folder; the bundled one")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))

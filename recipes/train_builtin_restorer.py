@@ -203,13 +203,15 @@ def check(pipe: TinyRestorationPipeline, clean: Tensor, picture: Path) -> dict[s
     degraded = degrade(clean, "mixed", generator=torch.Generator().manual_seed(7)).images
     rows = {"psnr_input": degraded}
     for name, steps, temperature in (("1", 1, 0.0), ("4_half", 4, 0.5), ("4_full", 4, 1.0)):
-        rows[f"psnr_{name}"] = pipe(
+        (images,) = pipe(
             degraded,
             steps,
             temperature=temperature,
             generator=torch.Generator().manual_seed(7),
             output_type="pt",
-        ).images.cpu()
+            return_dict=False,
+        )
+        rows[f"psnr_{name}"] = images.cpu()
     shown = torch.cat([row[:8] for row in (*rows.values(), clean)])
     save_png(make_grid(shown, nrow=min(8, len(clean))), picture)
     return {name: psnr(row, clean) for name, row in rows.items()}
@@ -243,14 +245,15 @@ def main(arguments: list[str] | None = None) -> None:
     flow = rf.ResidualFlow(config.residual_scale, sigma, config.detail_gain)
 
     torch.manual_seed(config.seed)  # the network's initial weights
-    unet = tiny_unet(config.channels, config.layers_per_block).to(config.device).train()
+    unet = tiny_unet(config.channels, config.layers_per_block).train()
     torch.nn.init.zeros_(unet.conv_out.weight)  # starts from the preconditioned skip alone
+    shown = tiny_unet(config.channels, config.layers_per_block).eval()
+    torch.nn.ModuleList([unet, shown]).to(config.device)
+    pipe = make_pipeline(shown, flow)
     optimizer = torch.optim.AdamW(
         unet.parameters(), 0.0, (0.9, 0.99), weight_decay=config.weight_decay
     )
     averaged = EMAModel(unet.parameters(), decay=config.ema_decay)
-    shown = tiny_unet(config.channels, config.layers_per_block).to(config.device).eval()
-    pipe = make_pipeline(shown, flow)
     step, seconds = 0, 0.0
     if state:
         unet.load_state_dict(state["unet"])

@@ -124,7 +124,7 @@ def choose(rows: Sequence[Row], k: float, min_gain: float) -> Choice:
         return Choice(best.index, f"candidate {best.index} is best: {figures}")
     return Choice(
         "input",
-        f"input kept: the best candidate ({best.index}) has a {figures}, and a gain of more than "
+        f"input kept: the best candidate ({best.index}) has {figures}, and a gain of more than "
         f"{min_gain:g} is asked for",
     )
 

@@ -124,7 +124,7 @@ class BuiltinRestorer:
         for group in self._groups(n, limit):
             started = time.perf_counter()
             plan = [self.settings(index) for index in group]
-            images = self.pipe(
+            (images,) = self.pipe(
                 image.expand(len(group), -1, -1, -1),
                 plan[0].steps,
                 strength=torch.tensor([s.strength for s in plan]),
@@ -133,7 +133,9 @@ class BuiltinRestorer:
                 generator=[candidate_generator(seed, index) for index in group],
                 first_prediction=first,
                 output_type="pt",
-            ).images.to("cpu", torch.float32)
+                return_dict=False,
+            )
+            images = images.to("cpu", torch.float32)
             seconds = shared + (time.perf_counter() - started) / len(group)
             for index, settings, result in zip(group, plan, images, strict=True):
                 yield Candidate(index, seed, settings, result, seconds)

@@ -83,9 +83,8 @@ class TinyRestorationPipeline(DiffusionPipeline):
     @property
     def flow(self) -> rf.ResidualFlow:
         """The parametrisation the weights were trained with."""
-        return rf.ResidualFlow(
-            self.config.residual_scale, self.config.sigma_data, self.config.detail_gain
-        )
+        config: Any = self.config
+        return rf.ResidualFlow(config.residual_scale, config.sigma_data, config.detail_gain)
 
     def predict_residual(self, latents: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
         """r̂ (B, 3, H, W) for padded inputs in [-1, 1] and times t (B,); differentiable."""
@@ -155,11 +154,13 @@ class TinyRestorationPipeline(DiffusionPipeline):
             noise = randn_tensor(degraded.shape, generator=generators, device=device, dtype=dtype)
             return heat * noise
 
-        steps = num_inference_steps
-        self.scheduler.set_timesteps(sigmas=[1.0 - i / steps for i in range(steps)], device=device)
+        scheduler: Any = self.scheduler
+        bar: Any = self.progress_bar
+        times = [1.0 - i / num_inference_steps for i in range(num_inference_steps)]
+        scheduler.set_timesteps(sigmas=times, device=device)
         latents = draw_noise()
-        for i, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            t = self.scheduler.sigmas[i].to(dtype).expand(count)
+        for i, timestep in enumerate(bar(scheduler.timesteps)):
+            t = scheduler.sigmas[i].to(dtype).expand(count)
             if i == 0 and first_prediction is not None:
                 predicted_residual = first_prediction.to(device, dtype).expand_as(degraded)
             else:
@@ -167,7 +168,7 @@ class TinyRestorationPipeline(DiffusionPipeline):
             if stochastic and i > 0:
                 latents = rf.interpolate(predicted_residual, draw_noise(), t)
             model_output = rf.velocity(latents, predicted_residual, t)
-            latents = self.scheduler.step(model_output, timestep, latents, return_dict=False)[0]
+            latents = scheduler.step(model_output, timestep, latents, return_dict=False)[0]
             if callback_on_step_end is not None:
                 named = {"latents": latents, "predicted_residual": predicted_residual}
                 wanted = {k: named[k] for k in callback_on_step_end_tensor_inputs}

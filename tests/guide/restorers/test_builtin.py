@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def generators(*seeds: int) -> list[torch.Generator]:
 
 
 def run(pipe: TinyRestorationPipeline, degraded: Tensor, steps: int, **options: object) -> Tensor:
-    return pipe(degraded, steps, output_type="pt", **options).images  # type: ignore[arg-type]
+    (images,) = pipe(degraded, steps, output_type="pt", return_dict=False, **options)  # type: ignore[arg-type]
+    return images
 
 
 # --- candidates ------------------------------------------------------------------------------
@@ -187,7 +189,7 @@ def test_gradient_flows_through_the_undecorated_call(pipe: TinyRestorationPipeli
     gradients = [p.grad for p in pipe.unet.parameters()]
     pipe.unet.zero_grad()
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
-    assert pipe(image(), 1, output_type="pt").images.requires_grad is False
+    assert run(pipe, image(), 1).requires_grad is False
 
 
 def test_tuple_and_pil_outputs(pipe: TinyRestorationPipeline) -> None:
@@ -238,9 +240,10 @@ def test_rejections_teach_the_fix(pipe: TinyRestorationPipeline, tmp_path: Path)
         pipe(image(), 1, strength=torch.ones(3))
     with pytest.raises(ValueError, match="plan needs"):
         BuiltinRestorer(pipe, plan=())
-    for wrong in ({"steps": 0}, {"strength": 3.0}, {"temperature": -1.0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            Settings(**({"steps": 1, "strength": 1.0, "temperature": 1.0, "churn": False} | wrong))
+    good = Settings(steps=1, strength=1.0, temperature=1.0, churn=False)
+    for name, value in (("steps", 0), ("strength", 3.0), ("temperature", -1.0)):
+        with pytest.raises(ValueError, match=name):
+            replace(good, **{name: value})
 
 
 # --- shipped weights -------------------------------------------------------------------------
