@@ -40,6 +40,8 @@ from zoomiqa_core.training.run import versions
 MONOTONE = ("white_noise", "impulse_noise", "gaussian_blur", "jpeg", "jpeg2000")
 LOCAL = ("gaussian_blur", "white_noise", "jpeg", "impulse_noise", "pixelate", "lens_blur")
 """Types of the local-damage test, at levels 3–5."""
+UNGRADED = ("mean_shift", "contrast_change")
+"""Types whose levels run from one extreme to the other: they have no order of severity."""
 MIN_GAP = 0.25
 """Two levels of a type count as ordered when people rate them this far apart on average."""
 
@@ -71,8 +73,10 @@ def against_people(proxy: QualityProxy, folder: str, seed: int) -> Table:
     return table
 
 
-def against_distortions(proxy: QualityProxy, photos: list[Path], size: int, seed: int) -> Table:
-    """Agreement with KADID's mean opinion per type and level, types seen in training and not."""
+def distortion_ratings(
+    proxy: QualityProxy, photos: list[Path], size: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Rating of every photo at every level of every KADID type: type → (photos, 5)."""
     ratings: dict[str, list[list[float]]] = defaultdict(list)  # type -> photo -> level
     for index, photo in enumerate(track(photos, "KADID distortions")):
         clean = centre_crop(to_batch(photo), size)
@@ -80,27 +84,39 @@ def against_distortions(proxy: QualityProxy, photos: list[Path], size: int, seed
             generator = torch.Generator().manual_seed(seed + index)
             levels = [distort(clean, name, n, generator=generator) for n in range(1, 6)]
             ratings[name].append(proxy(torch.cat(levels)).rating.tolist())
+    return {name: np.array(rows) for name, rows in ratings.items()}
 
+
+def against_distortions(ratings: dict[str, np.ndarray], seed: int) -> Table:
+    """Agreement with KADID's mean opinion per type and level, types seen in training and not."""
     table: Table = {}
     for label, names in (
         ("seen", [n for n in DISTORTIONS if n not in HELD_OUT]),
         ("unseen", list(HELD_OUT)),
     ):
-        rating = np.array([ratings[n] for n in names]).swapaxes(0, 1)  # photo, type, level
-        people = np.broadcast_to([DISTORTIONS[n].mean_mos for n in names], rating.shape)
         table[f"KADID types {label}: SRCC"] = bootstrap(
-            lambda r, p: srcc(r.ravel(), p.ravel()), rating, people, resamples=200, seed=seed
+            lambda r, p: srcc(r.ravel(), p.ravel()),
+            *_by_photo(ratings, names),
+            resamples=200,
+            seed=seed,
         )
+        graded = [n for n in names if n not in UNGRADED]
         table[f"KADID types {label}: ordered level pairs"] = bootstrap(
-            _ordered_share, rating, people, resamples=200, seed=seed
+            _ordered_share, *_by_photo(ratings, graded), resamples=200, seed=seed
         )
     for name in MONOTONE:
-        levels = np.array(ratings[name])
+        levels = ratings[name]
         table[f"{name}: SRCC of rating with level"] = srcc(
             -levels.ravel(), np.tile(np.arange(5), len(levels))
         )
         table[f"{name}: smallest mean step down"] = float((-np.diff(levels.mean(0))).min())
     return table
+
+
+def _by_photo(ratings: dict[str, np.ndarray], names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Ratings and human means, both (photos, types, 5)."""
+    rating = np.stack([ratings[name] for name in names], axis=1)
+    return rating, np.broadcast_to([DISTORTIONS[name].mean_mos for name in names], rating.shape)
 
 
 def _ordered_share(rating: np.ndarray, people: np.ndarray) -> float:
@@ -171,13 +187,20 @@ def main() -> None:
     photos = find_images([args.photos])[: args.count]
     with torch.no_grad():
         table = against_people(proxy, args.biq2021, args.seed)
-        table |= against_distortions(proxy, photos, args.size, args.seed)
+        ratings = distortion_ratings(proxy, photos, args.size, args.seed)
+        table |= against_distortions(ratings, args.seed)
         table |= against_local_damage(proxy, photos, args.size, args.seed)
     table |= input_gradient(proxy, photos[:10], args.size)
 
     for name, value in table.items():
         print(f"{name:52s} {value if isinstance(value, Estimate) else format(value, '.3f')}")
-    record = {"seed": args.seed, "photos": len(photos), "versions": versions(), "table": table}
+    record = {
+        "seed": args.seed,
+        "photos": len(photos),
+        "versions": versions(),
+        "table": table,
+        "mean rating by type and level": {n: r.mean(0).tolist() for n, r in ratings.items()},
+    }
     print(f"written: {write_text_atomic(args.out, json.dumps(record, indent=2))}")
 
 

@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
                     }
                 )
             progress.advance(bar)
-    shipped.save_pretrained(run.path / "weights")
+    shipped.half().save_pretrained(run.path / "weights")  # loaded into fp32 modules
     print(f"weights: {run.path / 'weights'}")
 
 
