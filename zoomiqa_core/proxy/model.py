@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -101,6 +103,40 @@ class QualityProxy(
         """
         path = BUNDLED_WEIGHTS if path is None else path
         return super().from_pretrained(str(path), **kwargs)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        map_location: str = "cpu",
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **settings: Any,
+    ) -> QualityProxy:
+        """The mixin's loading, strict, from safetensors alone, and silent.
+
+        The mixin's own prints on the standard output, forgives missing weights, and falls back on
+        pickled ones.
+        """
+        proxy = cls(**settings)
+        if Path(model_id).is_dir():
+            file = str(Path(model_id, SAFETENSORS_SINGLE_FILE))
+        else:
+            file = hf_hub_download(
+                model_id,
+                SAFETENSORS_SINGLE_FILE,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        load_model(proxy, file, strict=True, device=map_location)
+        return proxy.eval()
 
     def train(self, mode: bool = True) -> QualityProxy:
         """Switch training mode; batch normalisation stays on its stored statistics."""

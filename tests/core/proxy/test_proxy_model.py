@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from zoomiqa_core.proxy.model import QualityProxy, load_imagenet, weighted_mean
 
@@ -88,11 +89,21 @@ def test_one_image_does_not_depend_on_its_batch_even_in_training(proxy):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-def test_save_and_load_is_the_identity(proxy, tmp_path):
+def test_save_and_load_is_the_identity_and_prints_nothing(proxy, tmp_path, capsys):
     proxy.save_pretrained(tmp_path)
     loaded = QualityProxy.from_pretrained(tmp_path)
+    assert capsys.readouterr().out == ""
     batch = images(1, 64, 64)
     torch.testing.assert_close(loaded(batch).rating, proxy(batch).rating, rtol=0, atol=0)
+
+
+def test_weights_that_lack_a_tensor_are_refused(proxy, tmp_path):
+    proxy.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    del stored["rating_head.weight"]
+    save_file(stored, tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"rating_head\.weight"):
+        QualityProxy.from_pretrained(tmp_path)
 
 
 def test_load_imagenet_maps_by_order_and_refuses_another_network(proxy, tmp_path):
