@@ -30,7 +30,7 @@ from zoomiqa_core.images import find_images, to_batch
 from zoomiqa_core.metrics import mean_subset_srcc, plcc, srcc
 from zoomiqa_core.proxy.batches import BatchPlan, Evidence, training_batch
 from zoomiqa_core.proxy.losses import error_loss, map_loss, ranking_loss, regression_loss
-from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
+from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, load_imagenet
 from zoomiqa_core.training.run import RunFolder
 
 
@@ -154,8 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     pristine = PhotoPool(find_images([config.photos]), min_side=config.crop)
 
     torch.manual_seed(config.seed)  # the heads' initial weights
-    proxy = QualityProxy(pretrained_features=config.imagenet).to(config.device)
-    proxy = proxy.to(memory_format=torch.channels_last).train()
+    proxy = QualityProxy()
+    load_imagenet(proxy.backbone, config.imagenet)
+    proxy = proxy.to(config.device).to(memory_format=torch.channels_last).train()
     groups = parameter_groups(proxy, config)
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
     averaged = AveragedModel(proxy, avg_fn=partial(average, decay=config.ema))

@@ -239,6 +239,20 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     assert named == {}
 
 
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
+EMPTY_FENCE = re.compile(r"^```\w*\n\s*```", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in repository_files() if p.suffix == ".md"], ids=name_of
+)
+def test_links_lead_somewhere_and_no_example_is_empty(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    assert EMPTY_FENCE.findall(text) == []
+
+
 # --- configurations ------------------------------------------------------------------------------
 
 
@@ -274,7 +288,9 @@ def test_weights_are_safe_and_small() -> None:
 def test_every_set_of_weights_has_a_card() -> None:
     for package in ("zoomiqa_core", "restoration_guide"):
         for folder in (ROOT / package / "weights").iterdir():
-            assert folder.is_file() or (folder / "README.md").is_file(), name_of(folder)
+            card = (folder / "README.md").read_text(encoding="utf-8")
+            assert "More Information Needed" not in card, name_of(folder)
+            assert all(word in card for word in ("Trained", "Measured", "Limits")), name_of(folder)
 
 
 def test_installed_programs_load() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from zoomiqa_core.assessment import Assessment
-from zoomiqa_core.files import write_text_atomic
+from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.heatmap import draw_map, worst_region
 from zoomiqa_core.images import ImageError, find_images, read_image, save_png
 from zoomiqa_core.scorer import Scorer, load_scorer
@@ -101,7 +100,8 @@ def score(
             )
     if as_json:
         records = [result.to_dict() for result in results]
-        typer.echo(_to_json({"scorer": scorer, "results": records}))
+        document = {"scorer": scorer, "results": records}
+        typer.echo(to_json(document, sort_keys=False), nl=False)
     if csv_file is not None:
         with _write_errors():
             write_text_atomic(csv_file, _to_csv(results))
@@ -111,7 +111,9 @@ def score(
 @app.command(name="map")
 def draw(
     inputs: Inputs,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")] = Path(
+        "runs/maps"
+    ),
     scorer: ScorerName = "proxy",
     device: Device = "cpu",
 ) -> None:
@@ -174,10 +176,6 @@ def _finish(valid: Sequence[bool]) -> None:
     if not any(valid):
         typer.echo("error: no input gave a valid result", err=True)
         raise typer.Exit(NOTHING_VALID)
-
-
-def _to_json(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _to_csv(results: Sequence[Assessment]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore
 from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.proxy.preprocess import fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
 
 ImageList = Sequence[ImageSource]
@@ -20,6 +21,9 @@ ImageList = Sequence[ImageSource]
 @runtime_checkable
 class Scorer(Protocol):
     """A judge of image quality."""
+
+    name: str
+    """What reports and configurations call it; ``load_scorer(name)`` gives it again."""
 
     @overload
     def assess(self, images: ImageSource) -> Assessment: ...
@@ -44,9 +48,13 @@ class ProxyScorer:
     Args:
         proxy: the model; it is moved to ``device`` and judges in evaluation mode.
         device: torch device, e.g. ``"cuda"``.
+        name: what reports call it; ``load_scorer`` gives the name it was asked for.
     """
 
-    def __init__(self, proxy: QualityProxy, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, proxy: QualityProxy, device: str | torch.device = "cpu", name: str = "proxy"
+    ) -> None:
+        self.name = name
         self.proxy = proxy.to(device).eval()
         self.device = torch.device(device)
 
@@ -80,8 +88,10 @@ class ProxyScorer:
             ImageError: the image cannot be read.
             ValueError: a box is malformed.
         """
-        out = self._judge(read_image(image))
-        return region_ratings(out, bboxes)
+        decoded = read_image(image)
+        _, height, width = decoded.pixels.shape
+        size = fitted_size(height, width, self.proxy.max_pixels)
+        return region_ratings(self._judge(decoded), bboxes, *size)
 
     def quality_map(self, image: ImageSource) -> Tensor:
         """Ratings on a grid of 16-pixel cells laid over the image.
@@ -120,14 +130,7 @@ def load_scorer(name: str | Path = "proxy", *, device: str | torch.device = "cpu
         device: where it judges.
 
     Raises:
-        FileNotFoundError: a local folder without those files.
+        FileNotFoundError: a folder that does not exist or lacks those files.
     """
-    if str(name) == "proxy":
-        return ProxyScorer(QualityProxy.from_pretrained(), device)
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no model.safetensors; give a folder written by "
-            'QualityProxy.save_pretrained, a hub id, or "proxy" for the bundled judge'
-        )
-    return ProxyScorer(QualityProxy.from_pretrained(name), device)
+    bundled = str(name) == "proxy"
+    return ProxyScorer(QualityProxy.from_pretrained(None if bundled else name), device, str(name))

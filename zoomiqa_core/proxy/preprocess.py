@@ -45,13 +45,20 @@ def fit(images: Tensor, max_pixels: int) -> Tensor:
         the input itself when it fits. Bilinear with antialiasing: every pixel keeps a gradient.
     """
     height, width = images.shape[-2:]
-    if height * width <= max_pixels:
+    size = fitted_size(height, width, max_pixels)
+    if size == images.shape[-2:]:
         return images
-    scale = math.sqrt(max_pixels / (height * width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
     return functional.interpolate(
         images, size=size, mode="bilinear", antialias=True, align_corners=False
     )
+
+
+def fitted_size(height: int, width: int, max_pixels: int) -> tuple[int, int]:
+    """Sides in pixels at which an image is judged (see :func:`fit`)."""
+    if height * width <= max_pixels:
+        return height, width
+    scale = math.sqrt(max_pixels / (height * width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def pad(images: Tensor) -> Tensor:

@@ -106,11 +106,19 @@ def test_weights_that_lack_a_tensor_are_refused(proxy, tmp_path):
         QualityProxy.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["empty", "absent", "absent/below/here"])
+def test_a_folder_without_weights_names_the_fix(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="save_pretrained"):
+        QualityProxy.from_pretrained(tmp_path / name)
+
+
 def test_load_imagenet_maps_by_order_and_refuses_another_network(proxy, tmp_path):
     own = proxy.backbone.state_dict()
     stored = {f"_{i}": torch.full_like(value, 0.5) for i, value in enumerate(own.values())}
     torch.save({**stored, "head": torch.zeros(3)}, tmp_path / "features.pth")
-    fresh = QualityProxy(width=8, pretrained_features=str(tmp_path / "features.pth"))
+    fresh = QualityProxy(width=8)
+    load_imagenet(fresh.backbone, tmp_path / "features.pth")
     assert bool((fresh.backbone.conv_stem.weight == 0.5).all())
 
     torch.save({"_0": torch.zeros(3, 3)}, tmp_path / "wrong.pth")
