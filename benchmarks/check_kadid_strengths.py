@@ -21,10 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.damaged_photos import centre_crop
+from restoration_guide.reference import psnr
 from zoomiqa_core.data.kadid import DISTORTIONS, LEVELS, cell_rating, distort
 from zoomiqa_core.images import find_images, to_batch, to_pil
 
 CROP = 384
+PSNR_CAP_DB = 60.0
+"""So that a photo a cell leaves unchanged does not decide the mean."""
 TABLE_TOLERANCE = 0.005 + 1e-9
 """The table holds two decimals."""
 CLEAR_MOS, CLEAR_SSIM = 0.1, 0.01
@@ -55,29 +59,25 @@ def differing_cells(means: dict[tuple[int, int], float]) -> list[str]:
 
 def central_crop(photo: Tensor, side: int = CROP) -> Tensor:
     """Central (1, 3, side, side) of (1, 3, H, W), or all of a smaller side."""
-    top, left = (max(size - side, 0) // 2 for size in photo.shape[-2:])
-    return photo[..., top : top + side, left : left + side]
+    height, width = (min(size, side) for size in photo.shape[-2:])
+    return centre_crop(photo, height, width)
 
 
 def measure_cells(photos: list[Tensor]) -> dict[tuple[str, int], tuple[float, float]]:
-    """Mean PSNR (dB, capped at 60) and SSIM per (name, level) over (1, 3, H, W) photos."""
-    from torchmetrics.functional.image import (
-        peak_signal_noise_ratio,
-        structural_similarity_index_measure,
-    )
+    """Mean PSNR (dB, at most PSNR_CAP_DB) and SSIM per (name, level) over (1, 3, H, W) photos."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
     cells = {}
     for name in DISTORTIONS:
         for level in LEVELS:
             generator = torch.Generator().manual_seed(level)
-            psnr, ssim = 0.0, 0.0
+            distance, ssim = 0.0, 0.0
             for photo in photos:
                 damaged = distort(photo, name, level, generator=generator)
-                value = peak_signal_noise_ratio(damaged, photo, data_range=1.0)
-                psnr += min(float(value), 60.0) / len(photos)
+                distance += min(psnr(damaged, photo), PSNR_CAP_DB) / len(photos)
                 similarity = structural_similarity_index_measure(damaged, photo, data_range=1.0)
                 ssim += float(similarity) / len(photos)  # type: ignore[arg-type]
-            cells[name, level] = psnr, ssim
+            cells[name, level] = distance, ssim
     return cells
 
 

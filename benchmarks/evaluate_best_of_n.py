@@ -3,14 +3,17 @@
     python -m benchmarks.evaluate_best_of_n --photos PHOTOS --count 40 --preset mixed --seed 0
 
 ``PHOTOS`` is a folder of clean photos neither model was trained on; their 256 x 256 centre crops
-are degraded once and restored N ways. Prints tables with 95 % bootstrap intervals over photos and
-writes them, with every candidate's figures, as JSON. Terms:
+are degraded once, as in ``evaluate_restorer``, and restored N ways. Prints tables with 95 %
+bootstrap intervals over photos and writes them, with every candidate's figures, as JSON. Terms:
 
 - input: the degraded crop; random: the mean over a photo's candidates, what a blind pick gives;
 - judge: what ``BestOfN`` returns, the input included; oracle: the candidate nearest to the clean
   crop by that very metric, which nobody can know;
 - share: (judge - random) / (oracle - random), of the means over photos;
 - SRCC: rank correlation of rating and metric over the candidates of one photo, averaged.
+
+A photo whose candidates all lack usable pixels keeps its input; it is counted and left out of the
+means, where it has no random candidate and no oracle.
 
 The same figures follow for other settings of the choice (``confidence``, ``min_gain``): choosing is
 a pure function of the table, nothing is restored again. Last, all photos undegraded: how many come
@@ -32,19 +35,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.damaged_photos import damage, read_photos
 from benchmarks.timing import hardware
 from restoration_guide.best_of_n import BestOfN, choose
 from restoration_guide.reference import ReferenceFigures, compare_with_reference
-from restoration_guide.report import to_json
-from restoration_guide.restorers import candidate_generator
 from restoration_guide.run_config import RunConfig
 from restoration_guide.selection import Index, Row, Selection
-from zoomiqa_core.data.degradations import PRESETS, degrade
-from zoomiqa_core.files import write_text_atomic
-from zoomiqa_core.images import find_images, read_image
+from zoomiqa_core.data.degradations import PRESETS
+from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.metrics import Estimate, bootstrap, srcc
 
-CROP = 256
 METRICS = ("psnr", "ms_ssim")
 CONFIDENCES, MIN_GAINS = (0.0, 0.5, 1.0, 2.0), (0.0, 0.1, 0.2, 0.3, 0.5)
 
@@ -69,19 +69,6 @@ class Trial:
         return [self.of(metric, index) for index in self.figures if index != "input"]
 
 
-def centre_crop(image: Tensor, side: int) -> Tensor:
-    """(3, side, side) out of the middle of (3, H, W).
-
-    Raises:
-        ValueError: the image is smaller.
-    """
-    height, width = image.shape[-2:]
-    if min(height, width) < side:
-        raise ValueError(f"photos must be at least {side} px; got {width} x {height}")
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[:, top : top + side, left : left + side]
-
-
 def run_trial(search: BestOfN, name: str, damaged: Tensor, clean: Tensor, seed: int) -> Trial:
     """Search one image and measure every candidate against its clean version."""
     selection: Selection = search(damaged, seed=seed)
@@ -98,7 +85,13 @@ def run_trial(search: BestOfN, name: str, damaged: Tensor, clean: Tensor, seed: 
 
 
 def strategies(trials: Sequence[Trial], metric: str) -> dict[str, Estimate]:
-    """Means over photos of each way to pick, what the judge gains, and its share of the oracle."""
+    """Means over photos of each way to pick, what the judge gains, and its share of the oracle.
+
+    Over the photos :func:`with_candidates`; empty when there is none.
+    """
+    trials = with_candidates(trials)
+    if not trials:
+        return {}
     source = [trial.of(metric, "input") for trial in trials]
     random = [float(np.mean(trial.candidates(metric))) for trial in trials]
     judge = [trial.of(metric, trial.choice) for trial in trials]
@@ -117,6 +110,11 @@ def strategies(trials: Sequence[Trial], metric: str) -> dict[str, Estimate]:
     }
 
 
+def with_candidates(trials: Sequence[Trial]) -> list[Trial]:
+    """The photos that have a candidate with usable pixels."""
+    return [trial for trial in trials if len(trial.figures) > 1]  # the input is always there
+
+
 def rank_correlation(trial: Trial, metric: str) -> float:
     """SRCC of rating and figure over a photo's judged candidates; NaN below three of them."""
     judged = [row for row in trial.rows if row.index in trial.figures and row.index != "input"]
@@ -127,21 +125,25 @@ def rank_correlation(trial: Trial, metric: str) -> float:
 
 
 def sweep(trials: Sequence[Trial], pristine: Sequence[Trial]) -> list[dict[str, float]]:
-    """The choice under other settings: gains over a random candidate, inputs and pristine kept."""
+    """The choice under other settings: gains over a random candidate, inputs and pristine kept.
+
+    Gains are means over the photos :func:`with_candidates` (NaN when there is none); inputs are
+    counted over all.
+    """
     records = []
     for k in CONFIDENCES:
         for min_gain in MIN_GAINS:
             record: dict[str, float] = {"confidence": k, "min_gain": min_gain}
-            picks: list[Index] = [choose(trial.rows, k, min_gain).index for trial in trials]
             for metric in METRICS:
                 gains = [
-                    trial.of(metric, pick) - float(np.mean(trial.candidates(metric)))
-                    for trial, pick in zip(trials, picks, strict=True)
+                    trial.of(metric, choose(trial.rows, k, min_gain).index)
+                    - float(np.mean(trial.candidates(metric)))
+                    for trial in with_candidates(trials)
                 ]
-                record[f"{metric}_over_random"] = float(np.mean(gains))
-            record["inputs_kept"] = sum(pick == "input" for pick in picks)
-            kept = [choose(trial.rows, k, min_gain).index == "input" for trial in pristine]
-            record["pristine_kept"] = sum(kept)
+                record[f"{metric}_over_random"] = float(np.mean(gains)) if gains else math.nan
+            for name, group in (("inputs_kept", trials), ("pristine_kept", pristine)):
+                picks = [choose(trial.rows, k, min_gain).index for trial in group]
+                record[name] = picks.count("input")
             records.append(record)
     return records
 
@@ -187,22 +189,20 @@ def main() -> None:
     search = run.build()
     console = Console()
 
-    paths = find_images([options.photos])
-    crops = {path.name: centre_crop(read_image(path).pixels, CROP) for path in paths}
+    photos, progress = read_photos(options.photos, options.count), Console(stderr=True)
     trials, pristine = [], []
-    chosen = list(crops.items())[: options.count]
-    for number, (name, clean) in enumerate(track(chosen, "degraded", console=Console(stderr=True))):
-        generator = candidate_generator(run.seed, number)
-        damaged = degrade(clean[None], options.preset, generator=generator).images[0]
-        trials.append(run_trial(search, name, damaged, clean, run.seed))
-    for name, clean in track(crops.items(), "pristine", console=Console(stderr=True)):
-        pristine.append(run_trial(search, name, clean, clean, run.seed))
+    for photo in track(photos, "degraded", console=progress):
+        damaged = damage(photo, options.preset, seed=run.seed)
+        trials.append(run_trial(search, photo.name, damaged, photo.clean, run.seed))
+    for photo in track(read_photos(options.photos), "pristine", console=progress):
+        pristine.append(run_trial(search, photo.name, photo.clean, photo.clean, run.seed))
 
     results = {metric: strategies(trials, metric) for metric in METRICS}
     swept = sweep(trials, pristine)
     record = {
         "config": asdict(run),
         "photos": len(trials),
+        "without_candidates": len(trials) - len(with_candidates(trials)),
         "preset": options.preset,
         "hardware": hardware(),
         "results": {
@@ -276,7 +276,8 @@ def _print(console: Console, record, results, swept) -> None:
     pristine = record["pristine"]
     worst = "" if pristine["worst_psnr"] is None else f", worst {pristine['worst_psnr']:.2f} dB"
     console.print(
-        f"inputs kept {record['inputs_kept']} of {record['photos']}; skipped {record['skipped']}\n"
+        f"inputs kept {record['inputs_kept']} of {record['photos']}; skipped {record['skipped']}, "
+        f"photos without candidates {record['without_candidates']}\n"
         f"pristine: {pristine['kept']} of {pristine['photos']} kept, "
         f"{pristine['changed']} changed{worst}\n"
         f"{record['seconds_per_photo']:.2f} s a photo, judging {record['judging_share']:.1%}"

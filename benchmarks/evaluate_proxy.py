@@ -9,8 +9,8 @@ the proxy was not trained on. Prints a table with 95 % bootstrap intervals and w
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ import torch
 from rich.progress import track
 from torch.nn import functional
 
+from benchmarks.damaged_photos import centre_crop
 from zoomiqa_core.data.benchmarks import read_biq2021
 from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.local_damage import damage_locally
-from zoomiqa_core.files import write_text_atomic
+from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.images import find_images, to_batch
 from zoomiqa_core.metrics import (
     Estimate,
@@ -41,7 +42,8 @@ MONOTONE = ("white_noise", "impulse_noise", "gaussian_blur", "jpeg", "jpeg2000")
 LOCAL = ("gaussian_blur", "white_noise", "jpeg", "impulse_noise", "pixelate", "lens_blur")
 """Types of the local-damage test, at levels 3–5."""
 UNGRADED = ("mean_shift", "contrast_change")
-"""Types whose levels run from one extreme to the other: they have no order of severity."""
+"""Types whose levels run from one extreme to the other: they have no order of severity, so that the
+ordered pairs are counted with them and without."""
 MIN_GAP = 0.25
 """Two levels of a type count as ordered when people rate them this far apart on average."""
 
@@ -79,7 +81,7 @@ def distortion_ratings(
     """Rating of every photo at every level of every KADID type: type → (photos, 5)."""
     ratings: dict[str, list[list[float]]] = defaultdict(list)  # type -> photo -> level
     for index, photo in enumerate(track(photos, "KADID distortions")):
-        clean = centre_crop(to_batch(photo), size)
+        clean = read_crop(photo, size)
         for name in DISTORTIONS:
             generator = torch.Generator().manual_seed(seed + index)
             levels = [distort(clean, name, n, generator=generator) for n in range(1, 6)]
@@ -101,9 +103,10 @@ def against_distortions(ratings: dict[str, np.ndarray], seed: int) -> Table:
             seed=seed,
         )
         graded = [n for n in names if n not in UNGRADED]
-        table[f"KADID types {label}: ordered level pairs"] = bootstrap(
-            _ordered_share, *_by_photo(ratings, graded), resamples=200, seed=seed
-        )
+        for note, chosen in (("", names), (", graded types", graded)):
+            table[f"KADID types {label}: ordered level pairs{note}"] = bootstrap(
+                _ordered_share, *_by_photo(ratings, chosen), resamples=200, seed=seed
+            )
     for name in MONOTONE:
         levels = ratings[name]
         table[f"{name}: SRCC of rating with level"] = srcc(
@@ -113,13 +116,21 @@ def against_distortions(ratings: dict[str, np.ndarray], seed: int) -> Table:
     return table
 
 
-def _by_photo(ratings: dict[str, np.ndarray], names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _by_photo(
+    ratings: dict[str, np.ndarray], names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Ratings and human means, both (photos, types, 5)."""
     rating = np.stack([ratings[name] for name in names], axis=1)
     return rating, np.broadcast_to([DISTORTIONS[name].mean_mos for name in names], rating.shape)
 
 
 def _ordered_share(rating: np.ndarray, people: np.ndarray) -> float:
+    """Share of level pairs, apart by ≥ MIN_GAP for people, that the ratings order alike.
+
+    Args:
+        rating: (photos, types, 5).
+        people: the same shape.
+    """
     pairs = [
         ordered_pairs(r, p, min_gap=MIN_GAP)
         for photo_r, photo_p in zip(rating, people, strict=True)
@@ -132,7 +143,7 @@ def against_local_damage(proxy: QualityProxy, photos: list[Path], size: int, see
     """Does the map find damage of a fifth of the area (chance: pointing .2, IoU .11)?"""
     hits, overlaps = [], []
     for index, photo in enumerate(track(photos, "local damage")):
-        clean = centre_crop(to_batch(photo), size)
+        clean = read_crop(photo, size)
         generator = torch.Generator().manual_seed(seed + index)
         for position, name in enumerate(LOCAL):
             level = 3 + (index + position) % 3
@@ -151,7 +162,7 @@ def input_gradient(proxy: QualityProxy, photos: list[Path], size: int) -> Table:
     """Share of photos whose input gradient is finite everywhere; smallest share of pixels ≠ 0."""
     finite, nonzero = [], []
     for photo in photos:
-        clean = centre_crop(to_batch(photo), size).requires_grad_()
+        clean = read_crop(photo, size).requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(proxy(clean).rating.sum(), clean)
         finite.append(bool(gradient.isfinite().all()))
@@ -162,11 +173,11 @@ def input_gradient(proxy: QualityProxy, photos: list[Path], size: int) -> Table:
     }
 
 
-def centre_crop(image: torch.Tensor, size: int) -> torch.Tensor:
+def read_crop(photo: Path, size: int) -> torch.Tensor:
     """Central (1, 3, ≤ size, ≤ size) crop with sides cut to multiples of the map's cell."""
-    sides = [min(size, side) // STRIDE * STRIDE for side in image.shape[-2:]]
-    top, left = [(full - side) // 2 for full, side in zip(image.shape[-2:], sides, strict=True)]
-    return image[..., top : top + sides[0], left : left + sides[1]]
+    image = to_batch(photo)
+    height, width = (min(size, side) // STRIDE * STRIDE for side in image.shape[-2:])
+    return centre_crop(image, height, width)
 
 
 def main() -> None:
@@ -201,7 +212,7 @@ def main() -> None:
         "table": table,
         "mean rating by type and level": {n: r.mean(0).tolist() for n, r in ratings.items()},
     }
-    print(f"written: {write_text_atomic(args.out, json.dumps(record, indent=2))}")
+    print(f"written: {write_text_atomic(args.out, to_json(record, sort_keys=False))}")
 
 
 if __name__ == "__main__":

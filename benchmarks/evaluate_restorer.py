@@ -16,7 +16,6 @@ bootstrap intervals and writes it as JSON. Terms:
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,63 +24,46 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-)
 
+from benchmarks.damaged_photos import SIDE, Photo, damage, read_photos
 from benchmarks.timing import hardware, threads
+from restoration_guide.reference import ReferenceFigures, reference_figures
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.builtin import BuiltinRestorer
-from zoomiqa_core.data.degradations import degrade
-from zoomiqa_core.files import write_text_atomic
-from zoomiqa_core.images import find_images, to_batch
+from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.metrics import Estimate, bootstrap
 
 PRESETS = ("mixed", "x2", "x4", "noise_jpeg", "blur")
-SIDE = 256
+METRICS = ("psnr", "ms_ssim")
 
 Row = dict[str, float]
-
-
-def centre_crop(photo: Tensor, side: int) -> Tensor:
-    """The central square of (1, 3, H, W)."""
-    height, width = photo.shape[-2:]
-    if min(height, width) < side:
-        raise ValueError(f"photos need sides of at least {side} px, got {(height, width)}")
-    top, left = (height - side) // 2, (width - side) // 2
-    return photo[..., top : top + side, left : left + side]
-
-
-def psnr(image: Tensor, clean: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of (1, 3, H, W) in [0, 1]."""
-    return float(peak_signal_noise_ratio(image, clean, data_range=1.0))
-
-
-def ms_ssim(image: Tensor, clean: Tensor) -> float:
-    """Multi-scale structural similarity of (1, 3, H, W) in [0, 1]."""
-    return float(multiscale_structural_similarity_index_measure(image, clean, data_range=1.0))
 
 
 def measure_photo(
     restorer: BuiltinRestorer, clean: Tensor, degraded: Tensor, *, n: int, seed: int
 ) -> tuple[Row, list[Row]]:
-    """Figures of one photo, and PSNR, MS-SSIM and seconds of each candidate."""
-    (one_step,) = restorer.pipe(degraded, 1, output_type="pt", return_dict=False)
-    made = list(restorer.restore(degraded, n=n, seed=seed))
-    average = torch.stack([c.image for c in made]).mean(0, keepdim=True)
+    """Figures of one photo (3, H, W), and PSNR, MS-SSIM and seconds of each candidate."""
+    batch = degraded[None]
+    (one_step,) = restorer.pipe(batch, 1, output_type="pt", return_dict=False)
+    made = list(restorer.restore(batch, n=n, seed=seed))
+    average = torch.stack([c.image for c in made]).mean(0)
+    whole = {
+        kind: reference_figures(image, clean)
+        for kind, image in (("input", degraded), ("one step", one_step[0]), ("average", average))
+    }
+    single = [reference_figures(c.image, clean) for c in made]
     row: Row = {"seconds": float(np.mean([c.seconds for c in made]))}
     candidates: list[Row] = [{"seconds": c.seconds} for c in made]
-    for name, metric in (("psnr", psnr), ("ms_ssim", ms_ssim)):
-        values = [metric(c.image[None], clean) for c in made]
+    for name in METRICS:
+        values = [_figure(figures, name) for figures in single]
         for candidate, value in zip(candidates, values, strict=True):
             candidate[name] = value
-        before = metric(degraded, clean)
+        before = _figure(whole["input"], name)
         row |= {
             f"{name} input": before,
-            f"{name} one step": metric(one_step, clean),
+            f"{name} one step": _figure(whole["one step"], name),
             f"{name} sample": float(np.mean(values)),
-            f"{name} average": metric(average, clean),
+            f"{name} average": _figure(whole["average"], name),
             f"{name} best": max(values),
             f"{name} spread": float(np.std(values)),
         }
@@ -92,14 +74,13 @@ def measure_photo(
 
 
 def evaluate_preset(
-    restorer: BuiltinRestorer, crops: list[Tensor], preset: str, *, n: int, seed: int
+    restorer: BuiltinRestorer, photos: list[Photo], preset: str, *, n: int, seed: int
 ) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
     """Means over photos with intervals, and one line per candidate of the plan."""
     rows, per_photo = [], []
-    for number, clean in enumerate(track(crops, preset)):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        degraded = degrade(clean, preset, generator=generator).images
-        row, candidates = measure_photo(restorer, clean, degraded, n=n, seed=seed)
+    for photo in track(photos, preset):
+        degraded = damage(photo, preset, seed=seed)
+        row, candidates = measure_photo(restorer, photo.clean, degraded, n=n, seed=seed)
         rows.append(row)
         per_photo.append(candidates)
     table = {
@@ -116,7 +97,7 @@ def plan_table(restorer: BuiltinRestorer, per_photo: list[list[Row]]) -> list[di
             [int(np.argmax([c[metric] for c in photo])) for photo in per_photo],
             minlength=len(per_photo[0]),
         )
-        for metric in ("psnr", "ms_ssim")
+        for metric in METRICS
     }
     return [
         {"index": index, **asdict(restorer.settings(index))}
@@ -142,10 +123,9 @@ def main(arguments: list[str] | None = None) -> None:
     restorer = load_restorer(given.weights)
     if not isinstance(restorer, BuiltinRestorer):
         raise TypeError(f"expected a BuiltinRestorer, got {type(restorer).__name__}")
-    paths = find_images([given.photos])[: given.count]
-    crops = [centre_crop(to_batch(path), SIDE) for path in paths]
+    photos = read_photos(given.photos, given.count)
     report: dict[str, object] = {
-        "photos": len(crops),
+        "photos": len(photos),
         "side_px": SIDE,
         "candidates": given.n,
         "seed": given.seed,
@@ -154,8 +134,8 @@ def main(arguments: list[str] | None = None) -> None:
     }
     with threads(given.threads):
         for preset in given.presets:
-            table, plan = evaluate_preset(restorer, crops, preset, n=given.n, seed=given.seed)
-            print(f"\n{preset}: {len(crops)} photos")
+            table, plan = evaluate_preset(restorer, photos, preset, n=given.n, seed=given.seed)
+            print(f"\n{preset}: {len(photos)} photos")
             for name, estimate in table.items():
                 print(f"  {name:<26}{estimate}")
             for line in plan:
@@ -164,7 +144,11 @@ def main(arguments: list[str] | None = None) -> None:
                 "table": {name: estimate._asdict() for name, estimate in table.items()},
                 "plan": plan,
             }
-            write_text_atomic(given.out, json.dumps(report, indent=2) + "\n")
+            write_text_atomic(given.out, to_json(report, sort_keys=False))
+
+
+def _figure(figures: ReferenceFigures, metric: str) -> float:
+    return float(getattr(figures, metric))
 
 
 def _short(value: object) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 from rich.progress import Progress
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -50,10 +50,17 @@ pipeline_tag: image-to-image
 
 A `TinyRestorationPipeline`: flow matching on residuals. Use it with `load_restorer(FOLDER)`.
 
+## Data
+
+A folder of clean photographs, cropped, flipped, turned and degraded on the fly by
+`zoomiqa_core.data.degradations`; the figures below, if any, are on photographs held out.
+
 ## Measured
 
 {facts}
 ## Configuration
+
+Without the folders of data and results:
 
 ```yaml
 {config}```
@@ -127,6 +134,8 @@ class Config:
     """Minutes between checks on held-out photos, with a preview picture."""
     check_on: int = 12
     """Held-out photos per check."""
+    sigma_crops: int = 128
+    """Crops from which the residual's standard deviation is measured."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -155,11 +164,11 @@ def training_pair(
     return clean * 2.0 - 1.0, torch.cat(degraded) * 2.0 - 1.0
 
 
-def measure_sigma(photos: PhotoPool, config: Config, *, crops: int = 128) -> float:
+def measure_sigma(photos: PhotoPool, config: Config) -> float:
     """Root mean square of the scaled residual over fresh training pairs."""
     generator = torch.Generator().manual_seed(config.seed)
     squares = []
-    for _ in range(math.ceil(crops / config.batch_size)):
+    for _ in range(math.ceil(config.sigma_crops / config.batch_size)):
         clean, degraded = training_pair(photos, config, generator)
         squares.append(((clean - degraded) / config.residual_scale).square().mean())
     return round(math.sqrt(torch.stack(squares).mean()), 3)
@@ -225,6 +234,15 @@ def make_pipeline(unet: UNet2DModel, flow: rf.ResidualFlow) -> TinyRestorationPi
     return pipe
 
 
+def card(config: Config, facts: dict[str, Any]) -> str:
+    """The model card: measured facts and the settings, without the user's paths."""
+    settings = asdict(config)
+    for name in ("photos", "val_photos", "out"):
+        del settings[name]
+    listed = "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    return CARD.format(facts=listed, config=OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+
 def summary(recent: list[Tensor]) -> dict[str, float]:
     """Mean loss, and apart at t = 1 and below, of (2, B) rows of times and losses."""
     times, losses = torch.cat(recent, dim=1)
@@ -259,10 +277,13 @@ def main(arguments: list[str] | None = None) -> None:
         unet.load_state_dict(state["unet"])
         optimizer.load_state_dict(state["optimizer"])
         averaged.load_state_dict(state["averaged"])
+        averaged.to(config.device)  # loading leaves the averages on the CPU
         step, seconds = state["step"], state["seconds"]
 
+    kind = torch.device(config.device).type  # "cuda" of "cuda:1"
+
     def network(x: Tensor, timestep: Tensor) -> Tensor:
-        with torch.autocast(config.device, torch.bfloat16, enabled=config.autocast):
+        with torch.autocast(kind, torch.bfloat16, enabled=config.autocast):
             return unet(x, timestep).sample
 
     def save() -> None:
@@ -336,10 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
     run.log({"step": step} | facts)
     shown.half()
     pipe.save_pretrained(run.path / "pipeline")
-    listed = "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    write_text_atomic(
-        run.path / "pipeline" / "README.md", CARD.format(facts=listed, config=resolved)
-    )
+    write_text_atomic(run.path / "pipeline" / "README.md", card(config, facts))
     print(f"weights: {run.path / 'pipeline'}")
 
 

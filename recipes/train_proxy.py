@@ -161,6 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
     averaged = AveragedModel(proxy, avg_fn=partial(average, decay=config.ema))
     shipped = cast(QualityProxy, averaged.module)
+    kind = torch.device(config.device).type  # "cuda" of "cuda:1"
     start = 0
     if state := run.load():
         proxy.load_state_dict(state["proxy"])
@@ -185,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
             evidence = Evidence(*(column.to(config.device) for column in evidence))
             images = evidence.images.contiguous(memory_format=torch.channels_last)
             prepared = time.perf_counter()
-            with torch.autocast(config.device, torch.bfloat16, enabled=config.bf16):
+            with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
                 out = proxy(images)
             terms = losses(out, evidence, config)
             optimizer.zero_grad()

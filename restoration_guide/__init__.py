@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted, choose
     from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
-    from restoration_guide.report import ReportExistsError
+    from restoration_guide.report_folder import ReportExistsError
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
     from restoration_guide.selection import Row, Selection
@@ -38,7 +38,7 @@ _LAZY = {
     "Fidelity": "fidelity",
     "FidelityLimits": "fidelity",
     "measure_fidelity": "fidelity",
-    "ReportExistsError": "report",
+    "ReportExistsError": "report_folder",
     "load_restorer": "restorers",
     "Candidate": "restorers.base",
     "Restorer": "restorers.base",

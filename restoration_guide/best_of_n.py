@@ -49,8 +49,9 @@ class BestOfNConfig:
     n: int = 8
     """Number of candidates."""
     batch_size: int = 1
-    """Candidates restored and judged at once; does not change the candidates. More is faster on an
-    accelerator and takes as many times the memory."""
+    """Candidates that may be restored and judged together. On an accelerator more is faster, takes
+    as many times the memory, and changes candidates by rounding at most. On the CPU the builtin
+    restorer and judge work one by one, so there it has no effect."""
     confidence: float = 1.0
     """k of the lower bound ``rating − k · rating_std``; 0 trusts the rating alone."""
     min_gain: float = 0.1
@@ -136,7 +137,7 @@ class BestOfN:
         restorer: makes candidates by seed and plan.
         scorer: judges them.
         n: number of candidates.
-        batch_size: candidates restored and judged at once; does not change the candidates.
+        batch_size: candidates that may be restored and judged together, see :class:`BestOfNConfig`.
         confidence: k of the lower bound ``rating − k · rating_std``.
         min_gain: rating points by which a candidate's lower bound must exceed the input's.
         limits: fidelity limits; None for the measured defaults.
@@ -171,7 +172,7 @@ class BestOfN:
         """Search.
 
         Args:
-            image: the degraded image.
+            image: the degraded image, of a size within ``restorer.limits``.
             seed: candidate i of a seed is the same image whatever ``n`` and ``batch_size``.
             progress: called with each candidate as it is finished.
 
@@ -180,12 +181,12 @@ class BestOfN:
             running and its error in ``Selection.error``.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or the restorer cannot take its size.
             SearchInterrupted: Ctrl-C; its ``selection`` is the choice among finished candidates.
             KeyboardInterrupt: Ctrl-C before the first candidate was finished, or while judging.
         """
         watch = Stopwatch()
-        decoded = read_image(image)
+        decoded = read_image(image, limits=self.restorer.limits)
         source = decoded.pixels
         with watch.measure("judging"):
             judgement = self._judge([source])[0]

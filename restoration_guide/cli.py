@@ -97,11 +97,7 @@ def best_of_n(
     paths = find_images(inputs)
     outcomes = []
     for path, folder in zip(paths, output_folders(paths, out), strict=True):
-        if resume and _is_done(path, folder, run):
-            typer.echo(f"{path}: already done, see {folder / 'report.html'}")
-            outcomes.append("done")
-            continue
-        outcomes.append(_process(path, folder, run, search, overwrite=overwrite))
+        outcomes.append(_process(path, folder, run, search, overwrite=overwrite, resume=resume))
     _finish(Counter(outcomes))
 
 
@@ -140,13 +136,26 @@ def _prepare(config: Path | None, options: dict[str, Any]) -> tuple[RunConfig, B
 
 
 def _process(
-    path: Path, folder: Path, run: RunConfig, search: BestOfN, *, overwrite: bool
+    path: Path,
+    folder: Path,
+    run: RunConfig,
+    search: BestOfN,
+    *,
+    overwrite: bool,
+    resume: bool = False,
 ) -> Outcome:
-    """Search, report and print one image."""
+    """Search, report and print one image; what can be refused is refused before the search."""
     from restoration_guide.best_of_n import SearchInterrupted
+    from restoration_guide.report_folder import check_folder, is_done, run_identity
 
     settings = asdict(run)
     try:
+        pixels = read_image(path, limits=search.restorer.limits).pixels
+        identity = run_identity(pixels, settings)
+        if resume and is_done(folder, identity):
+            typer.echo(f"{path}: already done, see {folder / 'report.html'}")
+            return "done"
+        check_folder(folder, identity, overwrite)
         with _progress(path, run.n) as advance:
             selection = search(path, seed=run.seed, progress=advance)
         selection.report(folder, settings=settings, overwrite=overwrite)
@@ -154,9 +163,12 @@ def _process(
         typer.echo(f"error: {error.code}: {error}", err=True)
         return "invalid"
     except SearchInterrupted as interrupt:
-        selection = interrupt.selection
-        selection.report(folder, settings=settings, overwrite=overwrite)
-        typer.echo(_summary(path, folder, selection))
+        try:
+            interrupt.selection.report(folder, settings=settings, overwrite=overwrite)
+        except Exception as error:
+            typer.echo(f"error: {path}: {type(error).__name__}: {error}", err=True)
+        else:
+            typer.echo(_summary(path, folder, interrupt.selection))
         raise
     except Exception as error:  # one image's failure is not the others'
         typer.echo(f"error: {path}: {type(error).__name__}: {error}", err=True)
@@ -172,20 +184,6 @@ def _was_judged(selection: Selection) -> bool:
     """Whether the input and at least one candidate have a valid judgement."""
     valid = {index for index, judgement in selection.assessments.items() if judgement.valid}
     return "input" in valid and len(valid) > 1
-
-
-def _is_done(path: Path, folder: Path, run: RunConfig) -> bool:
-    """Whether ``folder`` holds the whole report of this very run."""
-    from restoration_guide.report import read_report, run_identity
-
-    record = read_report(folder)
-    if record is None or record.get("error") is not None:
-        return False
-    try:
-        identity = run_identity(read_image(path).pixels, asdict(run))
-    except ImageError:
-        return False
-    return all(record.get(key) == value for key, value in identity.items())
 
 
 def _summary(path: Path, folder: Path, selection: Selection) -> str:

@@ -6,19 +6,17 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, BBox
-from zoomiqa_core.heatmap import COLOUR_MAP
+from zoomiqa_core.heatmap import BOX_COLOUR, RATING_NAMES, colour_strip, draw_box, paint_map
 from zoomiqa_core.images import to_pil
 
-PAPER, INK, GREY, BOX = "#ffffff", "#16181d", "#5d6470", "#dc1e1e"
-SHADE = 0.45
-"""How far black in the image darkens a painted map; white keeps the colours of the scale."""
+PAPER, INK, GREY = "#ffffff", "#16181d", "#5d6470"
+LINE = 3
+"""Width in pixels of the box's line."""
 MARGIN, GAP = 28, 20
 SHOWN_SIDE = (320, 640)
 """Long side of a shown image in pixels: smaller ones are enlarged by a whole factor."""
@@ -44,33 +42,34 @@ class View:
 
 def draw_comparison(
     before: View,
-    after: View,
+    after: View | None = None,
     *,
     title: str,
     reason: str,
     bbox: BBox | None = None,
     legend: str = "",
 ) -> Image.Image:
-    """Draw both sides in one picture with one colour scale from 1 to 5.
+    """Draw the sides in one picture with one colour scale from 1 to 5.
 
-    Before and after are two rows, or two columns for wide images, of: the image, its quality map,
-    and the region ``bbox`` enlarged. The same region is boxed everywhere.
+    Each side is a row, or a column where that fits better, of: the image, its quality map, and the
+    region ``bbox`` enlarged. The same region is boxed everywhere.
 
     Args:
         before: the input.
-        after: the chosen image, on the input's grid.
+        after: the chosen image, on the input's grid; None when the input was kept.
         title: first line.
         reason: second line, wrapped.
         bbox: normalised (x0, y0, x1, y1), the input's worst region; None boxes nothing.
         legend: what the box is; shown with the colour scale.
     """
     width, height = shown_size(*before.image.shape[:0:-1])
-    sides = [_cells(view, (width, height), bbox) for view in (before, after)]
+    views = [before] if after is None else [before, after]
+    sides = [_cells(view, (width, height), bbox) for view in views]
     cell = (max(width, MIN_CELL[0]), max(height, MIN_CELL[1]))
     caption_height = 34
     kinds = len(sides[0])
-    as_rows = _prefers_rows(cell, kinds)
-    columns, rows = (kinds, 2) if as_rows else (2, kinds)
+    as_rows = _prefers_rows(cell, kinds, len(sides))
+    columns, rows = (kinds, len(sides)) if as_rows else (len(sides), kinds)
 
     content = max(columns * cell[0] + (columns - 1) * GAP, 620)
     header = _wrap(reason, _font(16), content)
@@ -113,7 +112,7 @@ def _cells(view: View, size: tuple[int, int], bbox: BBox | None) -> list[tuple[s
     cells = [(f"{view.heading}   {view.rating}", _boxed(shown, bbox))]
     if view.quality_map is None:
         return cells
-    painted = paint_map(shown, view.quality_map)
+    painted = paint_map(pil_to_tensor(shown).float() / 255.0, view.quality_map)
     cells.append(("quality map", _boxed(painted, bbox)))
     if bbox is not None:
         cells.append(("boxed region, enlarged", _enlarge(picture, bbox, size)))
@@ -141,13 +140,7 @@ def _boxed(picture: Image.Image, bbox: BBox | None) -> Image.Image:
     if bbox is None:
         return picture
     picture = picture.copy()
-    x0, y0, x1, y1 = _pixels(bbox, picture.size)
-    draw = ImageDraw.Draw(picture)
-    corners = (x0, y0, max(x1 - 1, x0), max(y1 - 1, y0))
-    draw.rectangle(corners, outline="#ffffff", width=5)
-    inner = (corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1)
-    if inner[2] > inner[0] and inner[3] > inner[1]:
-        draw.rectangle(inner, outline=BOX, width=3)
+    draw_box(picture, bbox, LINE)
     return picture
 
 
@@ -157,11 +150,11 @@ def _pixels(bbox: BBox, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height)
 
 
-def _prefers_rows(cell: tuple[int, int], kinds: int) -> bool:
-    """Whether before and after as two rows come nearer to the target aspect than as columns."""
+def _prefers_rows(cell: tuple[int, int], kinds: int, sides: int) -> bool:
+    """Whether the sides as rows come nearer to the target aspect than as columns."""
     aspect = cell[0] / cell[1]
-    rows = abs(math.log(aspect * kinds / 2 / TARGET_ASPECT))
-    columns = abs(math.log(aspect * 2 / kinds / TARGET_ASPECT))
+    rows = abs(math.log(aspect * kinds / sides / TARGET_ASPECT))
+    columns = abs(math.log(aspect * sides / kinds / TARGET_ASPECT))
     return rows <= columns and kinds > 1
 
 
@@ -172,16 +165,15 @@ def _draw_scale(
     font = _font(15)
     bar = min(500, width * 5 // 9)
     x = left + width - bar
-    ramp = _colours(torch.linspace(MIN_RATING, MAX_RATING, bar).expand(18, bar))
-    canvas.paste(to_pil(ramp.permute(2, 0, 1)), (x, top))
+    canvas.paste(colour_strip(bar, 18), (x, top))
     draw.rectangle((x, top, x + bar - 1, top + 17), outline=GREY)
-    for rating, word in enumerate(("bad", "poor", "fair", "good", "excellent"), start=1):
+    for rating, word in RATING_NAMES.items():
         place = x + (rating - MIN_RATING) / (MAX_RATING - MIN_RATING) * (bar - 1)
         anchor = {1: "la", 5: "ra"}.get(rating, "ma")
         draw.line((place, top + 18, place, top + 23), GREY)
         draw.text((place, top + 25), f"{rating} {word}", GREY, font, anchor=anchor)
     if words:
-        draw.rectangle((left, top, left + 24, top + 17), outline=BOX, width=3)
+        draw.rectangle((left, top, left + 24, top + 17), outline=BOX_COLOUR, width=LINE)
         for number, line in enumerate(_wrap(words, font, width - bar - 50)):
             draw.text((left + 34, top + 20 * number), line, INK, font)
 
@@ -208,24 +200,6 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while text and font.getlength(f"{text}…") > width:
         text = text[:-1]
     return f"{text}…"
-
-
-def paint_map(picture: Image.Image, quality_map: Tensor) -> Image.Image:
-    """The map's colours laid over the picture's light and dark."""
-    values = functional.interpolate(
-        quality_map[None].float(), size=picture.size[::-1], mode="bilinear", align_corners=False
-    )[0, 0]
-    grey = torch.from_numpy(np.array(picture.convert("L"))).float()[..., None] / 255.0
-    return to_pil((_colours(values) * (1 - SHADE + SHADE * grey)).permute(2, 0, 1))
-
-
-def _colours(ratings: Tensor) -> Tensor:
-    """Ratings (h, w) to colours (h, w, 3) in [0, 1] of the maps' common colour scale."""
-    import matplotlib
-
-    share = (ratings - MIN_RATING) / (MAX_RATING - MIN_RATING)
-    rgba = matplotlib.colormaps[COLOUR_MAP](share.clamp(0, 1).numpy())
-    return torch.from_numpy(rgba[..., :3].copy()).float()
 
 
 @cache

@@ -33,10 +33,25 @@ def reference_figures(image: Tensor, reference: Tensor) -> ReferenceFigures:
     Raises:
         ValueError: shapes differ.
     """
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure,
-        peak_signal_noise_ratio,
-    )
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    distance = psnr(image, reference)
+    if min(image.shape[-2:]) < MS_SSIM_MIN_SIDE:
+        return ReferenceFigures(distance, None)
+    with torch.no_grad():
+        similarity = multiscale_structural_similarity_index_measure(
+            image[None].float(), reference[None].float(), data_range=1.0, normalize="relu"
+        )
+    return ReferenceFigures(distance, float(similarity))
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Peak signal-to-noise ratio of two images of one shape in [0, 1]: dB, at most 100.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
 
     if image.shape != reference.shape:
         raise ValueError(
@@ -44,14 +59,8 @@ def reference_figures(image: Tensor, reference: Tensor) -> ReferenceFigures:
             "give the clean image on the same pixel grid."
         )
     with torch.no_grad():
-        pair = image[None].float(), reference[None].float()
-        psnr = min(float(peak_signal_noise_ratio(*pair, data_range=1.0)), PSNR_CAP_DB)
-        if min(image.shape[-2:]) < MS_SSIM_MIN_SIDE:
-            return ReferenceFigures(psnr, None)
-        similarity = multiscale_structural_similarity_index_measure(
-            *pair, data_range=1.0, normalize="relu"
-        )
-    return ReferenceFigures(psnr, float(similarity))
+        value = peak_signal_noise_ratio(image.float(), reference.float(), data_range=1.0)
+    return min(float(value), PSNR_CAP_DB)
 
 
 def compare_with_reference(

@@ -103,7 +103,7 @@ class Selection:
     seed: int
     timing: Timing
     name: str = ""
-    """Where the image came from, without its folder."""
+    """The path as given; empty for an image that came as an object."""
     notes: tuple[str, ...] = ()
     """What was done to the image when it was read."""
     error: str | None = None

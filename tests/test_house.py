@@ -243,9 +243,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 EMPTY_FENCE = re.compile(r"^```\w*\n\s*```", re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in repository_files() if p.suffix == ".md"], ids=name_of
-)
+@pytest.mark.parametrize("path", [p for p in repository_files() if p.suffix == ".md"], ids=name_of)
 def test_links_lead_somewhere_and_no_example_is_empty(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     links = [link for link in LINK.findall(text) if "://" not in link]

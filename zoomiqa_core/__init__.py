@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from zoomiqa_core.assessment import Assessment, RegionScore, rating_to_score, score_to_rating
+from zoomiqa_core.assessment import Assessment, RegionScore, Round, rating_to_score, score_to_rating
 
 if TYPE_CHECKING:
     from zoomiqa_core.images import ImageError, read_image
@@ -21,6 +21,7 @@ __all__ = [
     "ProxyScorer",
     "QualityProxy",
     "RegionScore",
+    "Round",
     "Scorer",
     "load_scorer",
     "rating_to_score",

@@ -41,6 +41,41 @@ class RegionScore:
 
 
 @dataclass(frozen=True)
+class Round:
+    """One look of a judge that looks more than once: at the whole image, then also at crops."""
+
+    rating: float
+    """Rating after this look, 1–5 as the judge wrote it; NaN when its reply was unusable."""
+    tool: str | None = None
+    """``"crop"`` when the judge asked for a closer look, ``"final"`` when not; None on failure."""
+    bbox: BBox | None = None
+    """The region shown next; None when this was the last look."""
+    central_fallback: bool = False
+    """The region asked for was unusable, so ``bbox`` is the centre."""
+    error: str | None = None
+    """Name of the failure, e.g. ``"malformed_json"``; None when the reply was usable."""
+    message: str = ""
+    """The failure in words."""
+    repaired: bool = False
+    """The reply's answer was not JSON and had to be repaired."""
+    summary: tuple[str, ...] = ()
+    """What the judge saw, as sentences."""
+    directions: tuple[str, ...] = ()
+    """What would improve the image."""
+    issues: tuple[str, ...] = ()
+    """What a restorer should avoid."""
+    decision: tuple[str, ...] = ()
+    """Why this rating, and why look closer or not."""
+    text: str = ""
+    """The whole reply. It is data: escape it before rendering."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether the reply was usable."""
+        return self.error is None
+
+
+@dataclass(frozen=True)
 class Assessment:
     """The judgement of one image.
 
@@ -60,6 +95,10 @@ class Assessment:
     name: str = ""
     """Where the image came from (a path, or a description of the object)."""
     regions: tuple[RegionScore, ...] = ()
+    rounds: tuple[Round, ...] = ()
+    """Every look the judge took, failed ones too; empty for a judge that looks once."""
+    fallback: str | None = None
+    """``"round_1"`` when a later round failed and the rating is that of round 1, and so on."""
     directions: tuple[str, ...] = ()
     """What would improve the image (Zoom-IQA's *Directions for Improvement*)."""
     issues: tuple[str, ...] = ()
@@ -78,8 +117,7 @@ class Assessment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON; NaN becomes None."""
-        record = {**dataclasses.asdict(self), "score": self.score}
-        return {key: None if _is_nan(value) else value for key, value in record.items()}
+        return _without_nan({**dataclasses.asdict(self), "score": self.score})
 
     @classmethod
     def failed(cls, error: str, message: str = "", name: str = "") -> Assessment:
@@ -87,5 +125,9 @@ class Assessment:
         return cls(math.nan, math.nan, valid=False, error=error, message=message, name=name)
 
 
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_nan(item) for item in value)
+    return None if isinstance(value, float) and math.isnan(value) else value

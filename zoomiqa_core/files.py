@@ -1,12 +1,15 @@
-"""Atomic writes: a reader sees the old file or the whole new one, never a part of it."""
+"""Atomic writes (a reader sees the old file or the whole new one, never a part), and JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -41,3 +44,20 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
     """Write ``text`` to ``path`` atomically as UTF-8, line ends as given; return the path."""
     return write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def to_json(value: Any, *, sort_keys: bool = True) -> str:
+    """Stable JSON: two spaces, a line end at the end; NaN and infinities become null."""
+    finite = _finite(value)
+    text = json.dumps(finite, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

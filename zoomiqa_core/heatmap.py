@@ -17,14 +17,17 @@ COLOUR_MAP = "viridis"
 """Perceptually uniform, ordered for colour-blind eyes and in grey print: dark violet is bad,
 yellow is excellent (S. van der Walt and N. Smith, matplotlib 2.0)."""
 
+RATING_NAMES = {1: "bad", 2: "poor", 3: "fair", 4: "good", 5: "excellent"}
+"""Words of the rating scale (ITU-R BT.500)."""
+
+BOX_COLOUR = (220, 30, 30)
+"""Of boxes; absent from the colour map, and edged in white."""
+
 _TINT = 0.65  # share of the colour map in the overlay; the rest is the image in grey
 _PANEL_MIN, _PANEL_MAX = 384, 1024  # longer side of the drawn image, pixels
-_BOX_COLOUR = (220, 30, 30)  # absent from the colour map, and edged in white
 
 
-def worst_region(
-    quality_map: Tensor, fraction: float = 0.25, *, weight: Tensor | None = None
-) -> BBox:
+def worst_region(quality_map: Tensor, fraction: float = 0.25) -> BBox:
     """The window of the map with the lowest mean rating, as a normalised xyxy box.
 
     The window has the map's aspect and covers ``fraction`` of its area, rounded to whole cells
@@ -33,26 +36,17 @@ def worst_region(
     Args:
         quality_map: (1, h, w) ratings, finite.
         fraction: Share of the image's area, in (0, 1].
-        weight: (1, h, w) non-negative weights of the mean, e.g. a judge's patch weights; windows
-            without weight are passed over.
 
     Raises:
-        ValueError: Another shape, values that are not finite, or no weight anywhere.
+        ValueError: Another shape, or values that are not finite.
     """
     _check_map(quality_map)
     if not 0 < fraction <= 1:
         raise ValueError(f"expected fraction in (0, 1], got {fraction}")
-    weights = torch.ones_like(quality_map) if weight is None else weight
-    if weights.shape != quality_map.shape or not (weights >= 0).all() or not weights.any():
-        raise ValueError("expected weights of the map's shape, none negative and not all zero")
     _, height, width = quality_map.shape
     window_h = max(1, round(height * math.sqrt(fraction)))
     window_w = max(1, round(width * math.sqrt(fraction)))
-    weights = weights.double()
-    mass = _window_sums(weights, window_h, window_w)
-    total = _window_sums(quality_map.double() * weights, window_h, window_w)
-    # Sums of differences leave rounding errors near 1e-16 of the whole where there is no weight.
-    mean = torch.where(mass > 1e-9 * weights.sum(), total / mass, torch.inf)
+    mean = _window_sums(quality_map.double(), window_h, window_w) / (window_h * window_w)
     # Rounded, so that windows equal but for the order of summation tie.
     y, x = divmod(int(mean.mul(1e9).round().argmin()), mean.shape[1])
     return (x / width, y / height, (x + window_w) / width, (y + window_h) / height)
@@ -85,21 +79,48 @@ def draw_map(
     height, width = _panel_size(*pixels.shape[1:])
     mode = "bilinear" if max(height, width) > max(pixels.shape[1:]) else "area"
     pixels = F.interpolate(pixels[None], (height, width), mode=mode)[0]
-    ratings = F.interpolate(
-        quality_map[None].detach().float().cpu(), (height, width), mode="bilinear"
-    )[0, 0]
-    grey = (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
-    panel = to_pil(_TINT * _colours(ratings) + (1 - _TINT) * grey)
+    panel = paint_map(pixels, quality_map)
 
     unit = max(width, height) / 40
     font = ImageFont.load_default(size=unit)
     if bbox is not None:
-        _draw_box(ImageDraw.Draw(panel), bbox, rating, font, unit)
+        draw_box(panel, bbox, max(2, round(unit / 5)))
+        if rating is not None:
+            _label_box(panel, bbox, rating, font, unit)
     bar = _colour_bar(max(height, round(16 * unit)), font, unit)
     canvas = Image.new("RGB", (width + bar.width, max(height, bar.height)), "white")
     canvas.paste(panel, (0, 0))
     canvas.paste(bar, (width, 0))
     return canvas
+
+
+def paint_map(pixels: Tensor, quality_map: Tensor) -> Image.Image:
+    """The map's colours over the image in grey, on the image's grid.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
+        quality_map: (1, h, w) ratings, 1–5, stretched over the image.
+    """
+    ratings = F.interpolate(
+        quality_map[None].detach().float().cpu(), pixels.shape[1:], mode="bilinear"
+    )[0, 0]
+    grey = (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+    return to_pil(_TINT * _colours(ratings) + (1 - _TINT) * grey)
+
+
+def draw_box(picture: Image.Image, bbox: BBox, line: int) -> None:
+    """Draw a normalised xyxy box into the picture, ``line`` pixels wide and edged in white."""
+    x0, y0, x1, y1 = _corners(bbox, picture.size)
+    line = max(1, min(line, min(x1 - x0, y1 - y0) // 4))  # never filled, however small
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((x0, y0, x1, y1), outline="white", width=2 * line)
+    draw.rectangle((x0, y0, x1, y1), outline=BOX_COLOUR, width=line)
+
+
+def colour_strip(length: int, thickness: int) -> Image.Image:
+    """The colour scale as a horizontal strip, from 1 at the left to 5 at the right."""
+    ratings = torch.linspace(MIN_RATING, MAX_RATING, length)
+    return to_pil(_colours(ratings.expand(thickness, length)))
 
 
 def _check_map(quality_map: Tensor) -> None:
@@ -131,22 +152,23 @@ def _colours(ratings: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(rgba[..., :3])).permute(2, 0, 1).float()
 
 
-def _draw_box(
-    draw: ImageDraw.ImageDraw, bbox: BBox, rating: float | None, font, unit: float
-) -> None:
-    width, height = draw.im.size
-    line = max(2, round(unit / 5))
+def _corners(bbox: BBox, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box's first and last pixels: x0, y0, x1, y1."""
+    width, height = size
     x0, x1 = (round(x * (width - 1)) for x in bbox[::2])
     y0, y1 = (round(y * (height - 1)) for y in bbox[1::2])
-    draw.rectangle((x0, y0, x1, y1), outline="white", width=2 * line)
-    draw.rectangle((x0, y0, x1, y1), outline=_BOX_COLOUR, width=line)
-    if rating is None:
-        return
+    return x0, y0, x1, y1
+
+
+def _label_box(picture: Image.Image, bbox: BBox, rating: float, font, unit: float) -> None:
+    """Write the rating at the box's upper left corner, inside the picture."""
+    draw = ImageDraw.Draw(picture)
+    x0, y0, _, _ = _corners(bbox, picture.size)
     text, pad = f"worst region: {rating:.2f}", unit / 4
     _, _, right, bottom = draw.textbbox((0, 0), text, font=font)
-    x = max(0, min(x0, width - right - 2 * pad))
-    y = max(0, min(y0, height - bottom - 2 * pad))
-    draw.rectangle((x, y, x + right + 2 * pad, y + bottom + 2 * pad), fill=_BOX_COLOUR)
+    x = max(0, min(x0, picture.width - right - 2 * pad))
+    y = max(0, min(y0, picture.height - bottom - 2 * pad))
+    draw.rectangle((x, y, x + right + 2 * pad, y + bottom + 2 * pad), fill=BOX_COLOUR)
     draw.text((x + pad, y + pad), text, fill="white", font=font)
 
 
@@ -156,12 +178,10 @@ def _colour_bar(height: int, font, unit: float) -> Image.Image:
     draw = ImageDraw.Draw(bar)
     top, bottom = 2.5 * unit, height - unit
     length = round(bottom - top)
-    scale = torch.linspace(MAX_RATING, MIN_RATING, length).unsqueeze(1)
-    colours = to_pil(_colours(scale)).resize((round(1.2 * unit), length))
-    bar.paste(colours, (round(unit), round(top)))
+    strip = colour_strip(length, round(1.2 * unit)).transpose(Image.Transpose.ROTATE_90)
+    bar.paste(strip, (round(unit), round(top)))
     draw.text((unit, unit), "rating", fill="black", font=font, anchor="lm")
-    names = {5: "excellent", 4: "good", 3: "fair", 2: "poor", 1: "bad"}
-    for value, name in names.items():
+    for value, name in RATING_NAMES.items():
         y = top + (MAX_RATING - value) / (MAX_RATING - MIN_RATING) * (length - 1)
         draw.text((2.6 * unit, y), f"{value} {name}", fill="black", font=font, anchor="lm")
     return bar

@@ -20,6 +20,9 @@ def load_restorer(source: str | os.PathLike[str] | DiffusionPipeline = "builtin"
         source: "builtin" for the bundled weights, the folder of a saved
             `TinyRestorationPipeline`, or such a pipeline object.
 
+    Returns:
+        The restorer, named "builtin", by the folder's path as given, or "pipeline".
+
     Raises:
         WeightsError: A folder without a pipeline.
         TypeError: A pipeline of another class.
@@ -32,14 +35,10 @@ def load_restorer(source: str | os.PathLike[str] | DiffusionPipeline = "builtin"
         if source == "builtin":
             return BuiltinRestorer()
         path = os.fspath(source)
-        return BuiltinRestorer(load_builtin_pipeline(path), name=_folder_name(path))
+        return BuiltinRestorer(load_builtin_pipeline(path), name=path)
     if isinstance(source, TinyRestorationPipeline):
         return BuiltinRestorer(source, name="pipeline")
     kind: Any = type(source).__name__
     raise TypeError(
         f"Cannot restore with {kind}: give 'builtin', a folder, or a TinyRestorationPipeline."
     )
-
-
-def _folder_name(path: str) -> str:
-    return os.path.basename(os.path.normpath(path))

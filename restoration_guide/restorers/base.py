@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoomiqa_core.images import ImageLimits
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,7 +25,8 @@ class Settings:
     temperature: float
     """Scale of the noise: 0 is free of chance, 1 is the model's own distribution."""
     churn: bool
-    """Fresh noise before every step (a stochastic sampler) instead of one draw at the start."""
+    """Fresh noise between the first and the last step (a stochastic sampler) instead of one draw
+    at the start; the last step ends on the prediction whatever the noise."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -55,14 +58,19 @@ class Restorer(Protocol):
     """Makes candidates for one degraded image."""
 
     name: str
+    """What reports and configurations call it; for a folder its path as given."""
     plan: tuple[Settings, ...]
+    """Settings the candidates cycle through."""
+    limits: ImageLimits
+    """Sizes it can restore; images are read with them, so a wrong size is named before decoding."""
 
     def restore(
         self, image: Tensor, *, n: int, seed: int = 0, batch_size: int = 1
     ) -> Iterator[Candidate]:
         """Yield candidates 0 … n - 1 of (1, 3, H, W) in [0, 1].
 
-        Candidate i is the same image whatever `n` and `batch_size`.
+        Candidate i is the same image whatever `n` and `batch_size`; on an accelerator, where a
+        batch may round differently, up to rounding.
         """
         ...
 

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from restoration_guide.restorers.base import Candidate, Settings, candidate_generator
 from restoration_guide.restorers.pipeline import (
+    MIN_SIDE,
     RestorationOutput,
     TinyRestorationPipeline,
     check_image,
 )
+from zoomiqa_core.images import ImageLimits
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "DEFAULT_PLAN",
     "BuiltinRestorer",
     "RestorationOutput",
@@ -28,14 +31,28 @@ __all__ = [
 
 DEFAULT_PLAN: tuple[Settings, ...] = (
     Settings(steps=1, strength=1.0, temperature=0.0, churn=False),
-    Settings(steps=3, strength=1.0, temperature=0.6, churn=False),
-    Settings(steps=2, strength=0.75, temperature=0.4, churn=False),
-    Settings(steps=4, strength=1.0, temperature=0.9, churn=False),
-    Settings(steps=3, strength=1.15, temperature=0.3, churn=True),
-    Settings(steps=2, strength=0.55, temperature=0.7, churn=False),
-    Settings(steps=5, strength=1.0, temperature=0.8, churn=True),
-    Settings(steps=3, strength=0.9, temperature=0.8, churn=False),
+    Settings(steps=5, strength=1.0, temperature=0.5, churn=True),
+    Settings(steps=2, strength=0.4, temperature=0.5, churn=False),
+    Settings(steps=5, strength=0.9, temperature=0.0, churn=False),
+    Settings(steps=2, strength=1.35, temperature=0.0, churn=False),
+    Settings(steps=4, strength=1.0, temperature=1.0, churn=False),
+    Settings(steps=3, strength=0.7, temperature=0.3, churn=True),
+    Settings(steps=5, strength=1.2, temperature=0.8, churn=True),
+    Settings(steps=3, strength=1.0, temperature=0.3, churn=False),
+    Settings(steps=2, strength=0.8, temperature=1.0, churn=False),
+    Settings(steps=4, strength=0.55, temperature=0.2, churn=True),
+    Settings(steps=3, strength=1.2, temperature=0.6, churn=False),
+    Settings(steps=5, strength=1.0, temperature=0.3, churn=True),
+    Settings(steps=1, strength=0.7, temperature=0.0, churn=False),
+    Settings(steps=4, strength=0.9, temperature=0.7, churn=True),
+    Settings(steps=2, strength=1.1, temperature=0.5, churn=False),
 )
+"""From careful to bold: the safe one-step estimate, half corrections for nearly clean inputs, sharp
+noise-free chains, textured samples, over-restoration. The first eight cover the range; the next
+eight fill the gaps. Seeds alone hardly change a candidate's quality, settings do."""
+
+DEFAULT_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=MIN_SIDE)
+"""Sizes a caller should read: 4 megapixels need some 6 GB in one pass."""
 
 
 class WeightsError(FileNotFoundError):
@@ -74,7 +91,8 @@ class BuiltinRestorer:
     holds up to rounding. The first network evaluation sees no noise and is shared by all
     candidates of an image.
 
-    The whole image is processed at once; see `TinyRestorationPipeline` for its memory.
+    The whole image is processed at once; see `TinyRestorationPipeline` for its memory. `limits`
+    tells callers which sizes to read; give others where there is more memory, or less.
     """
 
     def __init__(
@@ -82,6 +100,7 @@ class BuiltinRestorer:
         pipe: TinyRestorationPipeline | None = None,
         *,
         plan: tuple[Settings, ...] = DEFAULT_PLAN,
+        limits: ImageLimits = DEFAULT_LIMITS,
         name: str = "builtin",
     ) -> None:
         """Wrap a pipeline; the bundled one by default.
@@ -93,11 +112,16 @@ class BuiltinRestorer:
             raise ValueError("The plan needs at least one Settings.")
         self.pipe = pipe if pipe is not None else load_builtin_pipeline()
         self.plan = tuple(plan)
+        self.limits = limits
         self.name = name
 
     def settings(self, index: int) -> Settings:
         """Settings of candidate `index`."""
         return self.plan[index % len(self.plan)]
+
+    def group_limit(self, batch_size: int) -> int:
+        """How many candidates may go through the network together: one on the CPU."""
+        return 1 if self.pipe.device.type == "cpu" else batch_size
 
     def restore(
         self, image: Tensor, *, n: int, seed: int = 0, batch_size: int = 1
@@ -120,8 +144,7 @@ class BuiltinRestorer:
         started = time.perf_counter()
         first = self.pipe.first_prediction(image)
         shared = (time.perf_counter() - started) / n
-        limit = 1 if self.pipe.device.type == "cpu" else batch_size
-        for group in self._groups(n, limit):
+        for group in self._groups(n, self.group_limit(batch_size)):
             started = time.perf_counter()
             plan = [self.settings(index) for index in group]
             (images,) = self.pipe(

@@ -19,6 +19,7 @@ PAD_MULTIPLE = 8
 """Two halvings in the UNet after the pixel-unshuffle by two."""
 
 MIN_SIDE = 8
+"""Smallest side in pixels: reflection pads up to 7, and needs more than it pads."""
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -131,7 +132,8 @@ class TinyRestorationPipeline(DiffusionPipeline):
             num_inference_steps: Network evaluations; 1 gives the MMSE estimate.
             strength: Scale of the final residual, a number or one per image (B,).
             temperature: Scale of the noise, a number or one per image (B,).
-            stochastic: Renew the noise before every step after the first.
+            stochastic: Renew the noise between the first and the last step. A renewal at the last
+                step would change nothing: it ends on the prediction whatever the noise.
             generator: One generator, or one per image, for reproducible noise.
             first_prediction: Result of `first_prediction(image)`, to save the first evaluation.
             output_type: "pt" or "pil".
@@ -165,7 +167,7 @@ class TinyRestorationPipeline(DiffusionPipeline):
                 predicted_residual = first_prediction.to(device, dtype).expand_as(degraded)
             else:
                 predicted_residual = self.predict_residual(latents, degraded, t)
-            if stochastic and i > 0:
+            if stochastic and 0 < i < num_inference_steps - 1:
                 latents = rf.interpolate(predicted_residual, draw_noise(), t)
             model_output = rf.velocity(latents, predicted_residual, t)
             latents = scheduler.step(model_output, timestep, latents, return_dict=False)[0]

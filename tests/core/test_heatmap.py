@@ -6,9 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
-from zoomiqa_core.heatmap import COLOUR_MAP, draw_map, worst_region
+from zoomiqa_core.heatmap import (
+    BOX_COLOUR,
+    COLOUR_MAP,
+    colour_strip,
+    draw_box,
+    draw_map,
+    worst_region,
+)
 
 
 def test_worst_region_by_hand():
@@ -21,15 +28,6 @@ def test_worst_region_by_hand():
     assert worst_region(quality_map, 1 / 16) == (0.25, 0.25, 0.5, 0.5)
     assert worst_region(torch.full((1, 3, 7), 2.1)) == (0, 0, 4 / 7, 2 / 3)
     assert worst_region(torch.ones(1, 1, 1)) == (0, 0, 1, 1)
-
-
-def test_worst_region_with_weights_by_hand():
-    quality_map = torch.tensor([[[1.0, 3.0, 4.0, 2.0]]])
-    # Windows of two cells: (1·0 + 3·1) / 1 = 3, (3 + 4) / 2 = 3.5, (4·1 + 2·3) / 4 = 2.5.
-    weight = torch.tensor([[[0.0, 1.0, 1.0, 3.0]]])
-    assert worst_region(quality_map, weight=weight) == (0.5, 0.0, 1.0, 1.0)
-    # A window without weight is never the worst.
-    assert worst_region(quality_map, weight=torch.tensor([[[0.0, 0, 1, 1]]])) == (0.5, 0, 1, 1)
 
 
 @settings(deadline=None)
@@ -81,6 +79,25 @@ def test_the_box_is_drawn_where_it_is_and_pictures_repeat():
     assert again.tobytes() == boxed.tobytes()
 
 
+def test_the_strip_runs_from_bad_to_excellent():
+    strip = np.asarray(colour_strip(101, 3)) / 255
+    assert strip.shape == (3, 101, 3)
+    for place, share in ((0, 0.0), (50, 0.5), (100, 1.0)):
+        expected = matplotlib.colormaps[COLOUR_MAP](share)[:3]
+        np.testing.assert_allclose(strip[1, place], expected, atol=1 / 255)
+
+
+@pytest.mark.parametrize(("size", "line"), [((40, 30), 3), ((5, 5), 3), ((1, 1), 2)])
+def test_a_box_is_an_outline_and_stays_inside(size, line):
+    picture = Image.new("RGB", size, "black")
+    draw_box(picture, (0.0, 0.0, 1.0, 1.0), line)
+    assert picture.getpixel((0, 0)) == BOX_COLOUR
+    if size == (40, 30):
+        assert picture.getpixel((line, line)) == (255, 255, 255)  # edged in white
+    if min(size) > 1:
+        assert picture.getpixel((size[0] // 2, size[1] // 2)) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "panel"),
     [(1, 1, (384, 384)), (10, 20, (192, 384)), (1, 5000, (1, 1024)), (3000, 1, (1024, 1))],
@@ -109,6 +126,3 @@ def test_bad_maps_are_rejected(quality_map, message):
 def test_bad_windows_are_rejected():
     with pytest.raises(ValueError, match=r"fraction in \(0, 1\], got 0"):
         worst_region(torch.ones(1, 4, 4), 0)
-    for weight in (torch.zeros(1, 4, 4), -torch.ones(1, 4, 4), torch.ones(1, 2, 2)):
-        with pytest.raises(ValueError, match="none negative and not all zero"):
-            worst_region(torch.ones(1, 4, 4), weight=weight)

@@ -12,6 +12,9 @@ from scipy import stats
 from zoomiqa_core.metrics import (
     bootstrap,
     damage_iou,
+    isotonic_fit,
+    isotonic_plcc,
+    isotonic_srcc,
     mean_subset_srcc,
     ordered_pairs,
     plcc,
@@ -63,3 +66,22 @@ def test_pointing_and_iou_by_hand():
     assert not pointing(torch.tensor([[2.0, 2.0], [1.0, 4.0]]), mask)
     # worst two cells: one inside, one outside; union three
     assert damage_iou(torch.tensor([[1.0, 4.0], [2.0, 5.0]]), mask) == pytest.approx(1 / 3)
+
+
+def test_isotonic_fit_by_hand():
+    # 3, 1 are out of order: pooled to their mean; the tie at 4 is pooled before the fit
+    assert isotonic_fit([1, 2, 3, 4, 4], [0, 3, 1, 4, 6]).tolist() == [0, 2, 2, 5, 5]
+
+
+def test_isotonic_correlations_rise_to_one_for_any_monotone_relation():
+    x = np.linspace(0, 100, 20)
+    assert plcc(x, np.exp(x / 20)) < 0.9
+    assert isotonic_plcc(x, np.exp(x / 20)) == pytest.approx(1, abs=1e-6)
+    assert isotonic_srcc(x, np.exp(x / 20)) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_constant_fit_has_no_correlation():
+    falling = [4.9, 4.7, 4.1]  # the best non-decreasing fit is their mean
+    assert math.isnan(isotonic_plcc([1, 2, 3], falling))
+    assert math.isnan(isotonic_srcc([1, 2, 3], falling))
+    assert math.isnan(plcc([0.1] * 3, [1, 2, 4]))  # though the mean of 0.1, 0.1, 0.1 is not 0.1

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from restoration_guide.restorers.base import Candidate, Settings, candidate_generator
 from zoomiqa_core.assessment import Assessment, RegionScore
-from zoomiqa_core.images import read_image, save_png
+from zoomiqa_core.images import ImageLimits, read_image, save_png
 
 Step = Callable[[Tensor, torch.Generator], Tensor] | BaseException
 
@@ -26,6 +26,7 @@ class ScriptedRestorer:
 
     name = "scripted"
     plan = (Settings(1, 1.0, 0.0, False), Settings(4, 1.0, 0.5, True))
+    limits = ImageLimits(max_pixels=4_000_000, min_side=8)
 
     def __init__(self, script: Sequence[Step] = (smooth,)) -> None:
         self.script = script
@@ -94,6 +95,21 @@ def photo() -> Tensor:
 @pytest.fixture
 def photo_file(tmp_path: Path, photo: Tensor) -> Path:
     return save_png(photo, tmp_path / "inputs" / "photo.png")
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    """The bundled restorer's pipeline, a few channels wide, with random weights."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from restoration_guide.restorers.pipeline import TinyRestorationPipeline, tiny_unet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = tiny_unet((8, 16, 24), 1)
+    made = TinyRestorationPipeline(unet.eval(), FlowMatchEulerDiscreteScheduler(), sigma_data=0.55)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 @pytest.fixture

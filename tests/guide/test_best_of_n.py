@@ -13,7 +13,7 @@ from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupte
 from restoration_guide.fidelity import FidelityLimits
 from restoration_guide.screening import screen
 from restoration_guide.selection import Row
-from zoomiqa_core.images import ImageError
+from zoomiqa_core.images import ImageError, ImageLimits, TooLargeError, TooSmallError
 
 INPUT = Row("input", 3.0, 0.2)
 
@@ -302,6 +302,19 @@ def test_unknown_index_teaches(photo, stubs) -> None:
 def test_bad_image_is_the_callers(stubs, tmp_path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         BestOfN(stubs.Restorer(), stubs.Scorer())(tmp_path / "none.png")
+
+
+def test_sizes_the_restorer_cannot_take_are_named_before_it_runs(photo, stubs) -> None:
+    scorer = stubs.Scorer()
+    search = BestOfN(stubs.Restorer(), scorer, n=1)
+    with pytest.raises(TooSmallError, match="8 or more"):
+        search(torch.rand(3, 7, 20))
+    search.restorer.limits = ImageLimits(max_pixels=64 * 80 - 1)  # the photo has one more
+    with pytest.raises(TooLargeError, match="5,119 pixels"):
+        search(photo)
+    assert scorer.judged == 0
+    search.restorer.limits = ImageLimits(max_pixels=64 * 80)
+    assert search(photo).error is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """``restoration-guide``: what it prints, what it leaves, and how it ends."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from restoration_guide.cli import DEMO_PHOTO, app
 from restoration_guide.output_folders import output_folders
+from restoration_guide.restorers.builtin import BuiltinRestorer
 from restoration_guide.run_config import ConfigError, RunConfig, resolve_config
 from zoomiqa_core.images import read_image, save_png
 
@@ -42,6 +45,16 @@ def test_one_photo(run, photo_file, stubs, tmp_path) -> None:
     assert record(folder)["seed"] == 5 and (folder / "best.png").is_file()
 
 
+def png_header(width: int, height: int) -> bytes:
+    """An RGB PNG without pixels: only who decodes it can find it broken."""
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(b"")))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
 def bad_inputs(folder: Path) -> list[Path]:
     """One file for each way in which an image can be unusable, and a folder without images."""
     folder.mkdir()
@@ -53,21 +66,27 @@ def bad_inputs(folder: Path) -> list[Path]:
         "truncated.jpg": whole[: len(whole) // 2],
         "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "text.png": b"not an image at all",
+        "phone.png": png_header(4000, 3000),
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
     (folder / "none").mkdir()
-    return [*(folder / name for name in files), folder / "none", folder / "missing.png"]
+    small = {"dot.png": (1, 1), "line.png": (10_000, 1), "hair.png": (1, 10_000)}
+    for name, size in small.items():
+        Image.new("RGB", size, "red").save(folder / name)
+    names = (*files, "none", "missing.png", *small)
+    return [folder / name for name in names]
 
 
-def test_bad_files_never_stop_the_good_ones(run, photo, stubs, tmp_path) -> None:
-    stubs.install()
+def test_bad_files_never_stop_the_good_ones(run, photo, pipe, stubs, tmp_path) -> None:
+    stubs.install(BuiltinRestorer(pipe))
     bad = bad_inputs(tmp_path / "bad")
     good = save_png(photo, tmp_path / HOSTILE)
     result = run(*bad[:3], good, *bad[3:], "--n", 1)
     assert result.exit_code == 0
     errors = result.stderr.splitlines()
-    codes = ("empty", "truncated", "unknown_format", "unknown_format", "directory", "missing")
+    codes = ("empty", "truncated", "unknown_format", "unknown_format", "too_large")
+    codes += ("directory", "missing", "too_small", "too_small", "too_small")
     assert [line.split(":")[1].strip() for line in errors] == list(codes)
     for line, path in zip(errors, bad, strict=True):
         assert str(path) in line
@@ -77,8 +96,8 @@ def test_bad_files_never_stop_the_good_ones(run, photo, stubs, tmp_path) -> None
     assert "<img src=x" not in page
 
 
-def test_only_bad_files_end_with_two(run, stubs, tmp_path) -> None:
-    stubs.install()
+def test_only_bad_files_end_with_two(run, pipe, stubs, tmp_path) -> None:
+    stubs.install(BuiltinRestorer(pipe))
     result = run(*bad_inputs(tmp_path / "bad"))
     assert result.exit_code == 2
     assert "no input gave a valid result" in result.stderr
@@ -104,8 +123,24 @@ def test_a_crashing_restorer_ends_with_one_and_keeps_its_work(
 def test_ctrl_c_writes_what_was_finished(run, photo_file, stubs, tmp_path) -> None:
     stubs.install(stubs.Restorer([stubs.smooth, KeyboardInterrupt()]))
     result = run(photo_file)
-    assert result.exit_code != 0
+    assert result.exit_code == 130
+    assert "of 1 chosen" in result.stdout
     assert record(tmp_path / "out" / "photo")["error"] == "KeyboardInterrupt"
+
+
+def test_ctrl_c_stays_one_when_its_report_cannot_be_written(
+    run, photo_file, stubs, tmp_path
+) -> None:
+    def block_and_interrupt(*_):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "photo").write_text("in the way", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    stubs.install(stubs.Restorer([stubs.smooth, block_and_interrupt]))
+    result = run(photo_file)
+    assert result.exit_code == 130
+    assert "ReportExistsError" in result.stderr and "is a file" in result.stderr
+    assert result.stdout == ""
 
 
 def test_folders_and_globs(run, photo, stubs, tmp_path) -> None:
@@ -120,10 +155,13 @@ def test_folders_and_globs(run, photo, stubs, tmp_path) -> None:
 
 
 def test_another_run_is_not_overwritten(run, photo_file, stubs, tmp_path) -> None:
-    stubs.install()
+    scorer = stubs.Scorer()
+    stubs.install(scorer=scorer)
     assert run(photo_file, "--n", 1).exit_code == 0
+    judged = scorer.judged
     refused = run(photo_file, "--n", 2)
     assert refused.exit_code == 1 and "--overwrite" in refused.stderr
+    assert scorer.judged == judged  # refused before the search
     assert record(tmp_path / "out" / "photo")["config"]["n"] == 1
     assert run(photo_file, "--n", 2, "--overwrite").exit_code == 0
     assert record(tmp_path / "out" / "photo")["config"]["n"] == 2
@@ -139,6 +177,19 @@ def test_resume_skips_what_is_done_and_only_that(run, photo_file, stubs, tmp_pat
     assert scorer.judged == judged
     (tmp_path / "out" / "photo" / "report.json").unlink()  # as if killed before the end
     assert run(photo_file, "--n", 1, "--resume").exit_code == 0
+    assert scorer.judged > judged
+
+
+def test_resume_repeats_what_another_version_did(
+    run, photo_file, stubs, tmp_path, monkeypatch
+) -> None:
+    scorer = stubs.Scorer()
+    stubs.install(scorer=scorer)
+    assert run(photo_file, "--n", 1).exit_code == 0
+    judged = scorer.judged
+    monkeypatch.setattr("restoration_guide.report_folder.__version__", "999.0")
+    again = run(photo_file, "--n", 1, "--resume")  # the report of the same run is renewed
+    assert again.exit_code == 0 and "already done" not in again.stdout
     assert scorer.judged > judged
 
 

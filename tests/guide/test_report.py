@@ -1,6 +1,7 @@
 """The report folder: what is in it, what it says, and what it never does."""
 
 import html.parser
+import importlib.metadata
 import json
 import math
 import re
@@ -16,9 +17,11 @@ from PIL import Image
 from restoration_guide.best_of_n import BestOfN
 from restoration_guide.comparison import shown_size
 from restoration_guide.reference import ReferenceFigures, rank_of_choice, reference_figures
-from restoration_guide.report import OWN_FILES, ReportExistsError, to_json
+from restoration_guide.report import compare
+from restoration_guide.report_folder import OWN_FILES, ReportExistsError
 from restoration_guide.report_page import figure, rating_share
 from restoration_guide.selection import Index
+from zoomiqa_core.files import to_json
 from zoomiqa_core.images import read_image, save_png, to_pil
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -72,9 +75,7 @@ def test_the_record_says_everything(selection, tmp_path) -> None:
     assert record["config"]["threads"] == 1 and record["config"]["n"] == 4
     assert record["timing"]["candidate_seconds"] == dict.fromkeys("0123", 0.25)
     assert "seconds" not in json.dumps({k: v for k, v in record.items() if k != "timing"})
-    assert (
-        record["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
-    )
+    assert record["versions"]["torch"] == importlib.metadata.version("torch")
     saved = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text(encoding="utf-8"))
     assert to_json(saved) == to_json(record["config"])
 
@@ -84,7 +85,8 @@ def test_kept_input_is_byte_for_byte_the_input(photo, stubs, tmp_path) -> None:
     folder = kept.report(tmp_path / "r")
     saved = save_png(photo, tmp_path / "photo.png")
     assert (folder / "best.png").read_bytes() == saved.read_bytes()
-    assert "Input kept" in (folder / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Input kept" in page and "Before and after" not in page
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -165,6 +167,29 @@ def test_foreign_folders_and_files_are_refused(selection, tmp_path) -> None:
         selection.report(picture)
 
 
+def test_an_unfinished_report_beside_foreign_files_is_overwritten_when_asked(
+    selection, tmp_path
+) -> None:
+    folder = selection.report(tmp_path / "r")
+    (folder / "report.json").unlink()  # killed half-way
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ReportExistsError, match=r"\(notes.txt\).*--overwrite"):
+        selection.report(folder)
+    selection.report(folder, overwrite=True)
+    assert read(folder)["choice"] == selection.choice
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("text", ["model: theirs\n", "[", "restorer"])
+def test_another_programs_config_is_no_unfinished_report(selection, tmp_path, text) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(text, encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(ReportExistsError, match="no report"):
+            selection.report(tmp_path, overwrite=overwrite)
+    assert config.read_text(encoding="utf-8") == text
+
+
 def test_an_unfinished_report_is_completed(selection, tmp_path) -> None:
     folder = selection.report(tmp_path / "r")
     (folder / "report.json").unlink()  # written last: without it the run was cut short
@@ -189,6 +214,15 @@ def test_a_judge_without_maps_still_gives_a_picture(selection, tmp_path) -> None
         blind.region_rating("input", (0, 0, 1, 1))
     folder = blind.report(tmp_path / "r")
     assert Image.open(folder / "comparison.png").width >= 620
+
+
+def test_a_kept_input_is_drawn_once(photo, stubs) -> None:
+    chosen = BestOfN(stubs.Restorer(), stubs.Scorer(), n=1)(photo)
+    kept = BestOfN(stubs.Restorer(), stubs.Scorer(), n=1, min_gain=4.0)(photo)
+    assert (chosen.choice, kept.choice) == (0, "input")
+    once, twice = compare(kept), compare(chosen)
+    # 64 × 80 px are shown at 256 × 320: the second row, its caption and a gap are gone.
+    assert once.width == twice.width and once.height <= twice.height - 256
 
 
 def test_shown_sizes() -> None:
@@ -230,12 +264,6 @@ def test_rank_counts_usable_rows_only(selection, photo) -> None:
     # The input is the reference here: it comes first, the choice second or third of three.
     rank = rank_of_choice(selection, figures)
     assert rank["of"] == 3 and rank["psnr"] in (2, 3) and rank["ms_ssim"] is None
-
-
-def test_json_is_stable_and_finite() -> None:
-    text = to_json({"b": (1, math.nan), "a": {"x": math.inf}})
-    assert json.loads(text) == {"a": {"x": None}, "b": [1, None]}
-    assert text.index('"a"') < text.index('"b"')
 
 
 def test_saved_candidates_can_be_read_back(selection, tmp_path) -> None:

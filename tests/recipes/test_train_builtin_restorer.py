@@ -68,12 +68,12 @@ def test_training_pair_is_seeded_and_damaged(photos: Path) -> None:
     assert torch.equal(degraded, pairs[1][1]) and not torch.equal(degraded, pairs[2][1])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu:0", pytest.param("cuda:0", marks=pytest.mark.gpu)])
 def test_a_broken_run_ends_as_an_unbroken_one(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    recipe.main(arguments(photos, unbroken, f"val_photos={photos}"))
+    recipe.main(arguments(photos, unbroken, f"device={device}"))  # and without checks between
 
     flow_loss, calls = recipe.rf.flow_loss, []
 
@@ -83,7 +83,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(
             raise KeyboardInterrupt
         return flow_loss(*given)  # type: ignore[arg-type]
 
-    words = arguments(photos, broken, f"val_photos={photos}", "save_minutes=0")
+    words = arguments(photos, broken, f"device={device}", f"val_photos={photos}", "save_minutes=0")
     monkeypatch.setattr(recipe.rf, "flow_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         recipe.main(words)
@@ -94,10 +94,14 @@ def test_a_broken_run_ends_as_an_unbroken_one(
         load_file(run / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
         for run in (unbroken, broken)
     ]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    tolerance = 0.0 if device.startswith("cpu") else 1e-2  # CUDA adds in any order
+    torch.testing.assert_close(weights[0], weights[1], atol=tolerance, rtol=tolerance)
     records = [json.loads(line) for line in (broken / "log.jsonl").read_text().splitlines()]
     assert records[-1]["steps"] == 4 and records[-1]["psnr_input"] > 10
-    assert (broken / "preview.png").is_file() and (broken / "pipeline" / "README.md").is_file()
+    assert (broken / "preview.png").is_file()
+    card = (broken / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "channels:" in card and "psnr_input:" in card
+    assert str(tmp_path) not in card and str(photos) not in card  # nobody's paths
 
     restorer = load_restorer(broken / "pipeline")
     (candidate,) = restorer.restore(torch.rand(1, 3, 17, 23), n=1)

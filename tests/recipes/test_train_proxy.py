@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run(data: list[str], out: Path, *more: str) -> dict[str, torch.Tensor]:
-    recipe.main(["--config", str(SMOKE), *data, f"out={out}", *more])
+    recipe.main(["--config", str(SMOKE), *data, f"out={out}", "device=cpu:0", *more])
     return load_file(out / "weights" / "model.safetensors")
 
 

@@ -252,7 +252,8 @@ def _degrade_one(
     grid = (image.shape[-2], image.shape[-1])
     records: list[dict[str, Any]] = []
     for number, stage in enumerate(config.stages, start=1):
-        # A fixed number of draws per stage keeps later stages independent of earlier outcomes.
+        # What a stage does is drawn at once; its noise and JPEG then draw from the same generator,
+        # so what was drawn in one stage shifts the draws of the stages after it.
         draws = torch.rand(14, generator=generator, dtype=torch.float64).tolist()
         record: dict[str, Any] = {}
         if draws[0] < stage.blur_probability:

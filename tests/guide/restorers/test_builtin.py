@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from restoration_guide.best_of_n import BestOfN
 from restoration_guide.restorers import Restorer, Settings, candidate_generator, load_restorer
 from restoration_guide.restorers.builtin import (
     DEFAULT_PLAN,
@@ -17,19 +19,10 @@ from restoration_guide.restorers.builtin import (
     TinyRestorationPipeline,
     WeightsError,
 )
-from restoration_guide.restorers.pipeline import tiny_unet
+from restoration_guide.run_config import resolve_config
+from zoomiqa_core.images import ImageLimits
 
 WEIGHTS_LIMIT = 15_000_000
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TinyRestorationPipeline:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = tiny_unet((8, 16, 24), 1)
-    made = TinyRestorationPipeline(unet.eval(), FlowMatchEulerDiscreteScheduler(), sigma_data=0.55)
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +55,38 @@ def test_candidates_do_not_depend_on_n_or_batch_size(pipe: TinyRestorationPipeli
     for other in runs[1:]:
         for a, b in zip(runs[0], other, strict=False):
             assert torch.equal(a, b)
+
+
+def test_batched_candidates_agree_with_single_ones(
+    pipe: TinyRestorationPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Batching(BuiltinRestorer):
+        def group_limit(self, batch_size: int) -> int:
+            return batch_size  # as on an accelerator
+
+    plan = tuple(Settings(3, s, t, False) for s, t in ((1.0, 0.5), (0.6, 1.0), (1.2, 0.8)))
+    plan += (Settings(3, 1.0, 1.0, True), Settings(4, 0.8, 0.9, True))
+    restorer, sizes = Batching(pipe, plan=plan), []
+    predict = pipe.predict_residual
+
+    def counted(latents: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
+        sizes.append(len(degraded))
+        return predict(latents, degraded, t)
+
+    monkeypatch.setattr(pipe, "predict_residual", counted)
+    alone = list(restorer.restore(image(), n=8, seed=4, batch_size=1))
+    assert set(sizes) == {1}
+    sizes.clear()
+    batched = list(restorer.restore(image(), n=8, seed=4, batch_size=4))
+    # groups of 3, 1, 1, 3: the first step is shared, then 2, 2, 3 and 2 evaluations
+    assert sizes == [1, 3, 3, 1, 1, 1, 1, 1, 3, 3]
+    for a, b in zip(alone, batched, strict=True):
+        assert (a.index, a.settings) == (b.index, b.settings)
+        torch.testing.assert_close(b.image, a.image, atol=5e-6, rtol=0)
+
+
+def test_on_the_cpu_candidates_go_alone(pipe: TinyRestorationPipeline) -> None:
+    assert BuiltinRestorer(pipe).group_limit(8) == 1
 
 
 def test_batched_groups_agree_with_single_candidates(pipe: TinyRestorationPipeline) -> None:
@@ -156,6 +181,11 @@ def test_churn_renews_the_noise(pipe: TinyRestorationPipeline) -> None:
     assert not torch.equal(calm, churned) and torch.equal(churned, again)
 
 
+def test_churn_draws_no_noise_for_the_last_step(pipe: TinyRestorationPipeline) -> None:
+    calm = run(pipe, image(), 2, generator=generators(0))
+    assert torch.equal(calm, run(pipe, image(), 2, generator=generators(0), stochastic=True))
+
+
 def test_shared_first_prediction_changes_nothing(pipe: TinyRestorationPipeline) -> None:
     first = pipe.first_prediction(image())
     a = run(pipe, image(), 3, generator=generators(0))
@@ -208,9 +238,34 @@ def test_save_load_identity(pipe: TinyRestorationPipeline, tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.bin"))
     loaded = load_restorer(tmp_path)
     assert isinstance(loaded, BuiltinRestorer) and isinstance(loaded, Restorer)
-    assert loaded.pipe.flow == pipe.flow and loaded.name == tmp_path.name
+    assert loaded.pipe.flow == pipe.flow and loaded.name == str(tmp_path)
     ours = run(pipe, image(), 2, generator=generators(0))
     assert torch.equal(ours, run(loaded.pipe, image(), 2, generator=generators(0)))
+
+
+def test_a_saved_configuration_names_the_folder_again(
+    pipe: TinyRestorationPipeline, stubs, tmp_path: Path
+) -> None:
+    hashes = set()
+    for parent in ("a", "b"):  # two restorers of the same basename
+        folder = tmp_path / parent / "restorer"
+        pipe.save_pretrained(folder)
+        search = BestOfN(load_restorer(folder), stubs.Scorer(), n=1)
+        report = search(image()).report(tmp_path / parent / "report")
+        hashes.add(json.loads((report / "report.json").read_text("utf-8"))["config_sha256"])
+        named = resolve_config(report / "config.yaml", {}).restorer
+        assert named == str(folder) and load_restorer(named).name == named
+    assert len(hashes) == 2
+
+
+def test_limits_keep_the_padding_below_the_side(pipe: TinyRestorationPipeline) -> None:
+    restorer = BuiltinRestorer(pipe)
+    assert restorer.limits.max_pixels == 4_000_000
+    for side in range(restorer.limits.min_side, 18):  # reflection needs padding < side
+        (made,) = restorer.restore(image(side, restorer.limits.min_side), n=1)
+        assert made.image.shape[1:] == (side, restorer.limits.min_side)
+    other = BuiltinRestorer(pipe, limits=ImageLimits(max_pixels=100))
+    assert other.limits.max_pixels == 100
 
 
 # --- rejections ------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def jpeg2000(images: Tensor, ratio: float) -> Tensor:
 def to_pil(images: Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [0, 1] as 8-bit RGB Pillow images, rounded half to even."""
     pixels = (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(array, mode="RGB") for array in pixels]
+    return [Image.fromarray(array) for array in pixels]
 
 
 def from_pil(images: Sequence[Image.Image]) -> Tensor:

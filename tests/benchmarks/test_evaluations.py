@@ -1,0 +1,248 @@
+"""The evaluations' statistics, by hand on tiny tables, and one tiny run of the restorer's."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from benchmarks import evaluate_best_of_n, evaluate_proxy, evaluate_restorer
+from benchmarks.check_kadid_strengths import central_crop, differing_cells, read_cell_means
+from benchmarks.evaluate_best_of_n import Trial, pristine_summary, strategies, sweep
+from restoration_guide.reference import ReferenceFigures
+from restoration_guide.restorers.builtin import BuiltinRestorer, TinyRestorationPipeline
+from restoration_guide.restorers.pipeline import tiny_unet
+from restoration_guide.selection import Index, Row
+from zoomiqa_core.data.kadid import DISTORTIONS
+from zoomiqa_core.images import save_png
+
+
+def trial(
+    name: str,
+    psnrs: list[float],
+    ratings: list[float],
+    choice: Index,
+    stds: list[float] | None = None,
+) -> Trial:
+    """A photo by its PSNRs and ratings, the input's first; MS-SSIM is a hundredth of the PSNR."""
+    indices: list[Index] = ["input", *range(len(psnrs) - 1)]
+    stds = stds or [0.0] * len(psnrs)
+    rows = tuple(Row(i, r, s) for i, r, s in zip(indices, ratings, stds, strict=True))
+    figures: dict[Index, ReferenceFigures] = {
+        i: ReferenceFigures(p, p / 100) for i, p in zip(indices, psnrs, strict=True)
+    }
+    return Trial(name, rows, choice, figures, seconds=1.0, judging_share=0.1)
+
+
+# random 24, oracle 26, the judge's 24; the ratings' ranks 1 3 2 against 1 2 3 give an SRCC of .5
+A = trial("a", [20, 22, 24, 26], [3.0, 3.1, 3.5, 3.3], 1, [0.0, 0.0, 0.4, 0.0])
+# random 30, oracle and judge 33; the ranks agree
+B = trial("b", [30, 28, 29, 33], [3.0, 2.0, 2.5, 4.0], 2)
+SKIPPED = Trial(
+    "skipped",
+    (Row("input", 3.0, 0.0), Row(0, status="not_finite")),
+    "input",
+    {"input": ReferenceFigures(10.0, 0.1)},
+    seconds=1.0,
+    judging_share=0.1,
+)
+
+
+# --- best of N -----------------------------------------------------------------------------------
+
+
+def test_strategies_by_hand() -> None:
+    expected = {
+        "input": 25.0,
+        "random": 27.0,
+        "judge": 28.5,
+        "oracle": 29.5,
+        "judge - random": 1.5,
+        "judge - input": 3.5,
+        "oracle - random": 2.5,
+        "share of headroom": 0.6,
+        "SRCC with rating": 0.75,
+    }
+    found = {name: estimate.value for name, estimate in strategies([A, B], "psnr").items()}
+    assert found == pytest.approx(expected)
+    assert strategies([A, B], "ms_ssim")["judge"].value == pytest.approx(0.285)
+    gain = strategies([A, B], "psnr")["judge - random"]
+    assert (gain.low, gain.high) == pytest.approx((0.0, 3.0))  # A twice, B twice
+
+
+def test_photos_without_a_usable_candidate_are_left_out_and_counted() -> None:
+    assert strategies([A, SKIPPED, B], "psnr") == strategies([A, B], "psnr")
+    assert strategies([SKIPPED], "psnr") == {}
+    assert evaluate_best_of_n.with_candidates([A, SKIPPED, B]) == [A, B]
+
+
+def test_share_of_the_headroom() -> None:
+    share: Callable[..., float] = evaluate_best_of_n._share
+    judge, random, oracle = np.array([1.0, 3.0]), np.array([0.0, 2.0]), np.array([2.0, 4.0])
+    assert share(judge, random, oracle) == pytest.approx(0.5)  # (2 - 1) / (3 - 1)
+    assert share(random - 1, random, oracle) == pytest.approx(-0.5)  # worse than chance
+    assert math.isnan(share(judge, random, random))
+
+
+def test_a_rank_correlation_needs_three_judged_candidates() -> None:
+    unjudged = trial("u", [20, 22, 24, 26], [3.0, 3.1, math.nan, 3.3], "input")
+    assert math.isnan(evaluate_best_of_n.rank_correlation(unjudged, "psnr"))
+    assert evaluate_best_of_n.rank_correlation(A, "psnr") == pytest.approx(0.5)
+
+
+def test_sweep_by_hand() -> None:
+    pristine = trial("p", [100, 30], [3.0, 3.25], 0)
+    records = sweep([A, B, SKIPPED], [pristine])
+    found = {(record["confidence"], record["min_gain"]): record for record in records}
+    assert len(found) == len(records) == 20
+
+    # no caution: A takes 1 (24 - 24), B takes 2 (33 - 30)
+    assert found[0.0, 0.0]["psnr_over_random"] == pytest.approx(1.5)
+    assert (found[0.0, 0.0]["inputs_kept"], found[0.0, 0.0]["pristine_kept"]) == (1, 0)
+    # A's best gains no more than .5, so that its input stays (20 - 24)
+    assert found[0.0, 0.5]["psnr_over_random"] == pytest.approx(-0.5)
+    assert (found[0.0, 0.5]["inputs_kept"], found[0.0, 0.5]["pristine_kept"]) == (2, 1)
+    # one spread down, A's candidate 1 falls to 3.1 and 2 is taken (26 - 24)
+    assert found[1.0, 0.0]["psnr_over_random"] == pytest.approx(2.5)
+    assert found[1.0, 0.0]["ms_ssim_over_random"] == pytest.approx(0.025)
+    assert found[0.0, 0.2]["pristine_kept"] == 0 and found[0.0, 0.3]["pristine_kept"] == 1
+
+
+def test_sweep_without_any_candidate_has_no_gain() -> None:
+    assert all(math.isnan(record["psnr_over_random"]) for record in sweep([SKIPPED], []))
+
+
+def test_pristine_summary_by_hand() -> None:
+    changed = [trial("x", [100, 31.5], [3, 4], 0), trial("y", [100, 28.0], [3, 4], 0)]
+    assert pristine_summary([SKIPPED, *changed]) == {
+        "photos": 3,
+        "kept": 1,
+        "changed": 2,
+        "worst_psnr": 28.0,
+        "changed_photos": {"x": 31.5, "y": 28.0},
+    }
+    assert pristine_summary([SKIPPED])["worst_psnr"] is None
+
+
+# --- the restorer --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TinyRestorationPipeline:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = tiny_unet((8, 16, 24), 1)
+    made = TinyRestorationPipeline(unet.eval(), FlowMatchEulerDiscreteScheduler(), sigma_data=0.55)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_plan_table_by_hand(pipe: TinyRestorationPipeline) -> None:
+    restorer = BuiltinRestorer(pipe)
+    per_photo = [
+        [
+            {"seconds": 1.0, "psnr": 20.0, "ms_ssim": 0.8},
+            {"seconds": 3.0, "psnr": 22.0, "ms_ssim": 0.7},
+        ],
+        [
+            {"seconds": 2.0, "psnr": 24.0, "ms_ssim": 0.9},
+            {"seconds": 5.0, "psnr": 25.0, "ms_ssim": 0.6},
+        ],
+    ]
+    first, second = evaluate_restorer.plan_table(restorer, per_photo)
+    assert (first["index"], second["index"]) == (0, 1)
+    assert second["steps"] == restorer.settings(1).steps
+    assert (first["seconds"], first["psnr"], first["ms_ssim"]) == pytest.approx((1.5, 22.0, 0.85))
+    assert (second["psnr"], second["ms_ssim"]) == pytest.approx((23.5, 0.65))
+    assert (first["best psnr"], second["best psnr"]) == (0, 2)
+    assert (first["best ms_ssim"], second["best ms_ssim"]) == (2, 0)
+
+
+def test_a_tiny_run(pipe: TinyRestorationPipeline, tmp_path: Path, capsys) -> None:
+    pipe.save_pretrained(tmp_path / "weights")
+    photo = torch.rand(3, 260, 257, generator=torch.Generator().manual_seed(0))
+    save_png(photo, tmp_path / "photos" / "a.png")
+    out = tmp_path / "out.json"
+    folders = f"--photos {tmp_path}/photos --weights {tmp_path}/weights --out {out}"
+    evaluate_restorer.main(f"{folders} --presets blur --n 2".split())
+    printed = capsys.readouterr().out
+    record = json.loads(out.read_text(encoding="utf-8"))
+    table = {name: estimate[0] for name, estimate in _lists(record["blur"]["table"]).items()}
+    assert record["photos"] == 1 and len(record["blur"]["plan"]) == 2
+    assert all(name in printed for name in table)
+    assert table["psnr headroom"] == pytest.approx(table["psnr best"] - table["psnr sample"])
+    gain = table["ms_ssim one step"] - table["ms_ssim input"]
+    assert table["ms_ssim gain of one step"] == pytest.approx(gain)
+
+
+def _lists(table: dict[str, dict[str, float]]) -> dict[str, list[float]]:
+    return {name: list(estimate.values()) for name, estimate in table.items()}
+
+
+# --- the proxy -----------------------------------------------------------------------------------
+
+
+def test_ordered_share_by_hand() -> None:
+    people = np.array([[[4.0, 3.0, 2.0], [4.0, 3.9, 1.0]]])
+    rating = np.array([[[5.0, 4.0, 3.0], [1.0, 2.0, 3.0]]])
+    # all three pairs of the first type; of the second none of two, the third is no clear pair
+    assert evaluate_proxy._ordered_share(rating, people) == pytest.approx(3 / 5)
+    assert evaluate_proxy._ordered_share(np.zeros_like(people), people) == 0.0
+
+
+def test_ordered_pairs_are_counted_with_and_without_ungraded_types() -> None:
+    ratings = {name: np.array([d.mean_mos, d.mean_mos]) for name, d in DISTORTIONS.items()}
+    for name in evaluate_proxy.UNGRADED:
+        ratings[name] = -ratings[name]
+    table = {n: float(np.ravel(v)[0]) for n, v in _distortions(ratings).items()}
+    assert table["KADID types seen: ordered level pairs, graded types"] == 1.0
+    assert 0.5 < table["KADID types seen: ordered level pairs"] < 1.0
+    assert table["KADID types unseen: ordered level pairs"] == 1.0
+
+
+def _distortions(ratings: dict[str, np.ndarray]) -> evaluate_proxy.Table:
+    return evaluate_proxy.against_distortions(ratings, seed=0)
+
+
+def test_read_crop_cuts_to_cells(tmp_path: Path) -> None:
+    photo = torch.linspace(0, 1, 40 * 50).reshape(1, 40, 50).expand(3, -1, -1)
+    path = save_png(photo, tmp_path / "a.png")
+    crop = evaluate_proxy.read_crop(path, 48)
+    assert crop.shape == (1, 3, 32, 48)
+    assert torch.equal(crop, evaluate_proxy.to_batch(path)[..., 4:36, 1:49])
+
+
+# --- KADID's table -------------------------------------------------------------------------------
+
+
+def test_differing_cells_by_hand() -> None:
+    means = {
+        (d.number, level): mos
+        for d in DISTORTIONS.values()
+        for level, mos in enumerate(d.mean_mos, 1)
+    }
+    assert differing_cells(means) == []
+    first = next(iter(DISTORTIONS.values()))
+    means[first.number, 2] += 0.004  # rounds to what the table says
+    assert differing_cells(means) == []
+    means[first.number, 2] += 0.016
+    del means[first.number, 5]
+    other, missing = differing_cells(means)
+    expected = f"table {first.mean_mos[1]}, labels {first.mean_mos[1] + 0.02:.3f}"
+    assert other == f"{first.name} 2: {expected}"
+    assert missing == f"{first.name} 5: table {first.mean_mos[4]}, labels nan"
+
+
+def test_cell_means_are_read_by_type_and_level(tmp_path: Path) -> None:
+    labels = tmp_path / "mos.csv"
+    labels.write_text("dist_image,mos\nI01_03_02.png,2\nI02_03_02.png,3\nI01_25_05.png,1.5\n")
+    assert read_cell_means(labels) == {(3, 2): 2.5, (25, 5): 1.5}
+
+
+def test_central_crop_keeps_a_smaller_side() -> None:
+    photo = torch.arange(5 * 8.0).reshape(1, 1, 5, 8)
+    assert torch.equal(central_crop(photo, 6), photo[..., 1:7])
