@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from restoration_guide.restorers.base import Candidate, Settings, candidate_generator
@@ -32,11 +34,11 @@ __all__ = [
 DEFAULT_PLAN: tuple[Settings, ...] = (
     Settings(steps=1, strength=1.0, temperature=0.0, churn=False),
     Settings(steps=5, strength=1.0, temperature=0.5, churn=True),
-    Settings(steps=2, strength=0.4, temperature=0.5, churn=False),
-    Settings(steps=5, strength=0.9, temperature=0.0, churn=False),
+    Settings(steps=2, strength=0.25, temperature=0.5, churn=False),
+    Settings(steps=5, strength=0.95, temperature=0.0, churn=False),
     Settings(steps=2, strength=1.35, temperature=0.0, churn=False),
     Settings(steps=4, strength=1.0, temperature=1.0, churn=False),
-    Settings(steps=3, strength=0.7, temperature=0.3, churn=True),
+    Settings(steps=3, strength=0.6, temperature=0.3, churn=True),
     Settings(steps=5, strength=1.2, temperature=0.8, churn=True),
     Settings(steps=3, strength=1.0, temperature=0.3, churn=False),
     Settings(steps=2, strength=0.8, temperature=1.0, churn=False),
@@ -47,12 +49,12 @@ DEFAULT_PLAN: tuple[Settings, ...] = (
     Settings(steps=4, strength=0.9, temperature=0.7, churn=True),
     Settings(steps=2, strength=1.1, temperature=0.5, churn=False),
 )
-"""From careful to bold: the safe one-step estimate, half corrections for nearly clean inputs, sharp
+"""From careful to bold: the safe one-step estimate, weak corrections for nearly clean inputs, sharp
 noise-free chains, textured samples, over-restoration. The first eight cover the range; the next
 eight fill the gaps. Seeds alone hardly change a candidate's quality, settings do."""
 
 DEFAULT_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=MIN_SIDE)
-"""Sizes a caller should read: 4 megapixels need some 6 GB in one pass."""
+"""Sizes a caller should read: 4 megapixels need some 4 GB in one pass."""
 
 
 class WeightsError(FileNotFoundError):
@@ -75,10 +77,23 @@ def load_builtin_pipeline(folder: str | Path | None = None) -> TinyRestorationPi
             "Reinstall the package for the bundled weights, or train your own with "
             "recipes.train_builtin_restorer."
         )
-    pipe = TinyRestorationPipeline.from_pretrained(path, local_files_only=True)
-    pipe = pipe.to(torch.float32)  # saved in fp16; whether loading widens depends on the version
+    with _no_loading_bar():
+        pipe = TinyRestorationPipeline.from_pretrained(path, local_files_only=True)
+    pipe.unet.float()  # saved in fp16; whether loading widens depends on the version
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """Two small files load at once: no progress bar, whatever the user's setting."""
+    shown = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            diffusers_logging.enable_progress_bar()
 
 
 class BuiltinRestorer:

@@ -50,8 +50,8 @@ def tiny_unet(channels: Sequence[int] = (32, 64, 128), layers_per_block: int = 2
 class TinyRestorationPipeline(DiffusionPipeline):
     """Restores degraded images by flow matching on their residual (see `residual_flow`).
 
-    The whole image goes through the network at once: about 1.5 kB of memory per pixel in fp32, so
-    4 megapixels need some 6 GB.
+    The whole image goes through the network at once: about 1 kB of memory per pixel in fp32, so
+    4 megapixels need some 4 GB.
 
     Args:
         unet: Predicts the preconditioned residual; see `tiny_unet`.
