@@ -111,8 +111,8 @@ def validate(proxy: QualityProxy, images: list[RatedImage], device: str) -> dict
 def parameter_groups(proxy: QualityProxy, config: Config) -> list[dict]:
     """Backbone and heads at their learning rates.
 
-    The first stages and every depthwise filter keep their ImageNet values: on a CPU they cost
-    half of the backward pass and hold 4 % of the weights.
+    The first stages and every depthwise filter keep their ImageNet values: they hold few of the
+    weights, and on a CPU their gradients are the dearest part of a step.
     """
     frozen = [proxy.backbone.conv_stem, proxy.backbone.bn1]
     frozen += proxy.backbone.blocks[: config.frozen_stages]

@@ -1,8 +1,8 @@
 """Best of N: restore N ways, judge every candidate, keep the best one or the input.
 
 This is the one place that chooses. A candidate wins only if the rating one can count on,
-``rating − confidence · rating_std``, exceeds the input's by more than ``min_gain``, and only if it
-is still a picture of the same thing (fidelity limits). What cannot be used is skipped, counted
+``rating − confidence · rating_std``, exceeds the input's rating by more than ``min_gain`` (doubt
+counts against a change), and only if it is still a picture of the same thing (fidelity limits). What cannot be used is skipped, counted
 and named, never given a default rating:
 
 =================  =================================================================
@@ -55,7 +55,7 @@ class BestOfNConfig:
     confidence: float = 1.0
     """k of the lower bound ``rating − k · rating_std``; 0 trusts the rating alone."""
     min_gain: float = 0.1
-    """Rating points by which a candidate's lower bound must exceed the input's."""
+    """Rating points by which a candidate's lower bound must exceed the input's rating."""
     fidelity: FidelityLimits = field(default_factory=FidelityLimits)
 
     def __post_init__(self) -> None:
@@ -87,12 +87,12 @@ class SearchInterrupted(KeyboardInterrupt):
 
 
 def choose(rows: Sequence[Row], k: float, min_gain: float) -> Choice:
-    """Pick the row to keep: the highest lower bound, if it beats the input's.
+    """Pick the row to keep: the highest lower bound, if it beats the input's rating.
 
     Args:
         rows: the input (index ``"input"``) and the candidates; only status ``"ok"`` can win.
         k: lower bound = rating − k · rating_std.
-        min_gain: the winner's lower bound must be greater than the input's plus this.
+        min_gain: the winner's lower bound must be greater than the input's rating plus this.
 
     Returns:
         The winner; equal bounds go to the lowest index. The input when no candidate is left, when
@@ -119,9 +119,9 @@ def choose(rows: Sequence[Row], k: float, min_gain: float) -> Choice:
             "to be better",
         )
     best = max(usable, key=lambda row: (row.lower_bound(k), -int(row.index)))
-    high, low = best.lower_bound(k), source.lower_bound(k)
-    figures = f"lower bound {high:.2f} against the input's {low:.2f}"
-    if high > low + min_gain:
+    bound = best.lower_bound(k)
+    figures = f"lower bound {bound:.2f} against the input's rating {source.rating:.2f}"
+    if bound > source.rating + min_gain:
         return Choice(best.index, f"candidate {best.index} is best: {figures}")
     return Choice(
         "input",
@@ -139,7 +139,7 @@ class BestOfN:
         n: number of candidates.
         batch_size: candidates that may be restored and judged together, see :class:`BestOfNConfig`.
         confidence: k of the lower bound ``rating − k · rating_std``.
-        min_gain: rating points by which a candidate's lower bound must exceed the input's.
+        min_gain: rating points by which a candidate's lower bound must exceed the input's rating.
         limits: fidelity limits; None for the measured defaults.
 
     Raises:

@@ -36,22 +36,19 @@ DEFAULT_PLAN: tuple[Settings, ...] = (
     Settings(steps=5, strength=1.0, temperature=0.5, churn=True),
     Settings(steps=2, strength=0.25, temperature=0.5, churn=False),
     Settings(steps=5, strength=0.95, temperature=0.0, churn=False),
-    Settings(steps=2, strength=1.35, temperature=0.0, churn=False),
+    Settings(steps=2, strength=0.8, temperature=1.0, churn=False),
     Settings(steps=4, strength=1.0, temperature=1.0, churn=False),
     Settings(steps=3, strength=0.6, temperature=0.3, churn=True),
-    Settings(steps=5, strength=1.2, temperature=0.8, churn=True),
+    Settings(steps=4, strength=0.9, temperature=0.7, churn=True),
     Settings(steps=3, strength=1.0, temperature=0.3, churn=False),
-    Settings(steps=2, strength=0.8, temperature=1.0, churn=False),
     Settings(steps=4, strength=0.55, temperature=0.2, churn=True),
-    Settings(steps=3, strength=1.2, temperature=0.6, churn=False),
     Settings(steps=5, strength=1.0, temperature=0.3, churn=True),
     Settings(steps=1, strength=0.7, temperature=0.0, churn=False),
-    Settings(steps=4, strength=0.9, temperature=0.7, churn=True),
-    Settings(steps=2, strength=1.1, temperature=0.5, churn=False),
 )
-"""From careful to bold: the safe one-step estimate, weak corrections for nearly clean inputs, sharp
-noise-free chains, textured samples, over-restoration. The first eight cover the range; the next
-eight fill the gaps. Seeds alone hardly change a candidate's quality, settings do."""
+"""From careful to bold: the safe one-step estimate, weak corrections for nearly clean inputs,
+noise-free chains, textured samples. The first eight cover the range; the others fill the gaps.
+Seeds alone hardly change a candidate's quality, settings do. Nothing is stronger than the
+prediction itself: the bundled judge takes over-restored edges for quality and would choose them."""
 
 DEFAULT_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=MIN_SIDE)
 """Sizes a caller should read: 4 megapixels need some 4 GB in one pass."""

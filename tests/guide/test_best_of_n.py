@@ -26,10 +26,10 @@ def row(index: int, rating: float, std: float = 0.2, status: str = "ok") -> Row:
 
 
 def test_highest_lower_bound_wins_not_the_highest_rating() -> None:
-    # k = 1: 4.0 − 0.9 = 3.1, 3.8 − 0.2 = 3.6, input 3.0 − 0.2 = 2.8.
+    # k = 1: 4.0 − 0.9 = 3.1, 3.8 − 0.2 = 3.6, against the input's 3.0.
     index, reason = choose([INPUT, row(0, 4.0, 0.9), row(1, 3.8, 0.2)], 1.0, 0.1)
     assert index == 1
-    assert reason == "candidate 1 is best: lower bound 3.60 against the input's 2.80"
+    assert reason == "candidate 1 is best: lower bound 3.60 against the input's rating 3.00"
 
 
 def test_confidence_zero_trusts_the_rating() -> None:
@@ -38,7 +38,7 @@ def test_confidence_zero_trusts_the_rating() -> None:
 
 def test_gain_must_exceed_the_minimum() -> None:
     # Binary fractions, so that the arithmetic is exact: 3.25 − 0.25 = 3.0 and 2.5 + 0.5 = 3.0.
-    source, same = Row("input", 2.75, 0.25), row(0, 3.25, 0.25)
+    source, same = Row("input", 2.5, 0.25), row(0, 3.25, 0.25)
     assert choose([source, same], 1.0, 0.5).index == "input"
     assert choose([source, same], 1.0, 0.25).index == 0
 
@@ -87,7 +87,7 @@ numbers = st.floats(1, 5)
 def test_choice_is_the_best_admissible_row(figures, k: float, min_gain: float) -> None:
     rows = [INPUT, *(row(i, rating, std) for i, (rating, std) in enumerate(figures))]
     index = choose(rows, k, min_gain).index
-    bound = INPUT.lower_bound(k) + min_gain
+    bound = INPUT.rating + min_gain
     bounds = {i: rating - k * std for i, (rating, std) in enumerate(figures)}
     if index == "input":
         assert all(value <= bound for value in bounds.values())
