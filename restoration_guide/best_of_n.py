@@ -2,8 +2,8 @@
 
 This is the one place that chooses. A candidate wins only if the rating one can count on,
 ``rating − confidence · rating_std``, exceeds the input's rating by more than ``min_gain`` (doubt
-counts against a change), and only if it is still a picture of the same thing (fidelity limits). What cannot be used is skipped, counted
-and named, never given a default rating:
+counts against a change), and only if it is still a picture of the same thing (fidelity limits).
+What cannot be used is skipped, counted and named, never given a default rating:
 
 =================  =================================================================
 status             a candidate …
@@ -52,7 +52,7 @@ class BestOfNConfig:
     """Candidates that may be restored and judged together. On an accelerator more is faster, takes
     as many times the memory, and changes candidates by rounding at most. On the CPU the builtin
     restorer and judge work one by one, so there it has no effect."""
-    confidence: float = 1.0
+    confidence: float = 0.5
     """k of the lower bound ``rating − k · rating_std``; 0 trusts the rating alone."""
     min_gain: float = 0.1
     """Rating points by which a candidate's lower bound must exceed the input's rating."""

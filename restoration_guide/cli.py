@@ -60,7 +60,7 @@ def best_of_n(
         str | None, typer.Option(help='"proxy", or a judge\'s folder or hub id.  [default: proxy]')
     ] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="k of the lower bound rating − k·std.  [default: 1]")
+        float | None, typer.Option(help="k of the bound rating − k·std.  [default: 0.5]")
     ] = None,
     min_gain: Annotated[
         float | None, typer.Option(help="Rating points to gain over the input.  [default: 0.1]")

