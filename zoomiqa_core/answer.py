@@ -16,7 +16,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -99,6 +99,27 @@ def parse_answer(text: str, *, last_round: bool = False, repair: bool = False) -
     rating = read_rating(fields)
     route = Route("final", None) if last_round else read_route(fields)
     return Answer(rating, route.tool, route.bbox, repaired)
+
+
+def format_answer(rating: float, bbox: Sequence[float] | None = None) -> str:
+    """An answer as the prompts ask for it; with a box it asks for a closer look at that region.
+
+    Example:
+        >>> format_answer(3.5)
+        '<answer>{"bbox_2d": [0, 0, 0, 0], "rating": 3.50, "tool": "final"}</answer>'
+    """
+    box = "[0, 0, 0, 0]" if bbox is None else f"[{', '.join(f'{share:.2f}' for share in bbox)}]"
+    tool = "final" if bbox is None else "crop"
+    return f'{OPEN}{{"bbox_2d": {box}, "rating": {rating:.2f}, "tool": "{tool}"}}{CLOSE}'
+
+
+def replace_answer(text: str, answer: str) -> str:
+    """The reply with everything after its reasoning replaced by another answer."""
+    end = text.rfind(END_OF_THOUGHT)
+    if end >= 0:
+        return f"{text[: end + len(END_OF_THOUGHT)]}\n{answer}"
+    opened = text.rfind(OPEN)
+    return f"{text if opened < 0 else text[:opened]}{answer}"
 
 
 def answer_fields(text: str, *, repair: bool = False) -> tuple[dict[str, Any], bool]:

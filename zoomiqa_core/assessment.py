@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,22 @@ def score_to_rating(score: float) -> float:
     return score / 25.0 + MIN_RATING
 
 
+def check_bbox(bbox: Sequence[float]) -> BBox:
+    """The box itself, if it is one.
+
+    Raises:
+        ValueError: not 0 ≤ x0 < x1 ≤ 1 and 0 ≤ y0 < y1 ≤ 1.
+    """
+    if len(bbox) == 4:
+        x0, y0, x1, y1 = bbox
+        if 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1:
+            return x0, y0, x1, y1
+    raise ValueError(
+        f"bbox {tuple(bbox)} is not a normalised (x0, y0, x1, y1) with 0 ≤ x0 < x1 ≤ 1 and "
+        "0 ≤ y0 < y1 ≤ 1; divide pixel boxes by the image's width and height"
+    )
+
+
 @dataclass(frozen=True)
 class RegionScore:
     """The judgement of one region, seen in the context of its whole image."""
@@ -38,6 +55,13 @@ class RegionScore:
     """Rating of the region, 1–5."""
     rating_std: float
     """Standard deviation of ``rating``, in rating units."""
+    error: str | None = None
+    """Name of the failure; None when valid. A failed region has NaN for both numbers."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether the region could be judged."""
+        return self.error is None
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,7 @@ class Assessment:
     rating: float
     """Rating, 1 (bad) – 5 (excellent)."""
     rating_std: float
-    """Standard deviation of ``rating``, in rating units."""
+    """Standard deviation of ``rating``, in rating units; NaN where one chain says nothing of it."""
     valid: bool = True
     error: str | None = None
     """Name of the failure, e.g. ``"truncated"``; None when valid."""
@@ -96,7 +120,8 @@ class Assessment:
     """Where the image came from (a path, or a description of the object)."""
     regions: tuple[RegionScore, ...] = ()
     rounds: tuple[Round, ...] = ()
-    """Every look the judge took, failed ones too; empty for a judge that looks once."""
+    """Every look the judge took, failed ones too; empty for a judge that looks once. Of several
+    chains, those of the chain whose rating lies nearest to ``rating``."""
     fallback: str | None = None
     """``"round_1"`` when a later round failed and the rating is that of round 1, and so on."""
     directions: tuple[str, ...] = ()
@@ -105,6 +130,23 @@ class Assessment:
     """What a restorer should avoid (Zoom-IQA's *Issues to Avoid*)."""
     notes: tuple[str, ...] = ()
     """What was done to the image before judging, e.g. ``"alpha composited over white"``."""
+    ratings: tuple[float, ...] = ()
+    """Rating of every usable chain; ``rating`` is their mean. Empty for a judge without chains."""
+    chain_errors: tuple[str, ...] = ()
+    """Names of the failures of the chains that gave no rating."""
+    zoom_share: float | None = None
+    """Share of the usable chains that asked for a closer look; None without chains."""
+    zoom_shift: float | None = None
+    """Mean change of the rating, in rating units, from the first to the last look over the chains
+    that looked closer with success; None when there is none."""
+    retries: int = 0
+    """Replies that were unusable and asked for again."""
+    tokens: int = 0
+    """Tokens the judge wrote."""
+    distribution: tuple[float, ...] = ()
+    """Probability of 1 … 5 as the rating's whole part (``mode="expected"``); sums to 1."""
+    digit_mass: float | None = None
+    """Probability the judge gave to those five digits at all (``mode="expected"``)."""
 
     @property
     def score(self) -> float:

@@ -60,6 +60,7 @@ __all__ = [
     "find_images",
     "read_image",
     "save_png",
+    "source_name",
     "to_batch",
     "to_pil",
 ]
@@ -123,6 +124,13 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
         f"expected a path, PIL image, array or tensor, got {type(source).__name__}; "
         "open bytes and file objects with PIL.Image.open first"
     )
+
+
+def source_name(source: ImageSource) -> str:
+    """What to call a source that could not be read: its path, or the kind of object."""
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    return type(source).__name__
 
 
 def to_batch(source: ImageSource) -> Tensor:

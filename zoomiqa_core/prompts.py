@@ -46,10 +46,15 @@ class Prompts:
     """Instruction of every later round, sent as it stands."""
     questions: tuple[str, ...]
     """Asked when the user asks nothing of their own."""
+    region: str | None = None
+    """Instruction that asks for the rating of the enlarged region alone; None sends ``next``, as to
+    the released checkpoint, which was taught no other."""
 
     def __post_init__(self) -> None:
-        for key in ("first", "next"):
+        for key in ("first", "next", "region"):
             text = getattr(self, key)
+            if key == "region" and text is None:
+                continue
             if not isinstance(text, str) or not text.strip():
                 raise PromptsError(f"prompts {self.name}: {key} must be text, got {text!r:.60}")
         if QUESTION not in self.first:
@@ -71,7 +76,8 @@ def load_prompts(source: str | os.PathLike[str] = "builtin") -> Prompts:
 
     Args:
         source: ``"builtin"``; ``"official"``, from the installed ``zoomiqa`` package; or a YAML
-            file with the keys ``first``, ``next`` and ``questions`` and, if wanted, ``name``.
+            file with the keys ``first``, ``next`` and ``questions`` and, if wanted, ``region`` and
+            ``name``.
 
     Raises:
         PromptsError: the package is absent, or the file is absent or lacks something.
@@ -119,16 +125,22 @@ def _from_yaml(path: Path) -> Prompts:
 
 def _from_record(record: Any, name: str) -> Prompts:
     known = {field.name for field in fields(Prompts)}
-    required = known - {"name"}
+    required = known - {"name", "region"}
     if not isinstance(record, Mapping) or not required <= set(record) <= known:
         got = sorted(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
         raise PromptsError(
-            f"prompts {name}: expected the keys {sorted(required)} (and name), got {got}"
+            f"prompts {name}: expected the keys {sorted(required)} (and name, region), got {got}"
         )
     questions = record["questions"]
     if not isinstance(questions, list):
         raise PromptsError(f"prompts {name}: questions must be a list, got {questions!r:.60}")
-    return Prompts(str(record.get("name", name)), record["first"], record["next"], tuple(questions))
+    return Prompts(
+        str(record.get("name", name)),
+        record["first"],
+        record["next"],
+        tuple(questions),
+        record.get("region"),
+    )
 
 
 _FIRST = """\
@@ -172,10 +184,27 @@ rating: 1.00 (bad) to 5.00 (excellent), two decimals.
 Only if one more region must be seen: "crop", with its bbox_2d in shares of the whole image.
 """
 
+_REGION = """\
+Below are the whole image once more and one region of it, enlarged. Rate the quality of that \
+region alone, as it is seen within the image.
+
+Think first, between <think> and </think>, under these four headings, one to three sentences each:
+Crop Inspection Summary: what the enlarged region shows.
+Directions for Improvement: how the details of that region look in an ideal version. Describe only \
+what is to be seen there; no flaw is mentioned.
+Issues to Avoid: the flaws that are there now, each with the detail it sits in.
+Final Decision & Rationale: the rating of the region, with its reason.
+
+Then answer with one JSON object and nothing after it:
+<answer>{"bbox_2d": [0, 0, 0, 0], "rating": R, "tool": "final"}</answer>
+rating: 1.00 (bad) to 5.00 (excellent), two decimals.
+"""
+
 BUILTIN = Prompts(
     name="builtin",
     first=_FIRST,
     next=_NEXT,
+    region=_REGION,
     questions=(
         "How good does this photo look, technically?",
         "Please rate the visual quality of the picture above.",

@@ -3,16 +3,8 @@
     round 1   question + image                              → reply: rating, and final or crop
     round k   question, last reply, image + crop            → reply: …
 
-Inference, training roll-outs and the served backend all drive these functions, so that they cannot
-drift apart::
-
-    chat = messages(prompts, question)                     # shown with [image]
-    turn = read_turn(reply, image.size, number=1)
-    if isinstance(turn.step, Crop):
-        crop = crop_image(image, turn.step.box)
-        chat = messages(prompts, question, previous=reply)  # shown with [image, crop]
-    ...
-    assessment = conclude(rounds)
+Inference, training roll-outs and the served backend all drive these functions through one state
+machine, :class:`zoomiqa_core.chain.Chain`, so that they cannot drift apart.
 
 Departures from the released code: any number of rounds; a later round that fails keeps the rating
 of an earlier one and says so; no reply raises.
@@ -61,13 +53,16 @@ class Turn(NamedTuple):
     step: Final | Crop
 
 
-def messages(prompts: Prompts, question: str, previous: str | None = None) -> list[Message]:
+def messages(
+    prompts: Prompts, question: str, previous: str | None = None, *, region: bool = False
+) -> list[Message]:
     """The chat that asks for a round.
 
     Args:
         prompts: the texts.
         question: the user's, or one of ``prompts.questions``.
         previous: the whole reply of the round before; None for round 1.
+        region: ask a later round for the rating of the crop alone, not of the whole image.
 
     Returns:
         Round 1: one turn with one image. Later rounds: the question alone, the previous reply, and
@@ -75,10 +70,11 @@ def messages(prompts: Prompts, question: str, previous: str | None = None) -> li
     """
     if previous is None:
         return [_turn("user", prompts.first_text(question), None)]
+    instruction = prompts.region if region and prompts.region else prompts.next
     return [
         _turn("user", question),
         _turn("assistant", previous),
-        _turn("user", prompts.next, "Original image: ", None, "Cropped Image: ", None),
+        _turn("user", instruction, "Original image: ", None, "Cropped Image: ", None),
     ]
 
 

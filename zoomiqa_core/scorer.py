@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore
-from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image
+from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image, source_name
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.proxy.preprocess import fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
@@ -108,8 +108,7 @@ class ProxyScorer:
         try:
             image = read_image(source)
         except ImageError as error:
-            name = str(source) if isinstance(source, (str, Path)) else type(source).__name__
-            return Assessment.failed(error.code, str(error), name)
+            return Assessment.failed(error.code, str(error), source_name(source))
         out = self._judge(image)
         rating, std = float(out.rating), float(out.rating_std)
         if not (torch.isfinite(out.rating) & torch.isfinite(out.rating_std)).all():

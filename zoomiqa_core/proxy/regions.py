@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zoomiqa_core.assessment import BBox, RegionScore
+from zoomiqa_core.assessment import BBox, RegionScore, check_bbox
 from zoomiqa_core.proxy.model import ProxyOutput
 from zoomiqa_core.proxy.preprocess import STRIDE
 
@@ -26,12 +26,7 @@ def box_coverage(bbox: BBox, height: int, width: int) -> Tensor:
     Raises:
         ValueError: not 0 ≤ x0 < x1 ≤ 1 and 0 ≤ y0 < y1 ≤ 1.
     """
-    x0, y0, x1, y1 = bbox
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-        raise ValueError(
-            f"bbox {bbox} is not a normalised (x0, y0, x1, y1) with 0 ≤ x0 < x1 ≤ 1 and "
-            "0 ≤ y0 < y1 ≤ 1; divide pixel boxes by the image's width and height"
-        )
+    x0, y0, x1, y1 = check_bbox(bbox)
     return _overlap(y0, y1, height)[:, None] * _overlap(x0, x1, width)[None, :]
 
 

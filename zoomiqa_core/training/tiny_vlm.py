@@ -1,0 +1,185 @@
+"""Small Qwen2.5-VL models from random weights, of the real classes, with a tokenizer of their own.
+
+What runs on the 7B judge runs on these: the same model, processor and file formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoomiqa_core.answer import format_answer
+from zoomiqa_core.prompts import BUILTIN
+from zoomiqa_core.reasoning import HEADINGS
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *VISION_TOKENS)
+"""As in Qwen2.5-VL, under the same names."""
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' -}}
+{%- if message.role == 'assistant' -%}
+{%- generation -%}
+{%- for part in message.content -%}{{- part.text -}}{%- endfor -%}
+{{- '<|im_end|>' -}}
+{%- endgeneration -%}
+{{- '\\n' -}}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- else -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+"""Turns as Qwen writes them, without its default system turn; what the assistant says is marked, so
+that a training can learn from that alone."""
+
+
+@dataclass(frozen=True)
+class TinySize:
+    """Size of the model; the defaults make about 200,000 parameters, for tests."""
+
+    hidden: int = 64
+    """Width of the language model; a multiple of 4 · heads."""
+    layers: int = 2
+    heads: int = 4
+    vision_hidden: int = 32
+    """Width of the vision tower; a multiple of 4 · vision_heads."""
+    vision_layers: int = 2
+    vision_heads: int = 2
+    vocabulary: int = 700
+    """Tokens at most, special ones included; 256 bytes and merges learned from the corpus."""
+    max_pixels: int = 28 * 28 * 16
+    """Largest image, in pixels; larger ones are scaled down. A visual token is 28×28 pixels."""
+
+
+def build_tiny_vlm(
+    size: TinySize | None = None, *, corpus: Iterable[str] = (), seed: int = 0
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """A Qwen2.5-VL with random weights, and its processor.
+
+    Args:
+        size: of the model.
+        corpus: texts the tokenizer learns its merges from, beside the prompts.
+        seed: of the weights. The global generator is left as it was.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    size = size or TinySize()
+    processor = build_processor(size, corpus)
+    tokens = {name: processor.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
+    rotary = size.hidden // size.heads // 2
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "hidden_size": size.hidden,
+            "intermediate_size": 3 * size.hidden,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": max(1, size.heads // 2),
+            "max_position_embeddings": 8192,
+            # time, height and width share the rotary pairs as in Qwen2.5-VL, 2 : 3 : 3
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [rotary - 2 * (3 * rotary // 8), *[3 * rotary // 8] * 2],
+            },
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": tokens["<|im_end|>"],
+            "pad_token_id": tokens["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": size.vision_layers,
+            "hidden_size": size.vision_hidden,
+            "intermediate_size": 3 * size.vision_hidden,
+            "num_heads": size.vision_heads,
+            "out_hidden_size": size.hidden,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [size.vision_layers - 1],
+        },
+        image_token_id=tokens["<|image_pad|>"],
+        video_token_id=tokens["<|video_pad|>"],
+        vision_start_token_id=tokens["<|vision_start|>"],
+        vision_end_token_id=tokens["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokens["<|im_end|>"]
+    model.generation_config.pad_token_id = tokens["<|endoftext|>"]
+    return model.eval(), processor
+
+
+def build_processor(size: TinySize, corpus: Iterable[str] = ()) -> Qwen2_5_VLProcessor:
+    """Qwen2.5-VL's processor with a byte-level tokenizer trained on prompts and corpus."""
+    from transformers import (
+        Qwen2_5_VLProcessor,
+        Qwen2Tokenizer,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    vocabulary, merges = _train_bpe([*_protocol_texts(), *corpus], size.vocabulary)
+    tokenizer_class: Any = Qwen2Tokenizer
+    tokenizer = tokenizer_class(
+        vocab=vocabulary,
+        merges=merges,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token=None,
+        extra_special_tokens=list(SPECIAL_TOKENS),
+        padding_side="left",
+    )
+    pixels = {"shortest_edge": 56 * 56, "longest_edge": size.max_pixels}
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=pixels),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _protocol_texts() -> list[str]:
+    region = BUILTIN.region or ""
+    answers = [format_answer(3.56), format_answer(2.04, (0.1, 0.25, 0.6, 0.95))]
+    headings = [heading.title() for heading in HEADINGS]
+    return [BUILTIN.first, BUILTIN.next, region, *BUILTIN.questions, *answers, *headings]
+
+
+def _train_bpe(texts: list[str], vocabulary: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Byte-level BPE; digits stay single tokens, which the rating's read-out relies on."""
+    import json
+
+    from tokenizers import Tokenizer, models, trainers
+    from transformers import Qwen2Tokenizer
+
+    shape: Any = Qwen2Tokenizer()  # its normaliser and pre-tokeniser
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = shape.backend_tokenizer.normalizer
+    tokenizer.pre_tokenizer = shape.backend_tokenizer.pre_tokenizer
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIAL_TOKENS),
+        initial_alphabet=ByteLevel.alphabet(),
+        special_tokens=[],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    learned = json.loads(tokenizer.to_str())["model"]
+    return learned["vocab"], [tuple(pair) for pair in learned["merges"]]

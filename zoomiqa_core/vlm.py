@@ -1,0 +1,336 @@
+"""A Zoom-IQA model on this machine: chains answered in batches, and its expected rating."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from PIL import Image
+from torch import Tensor
+
+from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.chain import Chain, Request
+from zoomiqa_core.decoding import (
+    Prompt,
+    Sampling,
+    VisualFeatures,
+    encode_images,
+    read_prompts,
+    sample_replies,
+    select_rows,
+)
+from zoomiqa_core.expected import MIN_DIGIT_MASS, RatingPrefix, expected_rating, rating_prefix
+
+MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
+"""Kinds of model (``model_type`` of ``config.json``) that can be run."""
+MAX_ASPECT = 200
+"""Longer side over shorter; the models' image processors take no more."""
+
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+OUT_OF_MEMORY = "memory ran out with this image alone; give fewer pixels (max_pixels) or tokens"
+
+
+class Reply(NamedTuple):
+    """What a model replied."""
+
+    text: str
+    ids: tuple[int, ...]
+    """Tokens, without the end token."""
+    log_probs: tuple[float, ...]
+    """Of each token and of the end token, see :class:`zoomiqa_core.decoding.Generated`."""
+    finite: bool
+    """False when the model's output was not finite; the text is what came before."""
+
+
+class LocalVLM:
+    """Answers chains with a transformers model (Qwen2.5-VL or Qwen3-VL).
+
+    An image is encoded once for all its chains and rounds; a prompt that several chains share is
+    read once. When memory runs out a batch is halved, with the same replies.
+
+    Args:
+        model: ``Qwen2_5_VLForConditionalGeneration`` or ``Qwen3VLForConditionalGeneration``.
+        processor: its processor.
+        sampling: how tokens are drawn.
+        batch_size: chains answered together.
+        max_pixels: largest image the model sees; larger ones are scaled down. None for the
+            processor's own budget.
+        min_digit_mass: see :func:`zoomiqa_core.expected.expected_rating`.
+        name: what reports call it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        sampling: Sampling | None = None,
+        batch_size: int = 8,
+        max_pixels: int | None = None,
+        min_digit_mass: float = MIN_DIGIT_MASS,
+        name: str = "vlm",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size counts chains, at least 1; got {batch_size}")
+        self.model = model.eval()
+        self.processor = processor
+        self.sampling = sampling or Sampling()
+        self.batch_size = batch_size
+        self.min_digit_mass = min_digit_mass
+        self.name = name
+        self._lock = threading.Lock()  # fast tokenizers may not be used by two threads at once
+        self._size = _pixel_budget(processor.image_processor, max_pixels)
+        tokenizer = processor.tokenizer
+        self._special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._pad_id = tokenizer.pad_token_id
+        ends = model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        self._end_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
+        vision = (
+            "image_token_id",
+            "video_token_id",
+            "vision_start_token_id",
+            "vision_end_token_id",
+        )
+        self._banned_ids = [
+            token for name in vision if (token := getattr(model.config, name, None)) is not None
+        ]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "auto",
+        attention: Attention = "sdpa",
+        **settings: Any,
+    ) -> LocalVLM:
+        """Load a model and its processor from a folder or hub id.
+
+        Args:
+            path: folder or hub id; one with a LoRA adapter loads its base model too.
+            device: where it runs.
+            dtype: ``"auto"`` for that of the weights, or e.g. ``"bfloat16"``.
+            attention: implementation.
+            settings: see :class:`LocalVLM`.
+
+        Raises:
+            OSError: no model there.
+            ValueError: a model of another kind.
+        """
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+        kind = AutoConfig.from_pretrained(path).model_type
+        if kind not in MODEL_TYPES:
+            raise ValueError(f"{path} is a {kind}; expected one of {', '.join(MODEL_TYPES)}")
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation=attention
+        )
+        processor = AutoProcessor.from_pretrained(path)
+        return cls(model.to(device), processor, **{"name": str(path), **settings})
+
+    def run(self, chains: Sequence[Chain]) -> None:
+        """Drive chains to their end, a round of all of them at a time."""
+        vision = _Vision(self)
+        waiting = list(chains)
+        while waiting := [chain for chain in waiting if chain.request is not None]:
+            for first in range(0, len(waiting), self.batch_size):
+                self._answer(waiting[first : first + self.batch_size], vision)
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Reply to requests in one batch.
+
+        Raises:
+            ValueError: an image no model can take (see :data:`MAX_ASPECT`).
+            torch.OutOfMemoryError: use fewer at once; :meth:`run` does so by itself.
+        """
+        return self._generate(requests, _Vision(self))
+
+    def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
+        """The rating each chain would answer at once (:mod:`zoomiqa_core.expected`)."""
+        vision = _Vision(self)
+        with self._lock:
+            prefix = rating_prefix(self.processor.tokenizer)
+        said: list[Assessment] = []
+        for first in range(0, len(chains), self.batch_size):
+            said += self._expect(chains[first : first + self.batch_size], prefix, vision)
+        return said
+
+    def _answer(self, chains: Sequence[Chain], vision: _Vision) -> None:
+        kept = []
+        for chain in chains:
+            if why := _too_elongated(chain.image):
+                chain.fail("bad_shape", why)
+            else:
+                kept.append(chain)
+        replies = halve_when_full(lambda part: self._generate(_requests(part), vision), kept)
+        for chain, reply in zip(kept, replies, strict=True):
+            if reply is None:
+                chain.fail("out_of_memory", OUT_OF_MEMORY)
+            elif not reply.finite:
+                chain.fail("not_finite", "the model's output is not finite")
+            else:
+                chain.read(reply.text, len(reply.ids))
+
+    def _expect(self, chains: Sequence[Chain], prefix: RatingPrefix, vision: _Vision) -> Iterator:
+        """Assessments of a batch, in order."""
+        why = [_too_elongated(chain.image) for chain in chains]
+        kept = [chain for chain, problem in zip(chains, why, strict=True) if not problem]
+
+        def read(part: Sequence[Chain]) -> list[Assessment]:
+            prompts = [self._prompt(request, vision, prefix.ids) for request in _requests(part)]
+            state = read_prompts(self.model, prompts, self._pad_id)
+            return expected_rating(self.model, state, prefix, min_digit_mass=self.min_digit_mass)
+
+        found = iter(halve_when_full(read, kept))
+        for problem in why:
+            if problem:
+                yield Assessment.failed("bad_shape", problem)
+            else:
+                yield next(found) or Assessment.failed("out_of_memory", OUT_OF_MEMORY)
+
+    def _generate(self, requests: Sequence[Request], vision: _Vision) -> list[Reply]:
+        """Replies in order. Requests that ask the same share one reading of the prompt."""
+        first: dict[int, Request] = {}
+        shared = [_same_prompt(request, first) for request in requests]
+        prompts = [self._prompt(request, vision) for request in first.values()]
+        prefix = read_prompts(self.model, prompts, self._pad_id)
+        select_rows(prefix, shared)
+        written = sample_replies(
+            self.model,
+            prefix,
+            [request.seed for request in requests],
+            self.sampling,
+            end_ids=self._end_ids,
+            banned_ids=self._banned_ids,
+        )
+        with self._lock:
+            texts = [
+                self.processor.tokenizer.decode(
+                    reply.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+                for reply in written
+            ]
+        return [
+            Reply(text, tuple(reply.ids), tuple(reply.log_probs), reply.finite)
+            for text, reply in zip(texts, written, strict=True)
+        ]
+
+    def _prompt(self, request: Request, vision: _Vision, suffix: Sequence[int] = ()) -> Prompt:
+        """Tokens and visual features of a request, with tokens of the reply it is to begin with."""
+        grids, features = vision.of(request.images)
+        merged = self.model.config.vision_config.spatial_merge_size**2
+        counts = iter((grids.prod(-1) // merged).tolist())
+        chat = [self._plain(message) for message in request.messages]
+        with self._lock:
+            text = self.processor.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True
+            )
+            head, *rest = text.split(self.processor.image_token)
+            for part in rest:
+                head += self.processor.image_token * next(counts) + part
+            ids = self.processor.tokenizer(head, add_special_tokens=False)["input_ids"]
+        return Prompt(torch.tensor([*ids, *suffix]), grids, features)
+
+    def _plain(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The message without control tokens in its words: text is data, whoever wrote it."""
+        content = []
+        for part in message["content"]:
+            if part["type"] == "text":
+                for token in self._special:
+                    part = {**part, "text": part["text"].replace(token, "")}
+            content.append(part)
+        return {**message, "content": content}
+
+
+class _Vision:
+    """The images of one call, each prepared and encoded once."""
+
+    def __init__(self, vlm: LocalVLM) -> None:
+        self._vlm = vlm
+        self._known: dict[int, tuple[Image.Image, Tensor, VisualFeatures]] = {}
+
+    def of(self, images: Sequence[Image.Image]) -> tuple[Tensor, list[VisualFeatures]]:
+        """Grids (images, 3) and features."""
+        found = [self._encoded(image) for image in images]
+        return torch.cat([grid for _, grid, _ in found]), [features for *_, features in found]
+
+    def _encoded(self, image: Image.Image) -> tuple[Image.Image, Tensor, VisualFeatures]:
+        if id(image) not in self._known:  # the image is kept, so that its id stays its own
+            prepare = self._vlm.processor.image_processor
+            inputs = prepare([image], size=self._vlm._size, return_tensors="pt")
+            grid = inputs["image_grid_thw"]
+            (features,) = encode_images(self._vlm.model, inputs["pixel_values"], grid)
+            self._known[id(image)] = (image, grid, features)
+        return self._known[id(image)]
+
+
+def halve_when_full(
+    work: Callable[[Sequence[ItemT]], list[ResultT]], items: Sequence[ItemT]
+) -> list[ResultT | None]:
+    """Results of the items in order; when memory runs out, half of them at a time.
+
+    Args:
+        work: gives one result per item, and the same whatever else is in its batch.
+        items: all of them.
+
+    Returns:
+        One result per item, None for an item that does not fit alone.
+    """
+    if not items:
+        return []
+    try:
+        return [*work(items)]
+    except Exception as error:
+        if not should_reduce_batch_size(error):
+            raise
+    clear_device_cache(
+        garbage_collection=True
+    )  # outside the handler: the error's traceback holds on to tensors
+    if len(items) == 1:
+        return [None]
+    middle = len(items) // 2
+    return halve_when_full(work, items[:middle]) + halve_when_full(work, items[middle:])
+
+
+def _requests(chains: Sequence[Chain]) -> list[Request]:
+    return [chain.request for chain in chains if chain.request is not None]
+
+
+def _same_prompt(request: Request, known: dict[int, Request]) -> int:
+    """Place in ``known`` of a request that asks the same about the same images; adds a new one."""
+    for place, other in known.items():
+        same_images = [id(image) for image in other.images] == [id(i) for i in request.images]
+        if same_images and other.messages == request.messages:
+            return place
+    known[len(known)] = request
+    return len(known) - 1
+
+
+def _too_elongated(image: Image.Image) -> str | None:
+    width, height = image.size
+    if max(width, height) <= MAX_ASPECT * min(width, height):
+        return None
+    return (
+        f"{width}×{height}: the longer side is over {MAX_ASPECT} times the shorter, more than the "
+        "model takes; crop the image first"
+    )
+
+
+def _pixel_budget(image_processor: Any, max_pixels: int | None) -> dict[str, int]:
+    """Smallest and largest image in pixels, under the processor's names for them."""
+    size = image_processor.size
+    smallest, largest = size["shortest_edge"], size["longest_edge"]
+    if max_pixels is not None:
+        largest = max_pixels
+        if largest < smallest:
+            raise ValueError(f"max_pixels must be at least {smallest}, got {max_pixels}")
+    return {"shortest_edge": smallest, "longest_edge": largest}
