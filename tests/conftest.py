@@ -16,7 +16,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(  # … and of every process that a t
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # a hub look-up fails at once, with a message that says why
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# One thread, here and in every process a test starts: models this small gain nothing from two, and
+# where another program has one of the cores, two threads that wait for each other take 20 times as
+# long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

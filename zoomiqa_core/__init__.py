@@ -11,18 +11,21 @@ if TYPE_CHECKING:
     from zoomiqa_core.images import ImageError, read_image
     from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
     from zoomiqa_core.scorer import ProxyScorer, Scorer, load_scorer
+    from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Assessment",
     "ImageError",
+    "JudgeConfig",
     "ProxyOutput",
     "ProxyScorer",
     "QualityProxy",
     "RegionScore",
     "Round",
     "Scorer",
+    "ZoomIQA",
     "load_scorer",
     "rating_to_score",
     "read_image",
@@ -31,11 +34,13 @@ __all__ = [
 
 _LAZY = {
     "ImageError": "zoomiqa_core.images",
+    "JudgeConfig": "zoomiqa_core.zoom_iqa",
     "read_image": "zoomiqa_core.images",
     "ProxyOutput": "zoomiqa_core.proxy.model",
     "QualityProxy": "zoomiqa_core.proxy.model",
     "ProxyScorer": "zoomiqa_core.scorer",
     "Scorer": "zoomiqa_core.scorer",
+    "ZoomIQA": "zoomiqa_core.zoom_iqa",
     "load_scorer": "zoomiqa_core.scorer",
 }
 

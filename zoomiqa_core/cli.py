@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.heatmap import draw_map, worst_region
 from zoomiqa_core.images import ImageError, find_images, read_image, save_png
 from zoomiqa_core.scorer import Scorer, load_scorer
+from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 ERROR, NOTHING_VALID = 1, 2
 """Exit codes."""
@@ -72,32 +74,59 @@ ScorerName = Annotated[
     str, typer.Option("--scorer", help='"proxy" (bundled), or a folder or hub id of a judge.')
 ]
 Device = Annotated[str, typer.Option(help='Where to judge, e.g. "cuda".')]
+PromptsName = Annotated[
+    str | None,
+    typer.Option("--prompts", help='Of a Zoom-IQA judge: "builtin", "official" or a YAML file.'),
+]
+Samples = Annotated[
+    int | None, typer.Option(help="Of a Zoom-IQA judge: chains an image; several give a spread.")
+]
+Seed = Annotated[int | None, typer.Option(help="Of a Zoom-IQA judge: of its sampling.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
 def score(
     inputs: Inputs,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a table to FILE as well.")
     ] = None,
     scorer: ScorerName = "proxy",
     device: Device = "cpu",
+    prompts: PromptsName = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    expected: Annotated[
+        bool,
+        typer.Option(
+            "--expected", help="Of a Zoom-IQA judge: the rating it would give at once, no words."
+        ),
+    ] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="Print what to improve and what to avoid as well.")
+    ] = False,
 ) -> None:
     """Rate images: rating ± standard deviation (1–5), score (0–100), name."""
     paths = find_images(inputs)
-    judge = _load(scorer, device)
+    judge = _load(scorer, device, prompts, samples, seed)
+    if expected and not isinstance(judge, ZoomIQA):
+        _stop(f"--expected asks a Zoom-IQA judge, and {scorer!r} is none")
+    how: dict[str, Any] = {"mode": "expected"} if expected else {}
     results: list[Assessment] = []
     for path in _progress(paths, "Rating", hidden=not as_json and sys.stdout.isatty()):
-        result = replace(judge.assess(path), name=str(path))
+        result = replace(judge.assess(path, **how), name=str(path))
         results.append(result)
         _report_notes(result.name, result.notes)
         if not result.valid:
             _report(result.error or "invalid", result.message, result.name)
         elif not as_json:
             typer.echo(
-                f"{result.rating:.2f} ± {result.rating_std:.2f}  {result.score:5.1f}  {result.name}"
+                f"{_rating(result.rating, result.rating_std)}  {result.score:5.1f}  {result.name}"
             )
+            for label, sentences in (("improve", result.directions), ("avoid", result.issues)):
+                for sentence in sentences if words else ():
+                    typer.echo(f"  {label}: {printable(sentence)}")
     if as_json:
         records = [result.to_dict() for result in results]
         document = {"scorer": scorer, "results": records}
@@ -108,6 +137,47 @@ def score(
     _finish([result.valid for result in results])
 
 
+@app.command()
+def regions(
+    inputs: Inputs,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bbox", metavar="X0,Y0,X1,Y1", help="A region in shares of the image; repeatable."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    scorer: ScorerName = "proxy",
+    device: Device = "cpu",
+    prompts: PromptsName = None,
+    samples: Samples = None,
+    seed: Seed = None,
+) -> None:
+    """Rate regions of images: those given, or those a Zoom-IQA judge chooses to look at."""
+    bboxes = [_parse_bbox(text) for text in boxes or ()]
+    paths = find_images(inputs)
+    judge = _load(scorer, device, prompts, samples, seed)
+    if not bboxes and not isinstance(judge, ZoomIQA):
+        _stop(f"give --bbox; only a Zoom-IQA judge chooses regions itself, and {scorer!r} is none")
+    records: list[dict[str, Any]] = []
+    valid: list[bool] = []
+    for path in _progress(paths, "Rating regions", hidden=not as_json and sys.stdout.isatty()):
+        found = _regions_of(judge, path, bboxes)
+        valid.append(any(region.valid for region in found or ()))
+        records.append({"name": str(path), "regions": found})
+        for region in found or ():
+            box = ",".join(f"{share:.3f}" for share in region.bbox)
+            if not region.valid:
+                _report(region.error or "invalid", f"region {box}", str(path))
+            elif not as_json:
+                typer.echo(f"{_rating(region.rating, region.rating_std)}  {box}  {path}")
+    if as_json:
+        for record in records:
+            record["regions"] = [asdict(region) for region in record["regions"] or ()]
+        typer.echo(to_json({"scorer": scorer, "results": records}, sort_keys=False), nl=False)
+    _finish(valid)
+
+
 @app.command(name="map")
 def draw(
     inputs: Inputs,
@@ -116,10 +186,13 @@ def draw(
     ),
     scorer: ScorerName = "proxy",
     device: Device = "cpu",
+    prompts: PromptsName = None,
+    samples: Samples = None,
+    seed: Seed = None,
 ) -> None:
     """Draw quality maps with the worst region boxed, one PNG per image; print their paths."""
     paths = find_images(inputs)
-    judge = _load(scorer, device)
+    judge = _load(scorer, device, prompts, samples, seed)
     drawn: list[Path] = []
     for path in _progress(paths, "Mapping", hidden=sys.stdout.isatty()):
         try:
@@ -129,6 +202,9 @@ def draw(
             continue
         _report_notes(image.name, image.notes)
         quality_map = judge.quality_map(image.pixels)
+        if not quality_map.isfinite().any():
+            _report("not_judged", "the judge gave no region a rating", str(path))
+            continue
         bbox = worst_region(quality_map)
         rating = judge.score_regions(image.pixels, [bbox])[0].rating
         picture = draw_map(image.pixels, quality_map, bbox, rating)
@@ -140,13 +216,57 @@ def draw(
     _finish([True] * len(drawn))
 
 
-def _load(name: str, device: str) -> Scorer:
+def _load(
+    name: str, device: str, prompts: str | None, samples: int | None, seed: int | None
+) -> Scorer:
+    settings: dict[str, Any] = {} if prompts is None else {"prompts": prompts}
+    given = {"samples": samples, "seed": seed}
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     try:
-        return load_scorer(name, device=device)
+        if asked:
+            settings["config"] = JudgeConfig(**asked)
+        return load_scorer(name, device=device, **settings)
     # An absent folder, a hub out of reach, a device that is not there: all end the program.
-    except (OSError, RuntimeError, ValueError) as error:
-        typer.echo(f"error: cannot load the scorer {name!r}: {error}", err=True)
-        raise typer.Exit(ERROR) from error
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        _stop(f"cannot load the scorer {name!r}: {error}", error)
+
+
+def _stop(message: str, cause: Exception | None = None) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(ERROR) from cause
+
+
+def _parse_bbox(text: str) -> BBox:
+    try:
+        return check_bbox([float(share) for share in text.split(",")])
+    except ValueError as error:
+        raise typer.BadParameter(f"--bbox {text!r}: expected X0,Y0,X1,Y1; {error}") from error
+
+
+def _regions_of(judge: Scorer, path: Path, bboxes: list[BBox]) -> list[RegionScore] | None:
+    """Regions of one image; None, and a word on the standard error, when it cannot be judged."""
+    if bboxes:
+        try:
+            return judge.score_regions(path, bboxes)
+        except ImageError as error:
+            _report(error.code, str(error), str(path))
+            return None
+    said = judge.assess(path, regions="model")  # pyright: ignore[reportCallIssue]
+    if not said.valid:
+        _report(said.error or "invalid", said.message, str(path))
+        return None
+    if not said.regions:
+        typer.echo(f"note: {path}: the judge asked to see no region", err=True)
+    return list(said.regions)
+
+
+def _rating(rating: float, std: float) -> str:
+    return f"{rating:.2f}" if math.isnan(std) else f"{rating:.2f} ± {std:.2f}"
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a judge's words must not steer the terminal."""
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def _progress(paths: Sequence[Path], label: str, *, hidden: bool) -> Iterator[Path]:

@@ -34,11 +34,11 @@ def worst_region(quality_map: Tensor, fraction: float = 0.25) -> BBox:
     (at least one). Of equal windows the first in reading order is taken.
 
     Args:
-        quality_map: (1, h, w) ratings, finite.
+        quality_map: (1, h, w) ratings; NaN where there is none, which no mean counts.
         fraction: Share of the image's area, in (0, 1].
 
     Raises:
-        ValueError: Another shape, or values that are not finite.
+        ValueError: Another shape, infinite values, or no rating at all.
     """
     _check_map(quality_map)
     if not 0 < fraction <= 1:
@@ -46,7 +46,10 @@ def worst_region(quality_map: Tensor, fraction: float = 0.25) -> BBox:
     _, height, width = quality_map.shape
     window_h = max(1, round(height * math.sqrt(fraction)))
     window_w = max(1, round(width * math.sqrt(fraction)))
-    mean = _window_sums(quality_map.double(), window_h, window_w) / (window_h * window_w)
+    rated = quality_map.isfinite().double()
+    total = _window_sums(quality_map.double().nan_to_num(), window_h, window_w)
+    count = _window_sums(rated, window_h, window_w).round()
+    mean = torch.where(count > 0, total / count.clamp(min=1), math.inf)
     # Rounded, so that windows equal but for the order of summation tie.
     y, x = divmod(int(mean.mul(1e9).round().argmin()), mean.shape[1])
     return (x / width, y / height, (x + window_w) / width, (y + window_h) / height)
@@ -60,19 +63,20 @@ def draw_map(
 ) -> Image.Image:
     """Draw a quality map over its image, with a colour bar from 1 (bad) to 5 (excellent).
 
-    The image shows through in grey. The scale is fixed, so that pictures compare; ratings beyond
-    it take the colours of its ends. Images with a longer side under 384 or over 1024 pixels are
-    resized to those.
+    The image shows through in grey, and stays grey where there is no rating. The scale is fixed, so
+    that pictures compare; ratings beyond it take the colours of its ends. Images with a longer side
+    under 384 or over 1024 pixels are resized to those.
 
     Args:
         image: Whatever :func:`zoomiqa_core.images.read_image` accepts.
-        quality_map: (1, h, w) ratings, 1–5; any h and w, stretched over the image.
+        quality_map: (1, h, w) ratings, 1–5; any h and w, stretched over the image. NaN where
+            there is none.
         bbox: Normalised xyxy box of the worst region, see :func:`worst_region`.
         rating: Rating written at the box.
 
     Raises:
         ImageError: The image cannot be read.
-        ValueError: The map has another shape, or values that are not finite.
+        ValueError: The map has another shape, infinite values, or no rating at all.
     """
     _check_map(quality_map)
     pixels = read_image(image).pixels
@@ -101,11 +105,14 @@ def paint_map(pixels: Tensor, quality_map: Tensor) -> Image.Image:
         pixels: (3, H, W) in [0, 1].
         quality_map: (1, h, w) ratings, 1–5, stretched over the image.
     """
-    ratings = F.interpolate(
-        quality_map[None].detach().float().cpu(), pixels.shape[1:], mode="bilinear"
-    )[0, 0]
+    ratings = quality_map[None].detach().float().cpu()
+    size, rated = pixels.shape[1:], ratings.isfinite().float()
+    # Cells without a rating neither colour their own place nor their neighbours'.
+    share = F.interpolate(rated, size, mode="bilinear")[0, 0]
+    sums = F.interpolate(ratings.nan_to_num(), size, mode="bilinear")[0, 0]
+    tint = _TINT * F.interpolate(rated, size, mode="nearest")[0]
     grey = (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
-    return to_pil(_TINT * _colours(ratings) + (1 - _TINT) * grey)
+    return to_pil(tint * _colours(sums / share.clamp(min=1e-6)) + (1 - tint) * grey)
 
 
 def draw_box(picture: Image.Image, bbox: BBox, line: int) -> None:
@@ -126,8 +133,8 @@ def colour_strip(length: int, thickness: int) -> Image.Image:
 def _check_map(quality_map: Tensor) -> None:
     if quality_map.ndim != 3 or quality_map.shape[0] != 1 or quality_map.numel() == 0:
         raise ValueError(f"expected a map (1, h, w), got {tuple(quality_map.shape)}")
-    if not quality_map.isfinite().all():
-        raise ValueError("the map has NaN or infinite ratings; there is nothing to draw or rank")
+    if quality_map.isinf().any() or not quality_map.isfinite().any():
+        raise ValueError("the map has infinite ratings, or none; there is nothing to draw or rank")
 
 
 def _window_sums(values: Tensor, height: int, width: int) -> Tensor:

@@ -14,6 +14,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from zoomiqa_core.files import write_text_atomic
+
+PROMPTS_FILE = "zoomiqa_prompts.yaml"
+"""Where a model folder keeps the prompts it was trained on; :func:`load_prompts` reads it."""
+
 QUESTION = "{question}"
 """Where the question stands in the first prompt. Every other brace is a plain brace."""
 
@@ -90,6 +95,16 @@ def load_prompts(source: str | os.PathLike[str] = "builtin") -> Prompts:
     if path.suffix not in (".yaml", ".yml"):
         raise PromptsError(f"expected 'builtin', 'official' or a .yaml file, got {str(source)!r}")
     return _from_yaml(path)
+
+
+def save_prompts(prompts: Prompts, folder: str | os.PathLike[str]) -> Path:
+    """Write the prompts a model was trained on into its folder, as :data:`PROMPTS_FILE`."""
+    import yaml
+
+    record = {field.name: getattr(prompts, field.name) for field in fields(Prompts)}
+    record["questions"] = list(prompts.questions)
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=100)
+    return write_text_atomic(Path(folder) / PROMPTS_FILE, text)
 
 
 def _official() -> Prompts:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, overload, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore
 from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image, source_name
+from zoomiqa_core.model_files import is_transformers_model
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.proxy.preprocess import fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
@@ -120,16 +121,39 @@ class ProxyScorer:
         return self.proxy(image.pixels[None].to(self.device))
 
 
-def load_scorer(name: str | Path = "proxy", *, device: str | torch.device = "cpu") -> ProxyScorer:
+@overload
+def load_scorer(
+    name: Literal["proxy"] = ..., *, device: str | torch.device = ...
+) -> ProxyScorer: ...
+@overload
+def load_scorer(
+    name: str | Path, *, device: str | torch.device = ..., **settings: Any
+) -> Scorer: ...
+
+
+def load_scorer(
+    name: str | Path = "proxy", *, device: str | torch.device = "cpu", **settings: Any
+) -> Scorer:
     """Load a judge.
 
     Args:
         name: ``"proxy"`` for the bundled weights, or a folder or hub id holding a
-            :class:`QualityProxy` (``config.json``, ``model.safetensors``).
+            :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL).
         device: where it judges.
+        settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.vlm.local_scorer`; the proxy takes
+            none.
 
     Raises:
-        FileNotFoundError: a folder that does not exist or lacks those files.
+        FileNotFoundError: a folder that does not exist or holds no judge.
+        OSError: a hub id that cannot be had.
+        PromptsError: the model's prompts are not to be had; the message says how to get them.
+        TypeError, ValueError: settings this judge does not take.
     """
-    bundled = str(name) == "proxy"
-    return ProxyScorer(QualityProxy.from_pretrained(None if bundled else name), device, str(name))
+    if str(name) != "proxy" and is_transformers_model(name):
+        from zoomiqa_core.vlm import local_scorer
+
+        return local_scorer(name, device=device, **settings)
+    if settings:
+        raise TypeError(f"the proxy takes no settings, got {', '.join(sorted(settings))}")
+    path = None if str(name) == "proxy" else name
+    return ProxyScorer(QualityProxy.from_pretrained(path), device, str(name))

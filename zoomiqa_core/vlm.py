@@ -24,6 +24,9 @@ from zoomiqa_core.decoding import (
     select_rows,
 )
 from zoomiqa_core.expected import MIN_DIGIT_MASS, RatingPrefix, expected_rating, rating_prefix
+from zoomiqa_core.model_files import model_file
+from zoomiqa_core.prompts import PROMPTS_FILE, Prompts, load_prompts
+from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
 """Kinds of model (``model_type`` of ``config.json``) that can be run."""
@@ -128,9 +131,10 @@ class LocalVLM:
         """
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-        kind = AutoConfig.from_pretrained(path).model_type
-        if kind not in MODEL_TYPES:
-            raise ValueError(f"{path} is a {kind}; expected one of {', '.join(MODEL_TYPES)}")
+        if model_file(path, "config.json"):  # an adapter's folder has none: its base model does
+            kind = AutoConfig.from_pretrained(path).model_type
+            if kind not in MODEL_TYPES:
+                raise ValueError(f"{path} is a {kind}; expected one of {', '.join(MODEL_TYPES)}")
         model: Any = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation=attention
         )
@@ -271,6 +275,33 @@ class _Vision:
             (features,) = encode_images(self._vlm.model, inputs["pixel_values"], grid)
             self._known[id(image)] = (image, grid, features)
         return self._known[id(image)]
+
+
+def local_scorer(
+    path: str | Path,
+    *,
+    prompts: Prompts | str | Path | None = None,
+    config: JudgeConfig | None = None,
+    **settings: Any,
+) -> ZoomIQA:
+    """A Zoom-IQA judge from a folder or hub id.
+
+    Args:
+        path: folder or hub id.
+        prompts: the texts it was trained on (:func:`zoomiqa_core.prompts.load_prompts`); None for
+            those in its folder, or else the official ones.
+        config: how it is asked.
+        settings: see :meth:`LocalVLM.from_pretrained`.
+
+    Raises:
+        PromptsError: its prompts are not to be had.
+        OSError, ValueError: see :meth:`LocalVLM.from_pretrained`.
+    """
+    if prompts is None:
+        prompts = model_file(path, PROMPTS_FILE) or "official"
+    if not isinstance(prompts, Prompts):  # before the weights: what is wrong shows at once
+        prompts = load_prompts(prompts)
+    return ZoomIQA(LocalVLM.from_pretrained(path, **settings), prompts, config)
 
 
 def halve_when_full(

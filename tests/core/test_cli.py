@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.core.judges import CROP, GOOD, ScriptedBackend
 from zoomiqa_core import cli
 from zoomiqa_core.assessment import Assessment, RegionScore
 from zoomiqa_core.images import ImageError, read_image, save_png
+from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 
 class MeanScorer:
@@ -43,7 +45,7 @@ def zoomiqa(tmp_path, monkeypatch):
     (tmp_path / "void").mkdir()
     loaded = []
 
-    def load(name, *, device):
+    def load(name, *, device, **settings):
         loaded.append((name, device))
         if name == "absent":
             raise FileNotFoundError("no folder 'absent'; give \"proxy\"")
@@ -149,3 +151,73 @@ def test_what_was_decided_while_reading_is_said(zoomiqa):
 def test_help_names_the_commands(zoomiqa):
     result = zoomiqa("--help")
     assert result.exit_code == 0 and "score" in result.stdout and "map" in result.stdout
+
+
+class Words(ZoomIQA):
+    """A Zoom-IQA judge whose reply has an escape sequence in it."""
+
+    def __init__(self):
+        thought = "Issues to Avoid: \x1b[31mNoise.\nDirections for Improvement: Clean sky."
+        super().__init__(ScriptedBackend(lambda r: thought + (GOOD if len(r.images) > 1 else CROP)))
+
+
+@pytest.fixture
+def vlm_program(zoomiqa, monkeypatch):
+    """The program with such a judge; ``asked`` holds what it was loaded with."""
+    asked = {}
+
+    def load(name, **settings):
+        asked.update(settings)
+        return Words()
+
+    monkeypatch.setattr(cli, "load_scorer", load)
+    zoomiqa.asked = asked
+    return zoomiqa
+
+
+def test_settings_of_a_zoom_iqa_judge_reach_it(vlm_program):
+    ended = vlm_program("score", "good.png", "--samples", 3, "--seed", 7, "--prompts", "builtin")
+    assert ended.exit_code == 0, ended.output
+    assert vlm_program.asked["prompts"] == "builtin"
+    assert vlm_program.asked["config"] == JudgeConfig(samples=3, seed=7)
+    # one chain: no spread is printed
+    assert ended.stdout == " 4.75   93.8  good.png\n".lstrip()
+
+
+def test_words_are_printed_as_data(vlm_program):
+    ended = vlm_program("score", "good.png", "--words")
+    assert "  improve: Clean sky.\n" in ended.stdout
+    assert "  avoid: �[31mNoise.\n" in ended.stdout and "\x1b" not in ended.stdout
+
+
+def test_regions_given_or_chosen(vlm_program):
+    ended = vlm_program(
+        "regions", "good.png", "bad.png", "--bbox", "0,0,0.5,1", "--bbox", "0,0,1,1"
+    )
+    assert ended.exit_code == 0
+    assert ended.stdout.splitlines() == [
+        "4.75  0.000,0.000,0.500,1.000  good.png",
+        "4.75  0.000,0.000,1.000,1.000  good.png",
+    ]
+    assert "unknown_format" in ended.stderr
+    chosen = json.loads(vlm_program("regions", "good.png", "--json").stdout)
+    (region,) = chosen["results"][0]["regions"]
+    assert region["rating"] == 4.75 and region["rating_std"] is None and region["error"] is None
+
+
+def test_regions_of_the_proxy_must_be_given(zoomiqa):
+    ended = zoomiqa("regions", "good.png")
+    assert ended.exit_code == 1 and "give --bbox" in ended.stderr
+    ended = zoomiqa("regions", "good.png", "--bbox", "0,0,2,1")
+    assert ended.exit_code == 1 and "expected X0,Y0,X1,Y1" in ended.stderr
+    ended = zoomiqa("regions", "good.png", "--bbox", "0,0,1,1")
+    assert ended.stdout == "1.50 ± 0.10  0.000,0.000,1.000,1.000  good.png\n"
+
+
+def test_expected_needs_a_zoom_iqa_judge(zoomiqa, vlm_program):
+    assert vlm_program("score", "good.png", "--expected").stdout.startswith("3.00 ± 0.50")
+
+
+def test_expected_of_the_proxy_is_refused(zoomiqa):
+    ended = zoomiqa("score", "good.png", "--expected")
+    assert ended.exit_code == 1 and "'proxy' is none" in ended.stderr

@@ -14,6 +14,7 @@ from zoomiqa_core.heatmap import (
     colour_strip,
     draw_box,
     draw_map,
+    paint_map,
     worst_region,
 )
 
@@ -113,7 +114,8 @@ def test_any_size_gives_a_picture(height, width, panel):
     [
         (torch.ones(4, 4), r"expected a map \(1, h, w\), got \(4, 4\)"),
         (torch.ones(1, 0, 4), r"got \(1, 0, 4\)"),
-        (torch.full((1, 4, 4), torch.nan), "NaN or infinite ratings"),
+        (torch.full((1, 4, 4), torch.nan), "infinite ratings, or none"),
+        (torch.tensor([[[3.0, torch.inf]]]), "infinite ratings, or none"),
     ],
 )
 def test_bad_maps_are_rejected(quality_map, message):
@@ -126,3 +128,21 @@ def test_bad_maps_are_rejected(quality_map, message):
 def test_bad_windows_are_rejected():
     with pytest.raises(ValueError, match=r"fraction in \(0, 1\], got 0"):
         worst_region(torch.ones(1, 4, 4), 0)
+
+
+def test_cells_without_a_rating_are_passed_over():
+    ratings = torch.tensor([[[torch.nan, 2.0], [1.5, 4.0]]])
+    assert worst_region(ratings, fraction=0.25) == (0, 0.5, 0.5, 1)
+    # windows of two cells of a row: 2 alone, (2 + 1.5) / 2 and (1.5 + 4) / 2
+    assert worst_region(ratings.view(1, 1, 4), fraction=0.25) == (0.25, 0, 0.75, 1)
+
+
+def test_places_without_a_rating_stay_grey_and_colour_no_neighbour():
+    pixels = torch.full((3, 40, 40), 0.5)
+    known = paint_map(pixels, torch.full((1, 2, 2), 2.0))
+    ratings = torch.full((1, 2, 2), 2.0)
+    ratings[0, 0, 0] = torch.nan
+    holed = paint_map(pixels, ratings)
+    assert holed.getpixel((5, 5)) == (128, 128, 128)
+    assert holed.getpixel((35, 35)) == known.getpixel((35, 35))
+    assert holed.getpixel((25, 5)) == known.getpixel((25, 5))  # beside the hole

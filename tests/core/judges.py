@@ -1,0 +1,62 @@
+"""Judges for tests: a tiny model that answers at random, and one that follows a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.chain import Chain, Request
+
+FINAL = '</think><answer>{"bbox_2d": [0, 0, 0, 0], "rating": 3.50, "tool": "final"}</answer>'
+CROP = '</think><answer>{"bbox_2d": [0.1, 0.2, 0.4, 0.9], "rating": 2.25, "tool": "crop"}</answer>'
+GOOD = FINAL.replace("3.50", "4.75")
+BROKEN = "</think><answer>{oh</answer>"
+
+
+def picture(width: int = 96, height: int = 64, shade: int = 90) -> Image.Image:
+    """A gradient with an edge, so that crops differ from the whole."""
+    pixels = torch.linspace(0, 255, width).round().byte().expand(3, height, width).clone()
+    pixels[:, : height // 2] = shade
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+class ScriptedBackend:
+    """Replies with what ``reply(request)`` gives; keeps the requests it saw."""
+
+    name = "scripted"
+
+    def __init__(self, reply: Callable[[Request], str]) -> None:
+        self.reply = reply
+        self.seen: list[Request] = []
+
+    def run(self, chains: Sequence[Chain]) -> None:
+        for chain in chains:
+            while (request := chain.request) is not None:
+                self.seen.append(request)
+                chain.read(self.reply(request), tokens=7)
+
+    def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
+        return [Assessment(3.0, 0.5, digit_mass=0.9) for _ in chains]
+
+
+def teach_replies(model: Any, processor: Any, replies: dict[str, float], end: float) -> None:
+    """Make a random model draw whole replies: each becomes one token with these logits.
+
+    The model still runs as it is; its last layer adds a bias. So replies that parse, zoom and fail
+    come without a training.
+    """
+    tokenizer = processor.tokenizer
+    tokenizer.add_tokens(list(replies))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    head = torch.nn.Linear(model.config.text_config.hidden_size, len(tokenizer), bias=True)
+    with torch.no_grad():
+        head.weight.copy_(model.get_input_embeddings().weight)
+        head.bias.zero_()
+        for text, logit in replies.items():
+            head.bias[tokenizer.convert_tokens_to_ids(text)] = logit
+        head.bias[tokenizer.eos_token_id] = end
+    model.lm_head = head.to(model.dtype)
