@@ -1,0 +1,219 @@
+"""Progressive re-sampling over bins of the mean opinion score (Zoom-IQA, arXiv 2601.02918).
+
+People's ratings crowd in the middle of the scale, and a model trained on them learns to say the
+middle. Training starts from the natural shares, which show the model the world as it is, and moves
+to equal shares, which show it the ends. The paper's schedule was not available; here image i of a
+bin with n_bin of the N images is drawn with
+
+    w_i(t) = (1 − t) / N + t / (n_bins · n_bin)          n_bins counts the bins that are not empty
+
+where t rises from 0 to 1 over the training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+if TYPE_CHECKING:  # imported where the trainer is made
+    from trl import GRPOTrainer as Base
+else:
+    Base = object
+
+Schedule = Literal["linear", "cosine", "step"]
+
+
+@dataclass(frozen=True)
+class ResamplingConfig:
+    """Whether, how and over which bins the draws are evened out."""
+
+    enabled: bool = True
+    """False keeps the natural shares throughout, with the same sampler."""
+    schedule: Schedule = "linear"
+    """``linear``; ``cosine``, slow at both ends; ``step``, at once after half of the training."""
+    edges: list[float] = field(default_factory=lambda: [1.8, 2.6, 3.4, 4.2])
+    """Inner edges of the bins, in rating units, rising; an edge belongs to the bin above it."""
+
+    def __post_init__(self) -> None:
+        if self.edges != sorted(set(self.edges)):
+            raise ValueError(f"expected edges in rising order, got {self.edges}")
+
+
+def progress(schedule: Schedule, share: float) -> float:
+    """t of the weights after a share of the training, both in [0, 1]."""
+    share = min(max(share, 0.0), 1.0)
+    if schedule == "cosine":
+        return 0.5 - 0.5 * math.cos(math.pi * share)
+    if schedule == "step":
+        return float(share >= 0.5)
+    return share
+
+
+def bins_of(ratings: Sequence[float], edges: Sequence[float]) -> Tensor:
+    """(N,) bin of each rating, from 0.
+
+    Raises:
+        ValueError: a rating is not finite.
+    """
+    values = torch.tensor(ratings, dtype=torch.float64)
+    if not values.isfinite().all():
+        place = int((~values.isfinite()).nonzero()[0])
+        raise ValueError(f"MOS of sample {place} is {float(values[place])}: leave it out")
+    return torch.bucketize(values, torch.tensor(list(edges), dtype=torch.float64), right=True)
+
+
+def bin_shares(bins: Tensor, t: float) -> Tensor:
+    """(bins,) share of the draws that the schedule gives each bin at t."""
+    weights = sample_weights(bins, t)
+    return torch.zeros(int(bins.max()) + 1, dtype=weights.dtype).index_add(0, bins, weights)
+
+
+def sample_weights(bins: Tensor, t: float) -> Tensor:
+    """(N,) fp64 probability of each sample at t; they sum to 1.
+
+    Args:
+        bins: (N,) from :func:`bins_of`. Bins without a sample are left out of the balance.
+        t: 0 natural shares … 1 equal shares.
+    """
+    counts = torch.bincount(bins).double()
+    filled = int((counts > 0).sum())
+    return (1 - t) / len(bins) + t / (filled * counts[bins])
+
+
+class ProgressiveSampler(Sampler[int]):
+    """TRL's ``RepeatSampler`` with re-sampling: distinct images a chunk, each repeated in a row.
+
+    Chunk c of a seed holds the same images whatever came before it, so that a run resumed at any
+    chunk sees those of an unbroken one. t follows the sampler's own count of chunks, never the
+    trainer's step, which data loading runs ahead of.
+
+    Args:
+        ratings: MOS of each sample, 1–5.
+        config: of the re-sampling.
+        mini_repeat_count: roll-outs an image.
+        batch_size: distinct images a chunk.
+        repeat_count: how often a chunk is yielded, for the steps that share its roll-outs.
+        total_chunks: of the training; t reaches 1 at the last.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        ratings: Sequence[float],
+        config: ResamplingConfig,
+        *,
+        mini_repeat_count: int,
+        batch_size: int,
+        repeat_count: int,
+        total_chunks: int,
+        seed: int,
+    ) -> None:
+        if not 1 <= batch_size <= len(ratings):
+            raise ValueError(
+                f"a chunk draws {batch_size} distinct images of {len(ratings)}: "
+                "give more images, or a smaller generation batch"
+            )
+        self.bins = bins_of(ratings, config.edges)
+        self.config = config
+        self.mini_repeat_count = mini_repeat_count
+        self.batch_size = batch_size
+        self.repeat_count = repeat_count
+        self.chunks_an_epoch = len(ratings) // batch_size
+        self.total_chunks = total_chunks
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin the next iteration at this epoch's first chunk."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        per_chunk = self.batch_size * self.mini_repeat_count * self.repeat_count
+        return self.chunks_an_epoch * per_chunk
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.chunks_an_epoch
+        for chunk in range(first, first + self.chunks_an_epoch):
+            images = self.chunk(chunk)
+            for _ in range(self.repeat_count):
+                for image in images:
+                    yield from [image] * self.mini_repeat_count
+
+    def progress(self, chunk: int) -> float:
+        """t of a chunk; 0 throughout where re-sampling is off."""
+        if not self.config.enabled:
+            return 0.0
+        return progress(self.config.schedule, chunk / max(1, self.total_chunks - 1))
+
+    def chunk(self, number: int) -> list[int]:
+        """The distinct images of a chunk."""
+        weights = sample_weights(self.bins, self.progress(number))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return torch.multinomial(weights, self.batch_size, generator=generator).tolist()
+
+    def drawn_shares(self, windows: int = 20) -> tuple[Tensor, Tensor]:
+        """(windows, bins) shares of the bins over the training: as drawn, and as scheduled."""
+        count = int(self.bins.max()) + 1
+        drawn, planned = [], []
+        for part in torch.arange(self.total_chunks).tensor_split(min(windows, self.total_chunks)):
+            chunks = part.tolist()
+            images = torch.tensor([image for chunk in chunks for image in self.chunk(chunk)])
+            drawn.append(torch.bincount(self.bins[images], minlength=count) / len(images))
+            shares = [bin_shares(self.bins, self.progress(chunk)) for chunk in chunks]
+            planned.append(torch.stack(shares).mean(0))
+        return torch.stack(drawn), torch.stack(planned).float()
+
+
+def plot_shares(sampler: ProgressiveSampler, path: str | Path) -> Path:
+    """Picture of the bin shares over the training: drawn (lines) and scheduled (dashes)."""
+    from matplotlib.figure import Figure
+
+    drawn, planned = sampler.drawn_shares()
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    x = torch.linspace(0, 1, len(drawn)).tolist()
+    edges = ["1", *(f"{edge:g}" for edge in sampler.config.edges), "5"]
+    for place in range(drawn.shape[1]):
+        label = f"MOS {edges[place]}–{edges[place + 1]}"
+        (line,) = axes.plot(x, drawn[:, place].tolist(), label=label)
+        axes.plot(x, planned[:, place].tolist(), "--", color=line.get_color())
+    axes.set(xlabel="share of the training", ylabel="share of the images drawn", ylim=(0, None))
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+class ResamplingMixin(Base):
+    """Draws a ``GRPOTrainer``'s images with :class:`ProgressiveSampler`, by the column ``mos``."""
+
+    resampling = ResamplingConfig(enabled=False)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        return self.progressive_sampler(dataset)
+
+    def progressive_sampler(self, dataset: Any = None) -> ProgressiveSampler:
+        """The sampler of this training."""
+        dataset = self.train_dataset if dataset is None else dataset
+        args = self.args
+        images = args.generation_batch_size // self.num_generations
+        repeats = self.num_iterations * args.steps_per_generation
+        if args.max_steps > 0:
+            total = math.ceil(args.max_steps * args.gradient_accumulation_steps / repeats)
+        else:
+            total = math.ceil(args.num_train_epochs * (len(dataset) // images))
+        return ProgressiveSampler(
+            [float(mos) for mos in dataset.with_format(None)["mos"]],
+            self.resampling,
+            mini_repeat_count=self.num_generations,
+            batch_size=images,
+            repeat_count=repeats,
+            total_chunks=total,
+            seed=args.seed,
+        )
