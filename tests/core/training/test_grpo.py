@@ -1,0 +1,400 @@
+"""Roll-outs that zoom, inside TRL: contexts, log-probabilities, gradients, and what must fail."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from tests.core.judges import BROKEN, CROP, FINAL, GOOD, teach_replies
+from tests.core.training.rollouts import records
+from zoomiqa_core import decoding, vlm
+from zoomiqa_core.chain import Chain
+from zoomiqa_core.prompts import BUILTIN
+from zoomiqa_core.training.kl_coverage import KLCoverageConfig, coverage
+from zoomiqa_core.training.resampling import ProgressiveSampler, ResamplingConfig
+from zoomiqa_core.training.reward_functions import RewardConfig, ranks_of, reward_functions
+from zoomiqa_core.training.rollout_data import rollout_dataset
+from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
+
+trl = pytest.importorskip("trl")
+
+VISION = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A random model whose replies are tokens; ends, zooms and fails about equally often."""
+    model, processor = build_tiny_vlm()
+    teach_replies(model, processor, {FINAL: 8.0, CROP: 8.9, GOOD: 8.0, BROKEN: 7.0}, end=8.5)
+    return model, processor
+
+
+def trainer_of(
+    pair, folder, *, count=8, model=None, peft_config=None, kl="off", top=0.1, **settings
+):
+    from zoomiqa_core.training.grpo import ZoomGRPOTrainer
+
+    values: dict[str, Any] = {
+        "per_device_train_batch_size": 8,
+        "generation_batch_size": 16,
+        "gradient_accumulation_steps": 2,
+        "num_generations": 4,
+        "max_completion_length": 5,
+        "max_steps": 2,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "beta": 0.0,
+        "learning_rate": 1e-3,
+    }
+    args = trl.GRPOConfig(str(folder), **{**values, **settings})
+    made = ZoomGRPOTrainer(
+        model or copy.deepcopy(pair[0]),
+        args,
+        rollout_dataset(records(8)),
+        pair[1],
+        rewards=RewardConfig(grounding=0.5),
+        kl_coverage=KLCoverageConfig(kl, top=0.1),
+        peft_config=peft_config,
+    )
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    return made
+
+
+def rolled_out(trainer):
+    rows = next(iter(trainer.get_train_dataloader()))
+    return trainer._generate_and_score_completions(rows)
+
+
+def scored(trainer, batch, method=None):
+    """Log-probabilities of a batch as the training computes them."""
+    trainer._model_mask = batch["tool_mask"] * batch["completion_mask"]
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    return (method or trainer._get_per_token_logps_and_entropies)(
+        trainer.model,
+        ids,
+        mask,
+        batch["completion_ids"].shape[1],
+        pixel_values=batch["pixel_values"],
+        image_grid_thw=batch["image_grid_thw"],
+        num_images=batch["num_images"],
+        mm_token_type_ids=(ids == trainer.model.config.image_token_id).long(),
+    )[0]
+
+
+def watched(trainer):
+    """Log-probabilities at generation, as they are drawn: one tensor of rows a call."""
+    model, seen = trainer.model, []
+    generate = model.generate
+
+    def spy(**kwargs):
+        out = generate(**kwargs, return_dict_in_generate=True, output_logits=True)
+        log_probs = torch.stack(out.logits, 1).float().log_softmax(-1)
+        ids = out.sequences[:, -log_probs.shape[1] :]
+        seen.append(log_probs.gather(-1, ids[..., None])[..., 0])
+        return out.sequences
+
+    model.generate = spy
+    return seen
+
+
+def at_generation(seen, batch):
+    """The watched log-probabilities in the rows' places."""
+    own = batch["tool_mask"] * batch["completion_mask"]
+    out = torch.zeros(own.shape)
+    spans = [runs(row) for row in own.tolist()]
+    for number, call in enumerate(seen):
+        waiting = [n for n, row in enumerate(spans) if len(row) > number]
+        assert len(waiting) == len(call)
+        for values, n in zip(call, waiting, strict=True):
+            start, end = spans[n][number]
+            out[n, start:end] = values[: end - start]
+    return out
+
+
+def runs(row):
+    starts = [i for i, v in enumerate(row) if v and (i == 0 or not row[i - 1])]
+    ends = [i + 1 for i, v in enumerate(row) if v and (i + 1 == len(row) or not row[i + 1])]
+    return list(zip(starts, ends, strict=True))
+
+
+@pytest.fixture(scope="module")
+def ragged(taught, tmp_path_factory):
+    """A trainer, a batch of one- and two-round roll-outs, and its log-probs at generation."""
+    trainer = trainer_of(taught, tmp_path_factory.mktemp("grpo"))
+    seen = watched(trainer)
+    batch = rolled_out(trainer)
+    rounds = [len(runs(row)) for row in (batch["tool_mask"] * batch["completion_mask"]).tolist()]
+    assert set(rounds) == {1, 2}
+    return trainer, batch, at_generation(seen, batch)
+
+
+def test_training_scores_tokens_as_they_were_drawn(ragged):
+    trainer, batch, drawn = ragged
+    own = batch["tool_mask"] * batch["completion_mask"]
+    with torch.no_grad():
+        said = scored(trainer, batch)
+    assert float(((said - drawn) * own).abs().max()) <= 1e-4
+    assert not (said * (1 - own)).any()
+
+
+def test_scoring_the_row_as_one_conversation_would_not(ragged):
+    """The control: TRL's own scoring of these rows, in which round 2 also sees round 1's prompt."""
+    trainer, batch, drawn = ragged
+    own = batch["tool_mask"] * batch["completion_mask"]
+    plain = trl.GRPOTrainer._get_per_token_logps_and_entropies.__get__(trainer)
+    with torch.no_grad():
+        gap = ((scored(trainer, batch, plain) - drawn) * own).abs()
+    first = torch.tensor([row[0][1] for row in map(runs, own.tolist())])
+    later = torch.arange(own.shape[1]) >= first[:, None]
+    assert float(gap[~later].max()) <= 1e-4 < float(gap[later].max())
+
+
+def test_contexts_are_the_judges_token_for_token(ragged):
+    """Every prompt of every round, against the judge's own; and its log-probabilities."""
+    trainer, batch, drawn = ragged
+    backend = vlm.LocalVLM(trainer.model, trainer.processing_class)
+    vision = vlm._Vision(backend)
+    ids = batch["completion_ids"].tolist()
+    asked = 0
+    with torch.no_grad():
+        for n, chain in enumerate(trainer._chains):
+            again = Chain(chain.image, BUILTIN, chain.question, retries=0)
+            own = runs((batch["tool_mask"] * batch["completion_mask"])[n].tolist())
+            context = batch["prompt_ids"][n][batch["prompt_mask"][n].bool()].tolist()
+            for look, (start, end) in zip(chain.rounds, own, strict=True):
+                prompt = backend._prompt(again.request, vision)
+                assert prompt.ids.tolist() == context
+                prefix = decoding.read_prompts(trainer.model, [prompt], backend._pad_id)
+                reply = torch.tensor([ids[n][start:end]])
+                first = prefix.logits[:, None]
+                logits = torch.cat([first, decoding.extend(trainer.model, prefix, reply)], 1)[
+                    :, :-1
+                ]
+                said = logits.log_softmax(-1).gather(-1, reply[..., None])[0, :, 0]
+                torch.testing.assert_close(said, drawn[n, start:end], atol=1e-4, rtol=0)
+                again.read(look.text)
+                later = own[own.index((start, end)) + 1 :]
+                context = ids[n][end : later[0][0]] if later else []
+                asked += 1
+    trainer.model.train()
+    assert asked > len(ids)
+
+
+def token_gradients(trainer, batch):
+    """d loss / d log-probability of every token of the rows."""
+    seen = []
+    method = trainer._get_per_token_logps_and_entropies
+
+    def spy(*args, **kwargs):
+        out = method(*args, **kwargs)
+        out[0].retain_grad()
+        seen.append(out[0])
+        return out
+
+    trainer._get_per_token_logps_and_entropies = spy
+    try:
+        trainer.model.zero_grad()
+        trainer._compute_loss(trainer.model, batch).backward()
+    finally:
+        del trainer._get_per_token_logps_and_entropies
+    return seen[-1].grad, seen[-1].detach()
+
+
+def test_the_gradient_reaches_every_token_of_the_model_and_no_other(ragged):
+    trainer, batch, _ = ragged
+    own = (batch["tool_mask"] * batch["completion_mask"]).bool()
+    batch = {**batch, "advantages": torch.linspace(-1, 1, len(own))}
+    gradients, _ = token_gradients(trainer, batch)
+    between = batch["completion_mask"].bool() & ~own
+    assert int(own.sum()) > 30 and int(between.sum()) > 300
+    assert (gradients[own] != 0).all() and not gradients[~own].any()
+    norms = {name: float(p.grad.norm()) for name, p in trainer.model.named_parameters()}
+    assert all(0 < norm < float("inf") for norm in norms.values())
+
+
+def test_replies_hold_no_vision_tokens_and_rows_the_whole_prompts(ragged):
+    trainer, batch, _ = ragged
+    own = (batch["tool_mask"] * batch["completion_mask"]).bool()
+    banned = torch.tensor(trainer.processing_class.tokenizer.convert_tokens_to_ids(list(VISION)))
+    assert not torch.isin(batch["completion_ids"][own], banned).any()
+    shown = (batch["completion_ids"] == trainer.model.config.image_token_id).sum(1)
+    assert [count > 0 for count in shown.tolist()] == [n == 3 for n in batch["num_images"]]
+
+
+def test_rating_tokens_are_marked(ragged):
+    trainer, batch, _ = ragged
+    texts = trainer.processing_class.tokenizer.convert_ids_to_tokens
+    marked = {
+        t
+        for row, m in zip(batch["completion_ids"], batch["rating_mask"], strict=True)
+        for t in texts(row[m.bool()].tolist())
+    }
+    assert marked and marked <= {FINAL, CROP, GOOD}
+    own = batch["tool_mask"] * batch["completion_mask"]
+    assert int((batch["rating_mask"] * (1 - own)).sum()) == 0  # the prompts' example is none
+
+
+# --- what fails, and how -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mask_truncated_completions": True}, "shifts all positions"),
+        ({"temperature": 0.7}, "temperature must be 1.0"),
+        ({"top_p": 0.95}, "top_p must be 1.0"),
+        ({"top_k": 50}, "top_k must be 0"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty must be 1.0"),
+        (
+            {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 1},
+            "a resumed run draws others",
+        ),
+    ],
+)
+def test_settings_that_break_in_silence_are_refused(taught, tmp_path, settings, words):
+    with pytest.raises(ValueError, match=words):
+        trainer_of(taught, tmp_path, **settings)
+
+
+def test_a_roll_out_hidden_from_the_attention_is_an_error(ragged):
+    """What mask_truncated_completions does to a batch."""
+    trainer, batch, _ = ragged
+    hidden = batch["completion_mask"].clone()
+    hidden[0] = 0
+    with pytest.raises(ValueError, match="row 0 has no reply"):
+        scored(trainer, {**batch, "completion_mask": hidden})
+
+
+def test_a_cut_prompt_and_lost_images_are_errors(ragged):
+    trainer, batch, _ = ragged
+    ids = batch["completion_ids"].clone()
+    row = batch["num_images"].index(3)
+    place = (ids[row] == trainer.model.config.image_token_id).nonzero()[0]
+    ids[row, place] = trainer.processing_class.tokenizer.pad_token_id
+    with pytest.raises(ValueError, match="do not match its images"):
+        scored(trainer, {**batch, "completion_ids": ids})
+    with pytest.raises(RuntimeError, match="without its images"):
+        scored(trainer, {**batch, "pixel_values": None})
+
+
+def test_an_image_token_in_a_reply_would_lose_all_images(taught, tmp_path):
+    """The control of the ban: without it TRL drops the images of the batch, and we say so."""
+    model = copy.deepcopy(taught[0])
+    with torch.no_grad():
+        model.lm_head.bias[model.config.image_token_id] = 9.0
+    trainer = trainer_of(taught, tmp_path, model=model)
+    rolled_out(trainer)  # banned: nothing happens
+    trainer.generation_config.suppress_tokens = None
+    with pytest.raises((RuntimeError, ValueError), match=r"images .* gone|without its images"):
+        rolled_out(trainer)
+
+
+def test_a_frozen_adapter_is_refused(taught, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(copy.deepcopy(taught[0]), lora).save_pretrained(tmp_path / "adapter")
+    frozen = PeftModel.from_pretrained(copy.deepcopy(taught[0]), tmp_path / "adapter")
+    with pytest.raises(ValueError, match="is_trainable=True"):
+        trainer_of(taught, tmp_path, model=frozen)
+
+
+# --- KL-Coverage inside the trainer --------------------------------------------------------------
+
+
+def test_kl_coverage_moves_the_chosen_tokens_alone(taught, tmp_path):
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    trainer = trainer_of(taught, tmp_path, peft_config=lora, kl="kl_coverage", beta=1e-3)
+    with torch.no_grad():  # the policy has left its reference, the frozen model
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.5)
+    batch = rolled_out(trainer)
+    own = batch["tool_mask"] * batch["completion_mask"]
+    batch["advantages"] = torch.linspace(-1, 1, len(own))
+    gradients = {}
+    for variant in ("off", "kl_cov", "kl_coverage"):
+        trainer.kl_coverage = KLCoverageConfig(variant, top=0.1)
+        trainer.beta = 0.0
+        gradients[variant], log_probs = token_gradients(trainer, batch)
+    assert torch.equal(gradients["off"], gradients["kl_cov"])  # on-policy: no pull at all
+    chosen = coverage(log_probs, batch["advantages"], own, 0.1).selected
+    assert chosen.any() and torch.equal(gradients["off"] != gradients["kl_coverage"], chosen)
+    logged = trainer._metrics["train"]
+    assert logged["kl_coverage/kl"][-1] > 0 and 0 < logged["kl_coverage/selected"][-1] <= 0.1
+    assert logged["entropy/rating"] and logged["entropy/rationale"] and logged["distinct_ratings"]
+    del batch["ref_per_token_logps"]
+    with pytest.raises(ValueError, match="set beta above 0"):
+        trainer._compute_loss(trainer.model, batch)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_training_moves_the_model_and_logs_what_is_needed(taught, tmp_path):
+    trainer = trainer_of(taught, tmp_path, logging_steps=1, kl="kl_cov", num_iterations=2)
+    trainer.resampling = ResamplingConfig()
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
+    assert len(moved) == len(before)
+    sampler = trainer.progressive_sampler()
+    assert isinstance(sampler, ProgressiveSampler)
+    assert (sampler.batch_size, sampler.repeat_count, sampler.total_chunks) == (4, 4, 1)
+    logged = set(trainer.state.log_history[0])
+    terms = {f"rewards/{name}/mean" for name in ("format", "score", "rank", "grounding")}
+    assert terms | {"unparsable", "zoom_share", "distinct_ratings", "entropy/rating"} <= logged
+
+
+# --- rewards as TRL calls them -------------------------------------------------------------------
+
+
+def test_rewards_of_a_batch_are_counted_and_finite():
+    texts = [[FINAL], [CROP, GOOD], [BROKEN], [CROP, BROKEN]]
+    completions = [[{"role": "assistant", "content": text} for text in turns] for turns in texts]
+    logged: dict[str, float] = {}
+    columns = {
+        "completions": completions,
+        "images": [[records(1)[0].image]] * 4,
+        "mos": [3.5, 3.5, 4.75, 4.75],
+        "image_id": ["a", "a", "b", "b"],
+        "region_truth": [None, (0.1, 0.2, 0.4, 0.9), None, (0.1, 0.2, 0.4, 0.9)],
+        "log_metric": logged.__setitem__,
+    }
+    format_, score, rank, grounding = (
+        f(**columns) for f in reward_functions(RewardConfig(grounding=1.0))
+    )
+    assert format_ == [0.0] * 4 and score == [1.0, 0.0, 0.0, 0.0]
+    assert rank == [0.0] * 4  # image b has no rating, so a has no rival
+    assert grounding[0] is None and grounding[1] == pytest.approx(1.0) and grounding[3] == 0.0
+    assert logged == {"unparsable": 0.5, "zoom_share": 0.25, "distinct_ratings": 1.0}
+
+
+def test_ranks_do_not_depend_on_who_holds_a_sample():
+    nan = float("nan")
+    everybody = [
+        ("a", 2.0, 2.5),
+        ("a", 2.0, 1.5),
+        ("b", 4.0, 3.0),
+        ("b", 4.0, nan),
+        ("c", 3.0, 3.0),
+    ]
+    whole = ranks_of(everybody, everybody)
+    for cut in range(6):
+        parts = ranks_of(everybody[:cut], everybody) + ranks_of(everybody[cut:], everybody)
+        assert parts == whole
+    with pytest.raises(ValueError, match="an id names one image"):
+        ranks_of([], [("a", 2.0, 2.5), ("a", 2.5, 1.5)])
+    with pytest.raises(ValueError, match="one above"):
+        RewardConfig(format=0, score=0, rank=0)

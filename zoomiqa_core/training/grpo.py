@@ -1,0 +1,281 @@
+"""GRPO for a judge that zooms (Zoom-IQA's second stage, arXiv 2601.02918), on TRL's trainer.
+
+``ZoomGRPOTrainer`` is a ``trl.GRPOTrainer`` whose roll-outs are chains
+(:class:`zoomiqa_core.chain.Chain`), the state machine the judge itself runs on: same prompts, same
+parser, same crop. The gradient reaches the tokens the model wrote in every round, and no others.
+
+**Context.** TRL continues one conversation; the judge starts a later round afresh. Rows are laid
+out and scored so that training's contexts are the judge's, token for token
+(:mod:`zoomiqa_core.training.zoom_rollouts`). Three differences remain. The judge draws with its own
+``Sampling`` (top-p .95 and top-k 50 by default), training from the whole distribution, as its
+log-probabilities must. The judge asks again after a reply that does not parse, training does not.
+And TRL ends a sequence at any of the model's end tokens and keeps that token in the row, where it
+is learnt; the judge drops it.
+
+What TRL gets wrong in silence is refused with an error: see :func:`check_settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoomiqa_core.chain import Chain
+from zoomiqa_core.prompts import BUILTIN, Prompts
+from zoomiqa_core.protocol import MAX_ROUNDS
+from zoomiqa_core.training.kl_coverage import (
+    KLCoverageConfig,
+    KLCoverageMixin,
+    rating_positions,
+)
+from zoomiqa_core.training.resampling import ResamplingConfig, ResamplingMixin
+from zoomiqa_core.training.reward_functions import RewardConfig, reward_functions
+from zoomiqa_core.training.zoom_rollouts import (
+    fold,
+    images_per_round,
+    read_replies,
+    render,
+    unfold,
+)
+
+if TYPE_CHECKING:  # imported where the trainer is made
+    from trl import GRPOTrainer as Base
+else:
+    Base = object
+
+VISION_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+"""Names in the model's configuration of the tokens that no reply may hold."""
+
+
+def check_settings(args: Any) -> None:
+    """Refuse settings of ``GRPOConfig`` with which roll-outs that zoom train on something else.
+
+    Raises:
+        ValueError: says which, and why.
+    """
+    exact = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+    for name, value in exact.items():
+        if getattr(args, name) != value:
+            raise ValueError(
+                f"{name} must be {value}, got {getattr(args, name)}: tokens drawn from a changed "
+                "distribution have other log-probabilities than the training computes"
+            )
+    if args.mask_truncated_completions:
+        raise ValueError(
+            "mask_truncated_completions must be False: it hides image tokens from the attention "
+            "and shifts all positions after them. A roll-out that is cut off parses as nothing and "
+            "earns nothing anyway"
+        )
+    together = args.steps_per_generation * args.num_iterations
+    steps = args.save_steps * args.gradient_accumulation_steps
+    if args.save_strategy == "steps" and steps % together:
+        raise ValueError(
+            f"save_steps · gradient_accumulation_steps ({steps:g}) must be a multiple of the steps "
+            f"that share roll-outs ({together}), or a resumed run draws others"
+        )
+
+
+class ZoomRolloutMixin(Base):
+    """The rounds of a roll-out, in a ``GRPOTrainer``."""
+
+    prompts = BUILTIN
+    max_rounds = MAX_ROUNDS
+    _chains: Sequence[Chain] = ()
+    _model_mask: Tensor | None = None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._chains = [
+            Chain(
+                x["images"][0], self.prompts, x["question"], max_rounds=self.max_rounds, retries=0
+            )
+            for x in inputs
+        ]
+        output = super()._generate_and_score_completions(inputs)
+        if "pixel_values" not in output or "tool_mask" not in output:
+            raise RuntimeError("the images of the batch are gone, or the rounds' mask is")
+        output["rating_mask"] = self._rating_mask(output)
+        return output
+
+    def _tool_call_loop(
+        self, prompts, prompt_ids, completion_ids, completions, logprobs, images, multimodal_fields
+    ):
+        """The later rounds. Returns what TRL's own loop does."""
+        rows = [list(ids) for ids in completion_ids]
+        own = [[1] * len(ids) for ids in rows]
+        shown: list[list[Any]] = [[] for _ in rows]
+        zooms = 0
+        read_replies(self._chains, rows, self._tokenizer)
+        while waiting := [n for n, chain in enumerate(self._chains) if chain.request]:
+            requests = [request for chain in self._chains if (request := chain.request)]
+            asked = [render(request, self.processing_class) for request in requests]
+            names = asked[0].inputs
+            said, said_logprobs = self._generate_single_turn(
+                [prompt.ids for prompt in asked],
+                [list(request.images) for request in requests],
+                {name: torch.cat([prompt.inputs[name] for prompt in asked]) for name in names},
+                num_generations=1,
+                has_tool_images=True,
+            )
+            for place, n in enumerate(waiting):
+                rows[n] += [*asked[place].ids, *said[place]]
+                own[n] += [0] * len(asked[place].ids) + [1] * len(said[place])
+                shown[n] += requests[place].images
+                if logprobs is not None:
+                    logprobs[n] += [0.0] * len(asked[place].ids) + said_logprobs[place]
+            read_replies([self._chains[n] for n in waiting], said, self._tokenizer)
+            zooms += len(waiting)
+        self._model_mask = _padded(own)
+        turns = [
+            [{"role": "assistant", "content": look.text} for look in chain.rounds]
+            for chain in self._chains
+        ]
+        return own, turns, rows, logprobs, zooms, 0, shown
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if pixel_values is None or image_grid_thw is None or self._model_mask is None:
+            raise RuntimeError(
+                "the batch reached the model without its images: TRL drops all of them when the "
+                "image tokens of one row do not match"
+            )
+        config = self.accelerator.unwrap_model(model).config
+        own = self._model_mask.to(input_ids.device)
+        start = input_ids.shape[1] - logits_to_keep
+        rounds = unfold(input_ids, attention_mask, own, start, self._tokenizer.pad_token_id)
+        image_id, merge = config.image_token_id, config.vision_config.spatial_merge_size
+        counts = images_per_round(rounds.spans, input_ids, image_grid_thw, image_id, merge)
+        log_probs, entropies, aux = super()._get_per_token_logps_and_entropies(
+            model,
+            rounds.input_ids,
+            rounds.attention_mask,
+            rounds.length,
+            batch_size=batch_size,
+            compute_entropy=compute_entropy,
+            compute_aux_loss=compute_aux_loss,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            num_images=counts,
+            mm_token_type_ids=(rounds.input_ids == image_id).long(),
+        )
+        shape = len(input_ids), start, logits_to_keep
+        folded = fold(log_probs, rounds, *shape)
+        return folded, None if entropies is None else fold(entropies, rounds, *shape), aux
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._model_mask = inputs["tool_mask"] * inputs["completion_mask"]
+        return super()._compute_loss(model, inputs)
+
+    def _rating_mask(self, output: dict[str, Any]) -> Tensor:
+        """(B, C) 1 on the tokens that write a rating."""
+        own, ids = output["tool_mask"] * output["completion_mask"], output["completion_ids"]
+        marks = torch.zeros_like(ids)
+        for row in range(len(ids)):
+            pieces = self._tokenizer.convert_ids_to_tokens(ids[row].tolist())
+            edges = own[row].diff(prepend=own.new_zeros(1), append=own.new_zeros(1))
+            starts, ends = ((edges == step).nonzero()[:, 0].tolist() for step in (1, -1))
+            for start, end in zip(starts, ends, strict=True):
+                marks[row, start:end] = marks.new_tensor(rating_positions(pieces[start:end]))
+        return marks
+
+
+class _Rounds(list):
+    """Stands where TRL keeps its tools.
+
+    True, so that TRL asks for the later rounds; empty, so that no template writes tools into a
+    prompt.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _padded(masks: Sequence[Sequence[int]]) -> Tensor:
+    width = max(map(len, masks))
+    return torch.tensor([[*mask, *[0] * (width - len(mask))] for mask in masks])
+
+
+def _make_trainer() -> type:
+    from trl import GRPOTrainer
+
+    class ZoomGRPOTrainer(KLCoverageMixin, ZoomRolloutMixin, ResamplingMixin, GRPOTrainer):
+        """GRPO with roll-outs that zoom.
+
+        Args:
+            model: the policy, or its folder.
+            args: ``GRPOConfig``; see :func:`check_settings`. ``max_completion_length`` bounds one
+                reply. ``reward_weights`` is set from ``rewards``.
+            train_dataset: from :func:`zoomiqa_core.training.rollout_data.rollout_dataset`.
+            processing_class: the processor, padding on the left.
+            rewards: terms and weights.
+            kl_coverage: what is held back.
+            resampling: which images are drawn.
+            prompts: the texts, those of the dataset.
+            max_rounds: looks at most.
+            kwargs: see ``GRPOTrainer``.
+        """
+
+        def __init__(
+            self,
+            model: Any,
+            args: Any,
+            train_dataset: Any,
+            processing_class: Any,
+            *,
+            rewards: RewardConfig | None = None,
+            kl_coverage: KLCoverageConfig | None = None,
+            resampling: ResamplingConfig | None = None,
+            prompts: Prompts = BUILTIN,
+            max_rounds: int = MAX_ROUNDS,
+            **kwargs: Any,
+        ) -> None:
+            check_settings(args)
+            rewards = rewards or RewardConfig()
+            args.reward_weights = rewards.weights
+            self.prompts, self.max_rounds = prompts, max_rounds
+            self.kl_coverage = kl_coverage or KLCoverageConfig()
+            self.resampling = resampling or ResamplingConfig()
+            super().__init__(
+                model,
+                reward_functions(rewards, max_rounds),
+                args,
+                train_dataset,
+                processing_class=processing_class,
+                **kwargs,
+            )
+            if not any(p.requires_grad for p in self.model.parameters()):
+                raise ValueError(
+                    "no parameter learns: load a LoRA adapter with is_trainable=True, or give "
+                    "peft_config"
+                )
+            self.tools = _Rounds()
+            config = self.accelerator.unwrap_model(self.model).config
+            vision = [getattr(config, name, None) for name in VISION_TOKENS]
+            banned = [token for token in vision if token is not None]
+            if not args.use_vllm:
+                self.generation_kwargs["suppress_tokens"] = banned
+                self.generation_config.suppress_tokens = banned
+
+    ZoomGRPOTrainer.__qualname__ = "ZoomGRPOTrainer"
+    return ZoomGRPOTrainer
+
+
+def __getattr__(name: str) -> Any:
+    """``ZoomGRPOTrainer``, made when it is first asked for: it needs TRL."""
+    if name == "ZoomGRPOTrainer":
+        globals()[name] = _make_trainer()
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

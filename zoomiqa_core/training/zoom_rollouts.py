@@ -1,0 +1,184 @@
+"""Roll-outs that zoom, for TRL: several rounds of a chain as one row, and each round scored alone.
+
+At inference a later round does not go on from the first prompt: it starts from the question, the
+reply and both images (:func:`zoomiqa_core.protocol.messages`). A row of a training batch therefore
+holds the rounds one after the other,
+
+    prompt 1 | reply 1 · prompt 2 · reply 2             "prompt | completion" in TRL's words
+               1111111   00000000   1111111             tool mask: 1 on the model's own tokens
+
+and the prompts of later rounds are environment tokens, whole and never cut. :func:`unfold` turns
+the rows back into one sequence a round before the model scores them, so that every token is scored
+in exactly the context it was drawn in, and in which the judge will draw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoomiqa_core.chain import Chain, Request
+
+
+class Span(NamedTuple):
+    """One round in a row of the batch."""
+
+    row: int
+    context: tuple[int, int]
+    """First position of its prompt, and one past the last, in prompt + completion."""
+    reply: tuple[int, int]
+    """The same of its reply."""
+
+
+class Unfolded(NamedTuple):
+    """Rows of rounds as sequences of one round each, and where each of them came from."""
+
+    input_ids: Tensor
+    """(N, P + R): prompts padded on the left, replies on the right."""
+    attention_mask: Tensor
+    length: int
+    """R, of the longest reply."""
+    spans: list[Span]
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A request as tokens and pictures."""
+
+    ids: list[int]
+    inputs: dict[str, Tensor]
+    """``pixel_values`` and ``image_grid_thw`` of its images, in order."""
+
+
+def render(request: Request, processor: Any) -> RenderedPrompt:
+    """Tokens of a request by the processor, as the judge's own (:mod:`zoomiqa_core.vlm`)."""
+    chat = [_without_control_tokens(message, processor) for message in request.messages]
+    text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[text], images=list(request.images), return_tensors="pt")
+    images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
+    return RenderedPrompt(inputs["input_ids"][0].tolist(), images)
+
+
+def read_replies(chains: Sequence[Chain], ids: Sequence[Sequence[int]], tokenizer: Any) -> None:
+    """Give each chain its reply, decoded as the judge decodes it."""
+    for chain, reply in zip(chains, ids, strict=True):
+        text = tokenizer.decode(reply, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        chain.read(text, len(reply))
+
+
+def find_rounds(attention_mask: Tensor, model_mask: Tensor, prompt_length: int) -> list[Span]:
+    """The rounds of each row.
+
+    Args:
+        attention_mask: (B, P + C), 0 on padding.
+        model_mask: (B, C), 1 on the model's own tokens and 0 on the prompts between.
+        prompt_length: P, padding included.
+
+    Raises:
+        ValueError: a row has no reply, or padding within.
+    """
+    spans = []
+    for row in range(len(attention_mask)):
+        seen = attention_mask[row].nonzero()[:, 0].tolist()
+        own = model_mask[row].tolist()
+        start, end = (seen[0], seen[-1] + 1) if seen else (0, 0)
+        if end <= prompt_length or len(seen) != end - start:
+            raise ValueError(
+                f"row {row} has no reply, or padding within: a roll-out may not be masked "
+                "(mask_truncated_completions)"
+            )
+        context = place = start
+        while place < end:
+            begin = place
+            while begin < end and not (begin >= prompt_length and own[begin - prompt_length]):
+                begin += 1
+            place = begin
+            while place < end and own[place - prompt_length]:
+                place += 1
+            if place > begin:
+                spans.append(Span(row, (context, begin), (begin, place)))
+            context = place
+    return spans
+
+
+def unfold(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    model_mask: Tensor,
+    prompt_length: int,
+    pad_id: int,
+) -> Unfolded:
+    """One sequence a round; see the module's head.
+
+    Args:
+        input_ids: (B, P + C).
+        attention_mask: (B, P + C).
+        model_mask: (B, C), 1 on the model's own tokens.
+        prompt_length: P.
+        pad_id: the padding token.
+    """
+    spans = find_rounds(attention_mask, model_mask, prompt_length)
+    before = max(span.context[1] - span.context[0] for span in spans)
+    length = max(span.reply[1] - span.reply[0] for span in spans)
+    ids = input_ids.new_full((len(spans), before + length), pad_id)
+    mask = torch.zeros_like(ids)
+    for number, span in enumerate(spans):
+        start = before - (span.context[1] - span.context[0])
+        whole = slice(span.context[0], span.reply[1])  # a prompt and its reply stand together
+        stop = start + span.reply[1] - span.context[0]
+        ids[number, start:stop] = input_ids[span.row, whole]
+        mask[number, start:stop] = 1
+    return Unfolded(ids, mask, length, spans)
+
+
+def fold(values: Tensor, unfolded: Unfolded, rows: int, prompt_length: int, width: int) -> Tensor:
+    """(B, C) from the values (N, R) of the replies; 0 on every other position, with gradients."""
+    out = values.new_zeros(rows, width)
+    for number, span in enumerate(unfolded.spans):
+        start, end = (place - prompt_length for place in span.reply)
+        out[span.row, start:end] = values[number, : end - start]
+    return out
+
+
+def images_per_round(
+    spans: Sequence[Span], input_ids: Tensor, grids: Tensor, image_id: int, merge: int
+) -> list[int]:
+    """How many images each round shows; they lie in the rows' order, as the rounds do.
+
+    Raises:
+        ValueError: the image tokens of a round are not those of whole images. TRL would train on
+            without any image, in silence.
+    """
+    sizes = (grids.prod(-1) // merge**2).tolist()
+    counts, place = [], 0
+    for span in spans:
+        tokens = int((input_ids[span.row, slice(*span.context)] == image_id).sum())
+        first = place
+        while tokens > 0 and place < len(sizes):
+            tokens -= sizes[place]
+            place += 1
+        if tokens:
+            raise ValueError(
+                f"the image tokens of row {span.row} do not match its images: was a prompt cut, or "
+                "did the model write an image token?"
+            )
+        counts.append(place - first)
+    if place != len(sizes):
+        raise ValueError(f"{len(sizes)} images for the image tokens of {place}")
+    return counts
+
+
+def _without_control_tokens(message: dict[str, Any], processor: Any) -> dict[str, Any]:
+    """Text is data, whoever wrote it: it cannot open a turn or show an image."""
+    special = [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]
+    content = []
+    for part in message["content"]:
+        if part["type"] == "text":
+            for token in special:
+                part = {**part, "text": part["text"].replace(token, "")}
+        content.append(part)
+    return {**message, "content": content}
