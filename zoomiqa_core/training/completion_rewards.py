@@ -162,8 +162,10 @@ def rank_rewards(
     return rewards
 
 
-def grounding_reward(outcome: Outcome, truth: BBox, kind: GroundingKind = "iou") -> float:
-    """Whether the closer look went where the damage is; 0 without one.
+def grounding_reward(
+    outcome: Outcome, truths: Sequence[BBox], kind: GroundingKind = "iou"
+) -> float:
+    """Whether the closer look went where the damage is, of several places the best; 0 without one.
 
     ``iou``: intersection over union of the box asked for and the true box.
     ``centre``: 1 when the centre of the box asked for lies inside the true box. (The other way
@@ -171,13 +173,16 @@ def grounding_reward(outcome: Outcome, truth: BBox, kind: GroundingKind = "iou")
 
     Args:
         outcome: of the roll-out.
-        truth: normalised xyxy.
+        truths: true boxes, normalised xyxy.
         kind: which of the two.
     """
     if outcome.error or outcome.bbox is None:
         return 0.0
-    ax, ay, bx, by = outcome.bbox
-    tx, ty, ux, uy = truth
+    return max((_overlap(outcome.bbox, truth, kind) for truth in truths), default=0.0)
+
+
+def _overlap(box: BBox, truth: BBox, kind: GroundingKind) -> float:
+    (ax, ay, bx, by), (tx, ty, ux, uy) = box, truth
     if kind == "centre":
         return float(tx <= (ax + bx) / 2 <= ux and ty <= (ay + by) / 2 <= uy)
     shared = max(0.0, min(bx, ux) - max(ax, tx)) * max(0.0, min(by, uy) - max(ay, ty))

@@ -18,7 +18,7 @@ What TRL gets wrong in silence is refused with an error: see :func:`check_settin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,10 +41,7 @@ from zoomiqa_core.training.zoom_rollouts import (
     unfold,
 )
 
-if TYPE_CHECKING:  # imported where the trainer is made
-    from trl import GRPOTrainer as Base
-else:
-    Base = object
+Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 
 VISION_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 """Names in the model's configuration of the tokens that no reply may hold."""

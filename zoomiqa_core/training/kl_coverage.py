@@ -23,15 +23,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # imported where the trainer is made
-    from trl import GRPOTrainer as Base
-else:
-    Base = object
+Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 
 Variant = Literal["off", "kl_cov", "kl_coverage"]
 

@@ -16,16 +16,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-if TYPE_CHECKING:  # imported where the trainer is made
-    from trl import GRPOTrainer as Base
-else:
-    Base = object
+Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 
 Schedule = Literal["linear", "cosine", "step"]
 

@@ -100,24 +100,24 @@ def reward_functions(config: RewardConfig, max_rounds: int = MAX_ROUNDS) -> list
         return _finite(ranks_of(local, everybody))
 
     def grounding(completions, images, **kwargs: Any) -> list[float | None]:
-        truths: Sequence[BBox | None] = kwargs.get("region_truth") or [None] * len(completions)
+        truths: Sequence[Sequence[BBox]] = kwargs.get("region_truth") or [()] * len(completions)
         said = outcomes(completions, images)
         return [
-            None if truth is None else grounding_reward(one, truth, config.grounding_kind)
-            for one, truth in zip(said, truths, strict=True)
+            grounding_reward(one, boxes, config.grounding_kind) if boxes else None
+            for one, boxes in zip(said, truths, strict=True)
         ]
 
     return [format, score, rank, grounding]
 
 
 def ranks_of(
-    local: Sequence[tuple[str, float, float, Any]],
-    everybody: Sequence[tuple[str, float, float, Any]],
+    local: Sequence[tuple[str, float, float, bool]],
+    everybody: Sequence[tuple[str, float, float, bool]],
 ) -> list[float]:
     """Rank reward of this process's samples among everybody's.
 
     Args:
-        local: image, MOS and rating (NaN for none) of each sample here.
+        local: image, MOS, rating (NaN for none) and whether it zoomed, of each sample here.
         everybody: those of all processes, these included.
 
     Raises:

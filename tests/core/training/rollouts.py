@@ -39,8 +39,12 @@ class Record:
     image_id: str
     mos: float
     question: str = "How good?"
-    region_truth: tuple[float, float, float, float] | None = None
+    region_truth: tuple[tuple[float, float, float, float], ...] = ()
     rounds: tuple[str, ...] = ()
+
+
+def picture_of(record):
+    return record.image
 
 
 def conversation(record, prompts, round_number):
@@ -62,5 +66,7 @@ def records(count: int = 8) -> list[Record]:
         two = (reply(3.0, BOX), reply(mos, later=True))
         image = picture(*sizes[n % 4], shade=20 * n)
         rounds = two if n % 2 else (reply(mos),)
-        made.append(Record(image, f"i{n}", mos, region_truth=BOX if n % 2 else None, rounds=rounds))
+        made.append(
+            Record(image, f"i{n}", mos, region_truth=(BOX,) if n % 2 else (), rounds=rounds)
+        )
     return made

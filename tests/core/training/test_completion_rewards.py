@@ -192,23 +192,25 @@ def test_rank_names_its_edge_cases():
 
 def test_grounding_by_hand():
     half = Outcome(3.0, None, (0.0, 0.0, 0.5, 1.0), True)
-    assert grounding_reward(half, (0.25, 0.0, 0.75, 1.0)) == pytest.approx(1 / 3)
-    assert grounding_reward(half, (0.0, 0.0, 0.5, 1.0)) == 1.0
-    assert grounding_reward(half, (0.6, 0.0, 1.0, 1.0)) == 0.0
-    assert grounding_reward(half, (0.2, 0.4, 0.3, 0.6), "centre") == 1.0
-    assert grounding_reward(half, (0.3, 0.4, 0.5, 0.6), "centre") == 0.0
+    assert grounding_reward(half, [(0.25, 0.0, 0.75, 1.0)]) == pytest.approx(1 / 3)
+    assert grounding_reward(half, [(0.0, 0.0, 0.5, 1.0)]) == 1.0
+    assert grounding_reward(half, [(0.6, 0.0, 1.0, 1.0)]) == 0.0
+    assert grounding_reward(half, [(0.6, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)]) == 1.0
+    assert grounding_reward(half, [(0.2, 0.4, 0.3, 0.6)], "centre") == 1.0
+    assert grounding_reward(half, [(0.3, 0.4, 0.5, 0.6)], "centre") == 0.0
 
 
 def test_the_whole_image_is_no_cheap_grounding():
     everything = Outcome(3.0, None, (0.0, 0.0, 1.0, 1.0), True)
-    assert grounding_reward(everything, (0.0, 0.0, 0.2, 0.2), "centre") == 0.0
-    assert grounding_reward(everything, (0.0, 0.0, 0.2, 0.2)) == pytest.approx(0.04)
+    assert grounding_reward(everything, [(0.0, 0.0, 0.2, 0.2)], "centre") == 0.0
+    assert grounding_reward(everything, [(0.0, 0.0, 0.2, 0.2)]) == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize("kind", ["iou", "centre"])
 def test_no_look_or_a_failed_one_is_not_grounded(kind):
     truth = (0.0, 0.0, 1.0, 1.0)
-    assert grounding_reward(Outcome(3.0), truth, kind) == 0.0
-    assert grounding_reward(Outcome(math.nan, "x", truth, True), truth, kind) == 0.0
+    assert grounding_reward(Outcome(3.0), [truth], kind) == 0.0
+    assert grounding_reward(Outcome(math.nan, "x", truth, True), [truth], kind) == 0.0
     empty = Outcome(3.0, None, (0.5, 0.5, 0.5, 0.5), True)
-    assert math.isfinite(grounding_reward(empty, (0.5, 0.5, 0.5, 0.5), kind))
+    assert math.isfinite(grounding_reward(empty, [(0.5, 0.5, 0.5, 0.5)], kind))
+    assert grounding_reward(empty, [], kind) == 0.0

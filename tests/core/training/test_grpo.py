@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD, teach_replies
-from tests.core.training.rollouts import records
+from tests.core.training.rollouts import picture_of, records
 from zoomiqa_core import decoding, vlm
 from zoomiqa_core.chain import Chain
 from zoomiqa_core.prompts import BUILTIN
@@ -57,7 +57,7 @@ def trainer_of(
     made = ZoomGRPOTrainer(
         model or copy.deepcopy(pair[0]),
         args,
-        rollout_dataset(records(8)),
+        rollout_dataset(records(8), picture_of),
         pair[1],
         rewards=RewardConfig(grounding=0.5),
         kl_coverage=KLCoverageConfig(kl, top=0.1),
@@ -369,7 +369,7 @@ def test_rewards_of_a_batch_are_counted_and_finite():
         "images": [[records(1)[0].image]] * 4,
         "mos": [3.5, 3.5, 4.75, 4.75],
         "image_id": ["a", "a", "b", "b"],
-        "region_truth": [None, (0.1, 0.2, 0.4, 0.9), None, (0.1, 0.2, 0.4, 0.9)],
+        "region_truth": [(), [(0.1, 0.2, 0.4, 0.9)], None, [(0.1, 0.2, 0.4, 0.9)]],
         "log_metric": logged.__setitem__,
     }
     format_, score, rank, grounding = (
@@ -382,19 +382,13 @@ def test_rewards_of_a_batch_are_counted_and_finite():
 
 
 def test_ranks_do_not_depend_on_who_holds_a_sample():
-    nan = float("nan")
-    everybody = [
-        ("a", 2.0, 2.5),
-        ("a", 2.0, 1.5),
-        ("b", 4.0, 3.0),
-        ("b", 4.0, nan),
-        ("c", 3.0, 3.0),
-    ]
+    ratings = [("a", 2.0, 2.5), ("a", 2.0, 1.5), ("b", 4.0, 3.0), ("b", 4.0, float("nan"))]
+    everybody = [(*one, False) for one in [*ratings, ("c", 3.0, 3.0)]]
     whole = ranks_of(everybody, everybody)
     for cut in range(6):
         parts = ranks_of(everybody[:cut], everybody) + ranks_of(everybody[cut:], everybody)
         assert parts == whole
     with pytest.raises(ValueError, match="an id names one image"):
-        ranks_of([], [("a", 2.0, 2.5), ("a", 2.5, 1.5)])
+        ranks_of([], [("a", 2.0, 2.5, True), ("a", 2.5, 1.5, True)])
     with pytest.raises(ValueError, match="one above"):
         RewardConfig(format=0, score=0, rank=0)

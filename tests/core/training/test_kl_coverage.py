@@ -1,6 +1,7 @@
 """KL-Coverage: by hand on 2 × 4 tokens, where the gradient goes, and what on-policy means."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_advantages_may_be_given_per_token():
     assert torch.equal(rows.selected, tokens.selected)
 
 
-def gradient(variant, other, coef=1.0):
+def gradient(variant, other, coef=1.0) -> Any:
     log_probs = LOG_PROBS.clone().requires_grad_()
     chosen = coverage(log_probs, ADVANTAGES, MASK, top=2 / 7).selected
     base = (log_probs * MASK).sum() * 0.1  # stands for the policy loss

@@ -1,0 +1,101 @@
+"""Supervised fine-tuning on grounded rationales (Zoom-IQA's first stage, arXiv 2601.02918).
+
+Every round of a record is a sample of its own, in the context the judge has in that round, and only
+the reply of that round is learnt. The chat of a later round holds the reply before it too, there
+without its image: a loss on that turn would teach the model to write about a picture it does not
+see, so "assistant tokens only" is not narrow enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from PIL import Image
+from torch import Tensor
+
+from zoomiqa_core.protocol import Message
+from zoomiqa_core.training.lazy_rows import lazy_dataset
+
+SampleT = TypeVar("SampleT")
+Chat = tuple[list[Message], list[Image.Image]]
+"""Messages that end with the reply to learn, and their images in order."""
+
+IGNORED = -100
+
+
+def sft_dataset(samples: Sequence[SampleT], chat: Callable[[SampleT], Chat]) -> Any:
+    """Rows for :func:`sft_trainer`.
+
+    Args:
+        samples: one a chat.
+        chat: makes it when its row is asked for.
+
+    Raises:
+        ValueError: no samples.
+    """
+
+    def row(sample: SampleT) -> dict[str, Any]:
+        messages, images = chat(sample)
+        return {"messages": messages, "images": images}
+
+    return lazy_dataset(samples, row)
+
+
+def last_turn_only(labels: Tensor) -> Tensor:
+    """Labels of the last turn alone.
+
+    Args:
+        labels: (B, T), −100 outside the assistant's turns, of which there is one or more a row.
+
+    Raises:
+        ValueError: a row has nothing to learn.
+    """
+    learnt = labels != IGNORED
+    if not learnt.any(-1).all():
+        row = int((~learnt.any(-1)).nonzero()[0])
+        raise ValueError(
+            f"row {row} has no assistant's turn to learn: does the chat template mark them with "
+            "{% generation %}?"
+        )
+    # Counted from the end, the last turn is the first unbroken run of learnt positions.
+    backwards = learnt.flip(-1)
+    begun = backwards.cumsum(-1) > 0
+    broken = (begun & ~backwards).cumsum(-1) > 0
+    return labels.masked_fill((~(begun & ~broken)).flip(-1), IGNORED)
+
+
+def sft_trainer(
+    model: Any, args: Any, train_dataset: Any, processing_class: Any, **kwargs: Any
+) -> Any:
+    """A ``trl.SFTTrainer`` that learns the last turn of every chat.
+
+    Args:
+        model: to be trained.
+        args: ``SFTConfig``; masks, lengths and columns are set here.
+        train_dataset: from :func:`sft_dataset`.
+        processing_class: the processor.
+        kwargs: see ``SFTTrainer``.
+    """
+    from trl import SFTTrainer
+
+    args.assistant_only_loss = True
+    args.max_length = None  # a cut prompt would lose image tokens
+    args.remove_unused_columns = False
+    args.packing = False
+    trainer = SFTTrainer(
+        model,
+        args=args,
+        train_dataset=train_dataset,
+        processing_class=processing_class,
+        **kwargs,
+    )
+    collate = trainer.data_collator
+
+    def collate_last_turn(rows: list[dict[str, Any]]) -> Any:
+        batch = collate(rows)
+        batch["labels"] = last_turn_only(batch["labels"])
+        return batch
+
+    trainer.data_collator = collate_last_turn
+    return trainer
