@@ -12,7 +12,19 @@ import torch
 
 from zoomiqa_core.files import atomic_path, write_text_atomic
 
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "kornia", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "timm",
+    "kornia",
+    "pillow",
+)
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,147 @@
+"""Sharpen a judge by reinforcement: GRPO with roll-outs that zoom.
+
+    python -m recipes.train_grpo --config recipes/configs/train_grpo/default.yaml \
+        data=GR_IQA model=runs/sft/judge out=runs/grpo
+
+``data`` is a folder of GR-IQA records, of which image, question, label and true boxes are used;
+``model`` a judge from ``recipes.train_sft``. Rewards, KL-Coverage and progressive re-sampling can
+each be switched off. The run resumes from its folder, which also holds ``bin_shares.png``; the
+result is ``out/judge``. The same under ``accelerate launch -m recipes.train_grpo …``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import PartialState
+from omegaconf import MISSING
+
+from recipes.compose import compose
+from zoomiqa_core.prompts import Prompts, load_prompts
+from zoomiqa_core.protocol import MAX_ROUNDS
+from zoomiqa_core.training.kl_coverage import KLCoverageConfig
+from zoomiqa_core.training.policy import Dtype, LoraSettings, load_policy, lora_config
+from zoomiqa_core.training.resampling import ResamplingConfig, plot_shares
+from zoomiqa_core.training.reward_functions import RewardConfig
+from zoomiqa_core.training.rollout_data import rollout_dataset
+from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.training.trainer_run import LoopSettings, train_to_judge, trainer_arguments
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training by reinforcement."""
+
+    data: str = MISSING
+    """Folder of GR-IQA records."""
+    model: str = MISSING
+    """Folder or hub id of the judge to start from; it is the reference, too."""
+    out: str = "runs/grpo"
+    """Run folder."""
+    prompts: str = "builtin"
+    """``builtin``, ``official`` or a YAML file: those the judge was taught with."""
+    images: int = 8
+    """Distinct images a step, over all processes; 8 or more give the rank reward rivals."""
+    rollouts: int = 8
+    """Roll-outs an image. images · rollouts is a multiple of loop.batch_size · processes."""
+    iterations: int = 1
+    """Optimiser steps on the same roll-outs."""
+    max_rounds: int = MAX_ROUNDS
+    """Looks at most; 1 never zooms."""
+    max_new_tokens: int = 512
+    """Of one reply."""
+    beta: float = 1e-3
+    """Weight of the plain KL term. Above 0 it loads the reference, which ``kl_coverage`` needs and
+    which then takes the plain term's place."""
+    epsilon: float = 0.2
+    """Clipping of the probability ratio."""
+    loss_type: str = "dapo"
+    """TRL's name for how token losses are averaged."""
+    max_pixels: int | None = None
+    """Pixel budget of an image; None for the processor's own."""
+    dtype: Dtype = "auto"
+    """Of the weights: ``auto``, ``float32`` or ``bfloat16``."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """Weights and kinds of the rewards."""
+    kl_coverage: KLCoverageConfig = field(default_factory=KLCoverageConfig)
+    """Which tokens are held back."""
+    resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
+    """Which images are drawn when."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Adapters; ``lora.rank=0`` trains the whole model."""
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(learning_rate=1e-5))
+    """Steps, rates, checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.rollouts < 2 or self.iterations < 1 or self.max_rounds < 1:
+            raise ValueError(
+                "expected images ≥ 1, rollouts ≥ 2, iterations ≥ 1 and max_rounds ≥ 1, got "
+                f"{self.images}, {self.rollouts}, {self.iterations}, {self.max_rounds}"
+            )
+        if self.kl_coverage.variant == "kl_coverage" and not self.beta > 0:
+            raise ValueError("kl_coverage.variant=kl_coverage needs beta above 0: the reference")
+
+
+def passes(config: Config, processes: int) -> int:
+    """Forward passes a process takes for the roll-outs of one step."""
+    rollouts, together = config.images * config.rollouts, config.loop.batch_size * processes
+    if rollouts % together:
+        raise ValueError(
+            f"images · rollouts ({rollouts}) must be a multiple of loop.batch_size · processes "
+            f"({config.loop.batch_size} · {processes})"
+        )
+    return rollouts // together
+
+
+def rollouts_of(data: str, prompts: Prompts) -> Any:
+    """The records' images and labels as rows for the trainer."""
+    from zoomiqa_core.data.gr_iqa import (  # pyright: ignore[reportMissingImports]
+        read_picture,
+        read_records,
+    )
+
+    return rollout_dataset(read_records(data), lambda record: read_picture(data, record), prompts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, save."""
+    config, resolved = compose(Config, arguments)
+    from trl import GRPOConfig
+
+    from zoomiqa_core.training.grpo import ZoomGRPOTrainer
+
+    run = RunFolder(config.out, resolved)
+    prompts = load_prompts(config.prompts)
+    state = PartialState(cpu=config.loop.cpu)
+    args = GRPOConfig(
+        **trainer_arguments(config.loop, run),
+        gradient_accumulation_steps=passes(config, state.num_processes),
+        generation_batch_size=config.images * config.rollouts,
+        num_generations=config.rollouts,
+        num_iterations=config.iterations,
+        max_completion_length=config.max_new_tokens,
+        beta=config.beta,
+        epsilon=config.epsilon,
+        loss_type=config.loss_type,
+    )
+    model, processor = load_policy(config.model, dtype=config.dtype, max_pixels=config.max_pixels)
+    trainer = ZoomGRPOTrainer(
+        model,
+        args,
+        rollouts_of(config.data, prompts),
+        processor,
+        rewards=config.rewards,
+        kl_coverage=config.kl_coverage,
+        resampling=config.resampling,
+        prompts=prompts,
+        max_rounds=config.max_rounds,
+        peft_config=lora_config(config.lora, model),
+    )
+    if state.is_main_process:
+        plot_shares(trainer.progressive_sampler(), run.path / "bin_shares.png")
+    train_to_judge(trainer, run, prompts)
+
+
+if __name__ == "__main__":
+    main()

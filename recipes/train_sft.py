@@ -1,0 +1,95 @@
+"""Teach a vision-language model to judge: supervised fine-tuning on grounded rationales.
+
+    python -m recipes.train_sft --config recipes/configs/train_sft/default.yaml \
+        data=GR_IQA model=MODEL out=runs/sft
+
+``data`` is a folder of GR-IQA records (`zoomiqa_core.data.gr_iqa`), ``model`` a folder or hub id
+of a Qwen2.5-VL or Qwen3-VL. Rounds, and replies about single regions, are samples of their own,
+mixed at random. The run resumes from its folder; the result is ``out/judge``, which
+``zoomiqa_core.load_scorer`` loads and ``recipes.train_grpo`` trains on. The same under
+``accelerate launch -m recipes.train_sft …``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from recipes.compose import compose
+from zoomiqa_core.prompts import Prompts, load_prompts
+from zoomiqa_core.training.policy import Dtype, LoraSettings, load_policy, lora_config
+from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.training.sft import Chat, sft_dataset, sft_trainer
+from zoomiqa_core.training.trainer_run import LoopSettings, train_to_judge, trainer_arguments
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one supervised fine-tuning."""
+
+    data: str = MISSING
+    """Folder of GR-IQA records."""
+    model: str = MISSING
+    """Folder or hub id of the model to start from."""
+    out: str = "runs/sft"
+    """Run folder."""
+    prompts: str = "builtin"
+    """``builtin``, ``official`` or a YAML file; saved with the judge."""
+    regions: bool = True
+    """Learn replies about single regions too."""
+    accumulation: int = 1
+    """Forward passes an optimiser step."""
+    max_pixels: int | None = None
+    """Pixel budget of an image; None for the processor's own."""
+    dtype: Dtype = "auto"
+    """Of the weights: ``auto``, ``float32`` or ``bfloat16``."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Adapters; ``lora.rank=0`` trains the whole model."""
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    """Steps, rates, checkpoints."""
+
+
+def chats(data: str, prompts: Prompts, *, regions: bool) -> Any:
+    """Every round of every record, and every region's reply, as rows for the trainer."""
+    from zoomiqa_core.data.gr_iqa import (  # pyright: ignore[reportMissingImports]
+        conversation,
+        read_picture,
+        read_records,
+        region_conversation,
+    )
+
+    samples = []
+    for record in read_records(data):
+        samples += [(record, conversation, n + 1) for n in range(len(record.rounds))]
+        if regions and prompts.region:
+            samples += [(record, region_conversation, n) for n in range(len(record.regions))]
+
+    def chat(sample: tuple[Any, Any, int]) -> Chat:
+        record, make, number = sample
+        messages, images = make(record, prompts, number, read_picture(data, record))
+        return messages, images
+
+    return sft_dataset(samples, chat)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, save."""
+    config, resolved = compose(Config, arguments)
+    from trl import SFTConfig
+
+    run = RunFolder(config.out, resolved)
+    prompts = load_prompts(config.prompts)
+    args = SFTConfig(
+        **trainer_arguments(config.loop, run), gradient_accumulation_steps=config.accumulation
+    )
+    model, processor = load_policy(config.model, dtype=config.dtype, max_pixels=config.max_pixels)
+    dataset = chats(config.data, prompts, regions=config.regions)
+    adapter = lora_config(config.lora, model)
+    trainer = sft_trainer(model, args, dataset, processor, peft_config=adapter)
+    train_to_judge(trainer, run, prompts)
+
+
+if __name__ == "__main__":
+    main()
