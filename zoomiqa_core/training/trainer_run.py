@@ -89,6 +89,7 @@ def train_to_judge(trainer: Any, run: RunFolder, prompts: Prompts) -> Path:
         prompts: the texts the model is trained on.
     """
     trainer.add_callback(_run_callback(run))
+    _load_checkpoints_whole(trainer)
     checkpoint = last_checkpoint(run.path / "checkpoints")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     folder = run.path / "judge"
@@ -105,6 +106,27 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint: its state is written last, so one without it was broken off."""
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _load_checkpoints_whole(trainer: Any) -> None:
+    """Make the trainer resume from the weights of its checkpoint.
+
+    ``save_pretrained`` of Qwen2.5-VL writes its weights under the names of older versions, and
+    transformers' trainer (5.24) reads the file as it is: no name matches, it warns and trains on
+    from the weights it was given. Adapters have no such names.
+    """
+    from peft import PeftModel
+
+    load = trainer._load_from_checkpoint
+
+    def load_whole(folder: str, model: Any = None) -> None:
+        if model is not None or isinstance(trainer.model, PeftModel):
+            load(folder, model)
+            return
+        kept = type(trainer.model).from_pretrained(folder, dtype=trainer.model.dtype)
+        trainer.model.load_state_dict(kept.state_dict())
+
+    trainer._load_from_checkpoint = load_whole
 
 
 def _run_callback(run: RunFolder) -> Any:

@@ -1,0 +1,156 @@
+"""The judge's two recipes: a run, a killed and resumed one, several processes, what they leave."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from recipes import train_grpo, train_sft
+from tests.core.judges import picture
+from tests.recipes.gr_iqa_sets import provide_reader, write_set
+from tests.recipes.launched_recipe import taught_policy
+from zoomiqa_core import load_scorer
+from zoomiqa_core.decoding import Sampling
+from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
+from zoomiqa_core.training.trainer_run import LoopSettings, last_checkpoint
+
+pytest.importorskip("trl")
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes" / "configs"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[str]:
+    """A GR-IQA folder and a random model, as words of the command line."""
+    folder = tmp_path_factory.mktemp("judge_data")
+    model, processor = build_tiny_vlm()
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    provide_reader()
+    return [f"data={write_set(folder / 'set')}", f"model={folder / 'model'}"]
+
+
+@pytest.fixture
+def taught(monkeypatch):
+    """GRPO starts from a model that answers: a random one earns nothing, so learns nothing."""
+    monkeypatch.setattr(train_grpo, "load_policy", taught_policy)
+
+
+def smoke(recipe, *words) -> list[str]:
+    name = recipe.__name__.rpartition(".")[2]
+    return ["--config", str(CONFIGS / name / "smoke.yaml"), *words]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "judge" / "model.safetensors")
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def interrupt_at(step, monkeypatch):
+    """As a kill would, between two checkpoints."""
+    log = RunFolder.log
+
+    def stop(self, record):
+        log(self, record)
+        if record["step"] == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "log", stop)
+
+
+@pytest.mark.parametrize("recipe", [train_sft, train_grpo])
+def test_a_killed_run_ends_as_an_unbroken_one(recipe, data, taught, tmp_path, monkeypatch):
+    less = ["images=2", "loop.batch_size=4"] if recipe is train_grpo else []
+    recipe.main(smoke(recipe, *data, *less, f"out={tmp_path / 'whole'}"))
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.main(smoke(recipe, *data, *less, f"out={tmp_path / 'broken'}"))
+    kept = tmp_path / "broken" / "checkpoints" / "checkpoint-2"
+    assert last_checkpoint(kept.parent) == kept
+    recipe.main(smoke(recipe, *data, *less, f"out={tmp_path / 'broken'}"))
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert whole.keys() == resumed.keys()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+    log = lines(tmp_path / "whole")
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 4]
+    assert {line["step"] for line in lines(tmp_path / "broken")} == {1, 2, 3, 4}
+    assert "trl" in json.loads((tmp_path / "whole" / "versions.json").read_text())
+    assert (tmp_path / "whole" / "config.yaml").is_file()
+    scorer = load_scorer(str(tmp_path / "whole" / "judge"), sampling=Sampling(max_new_tokens=4))
+    assert scorer.assess(picture()).error == "missing_answer"
+    before = (taught_policy() if recipe is train_grpo else build_tiny_vlm())[0].state_dict()
+    after = scorer.backend.model.state_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    assert any(not torch.equal(after[n], w) for n, w in before.items() if "_proj" in n)
+    if recipe is train_grpo:
+        assert Image.open(tmp_path / "whole" / "bin_shares.png").size[0] > 400
+        terms = {"rewards/rank/mean", "kl_coverage/selected", "kl_coverage/kl", "entropy/rating"}
+        assert terms <= set().union(*log)
+
+
+def test_another_configuration_wants_another_folder(data, tmp_path):
+    words = smoke(train_sft, *data, f"out={tmp_path}", "loop.steps=1")
+    train_sft.main(words)
+    with pytest.raises(ValueError, match="another configuration"):
+        train_sft.main([*words, "loop.seed=7"])
+
+
+def test_senseless_configurations_are_refused():
+    needed = {"data": "d", "model": "m"}
+    with pytest.raises(ValueError, match="beta above 0"):
+        train_grpo.Config(**needed, beta=0.0)
+    with pytest.raises(ValueError, match="rollouts ≥ 2"):
+        train_grpo.Config(**needed, rollouts=1)
+    config = train_grpo.Config(**needed, loop=LoopSettings(batch_size=4))
+    assert train_grpo.passes(config, 2) == 8
+    with pytest.raises(ValueError, match="must be a multiple"):
+        train_grpo.passes(config, 3)
+    with pytest.raises(ValueError, match="save_every ≥ 1"):
+        LoopSettings(save_every=0)
+
+
+def launch(processes: int, *words: str) -> str:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    command += ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    ended = subprocess.run(
+        [*command, *words], cwd=ROOT, capture_output=True, text=True, check=False, env=_path()
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stdout
+
+
+def _path() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [train_sft, train_grpo])
+def test_two_processes_train_one_judge(recipe, data, tmp_path):
+    name = recipe.__name__.rpartition(".")[2]
+    script = str(ROOT / "tests" / "recipes" / "launched_recipe.py")
+    words = smoke(recipe, *data, f"out={tmp_path}", "loop.steps=2", "loop.batch_size=2")
+    launch(2, script, name, *words)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 2]
+    scorer = load_scorer(str(tmp_path / "judge"), sampling=Sampling(max_new_tokens=4))
+    assert scorer.assess(picture()).error == "missing_answer"
+
+
+@pytest.mark.slow
+def test_ranks_are_the_same_on_one_process_and_on_two():
+    script = str(ROOT / "tests" / "core" / "training" / "rank_script.py")
+    one, two = (json.loads(launch(n, script).splitlines()[-1]) for n in (1, 2))
+    assert one == two and len(one) == 24 and len(set(one)) > 12
