@@ -5,6 +5,7 @@ The policy of `train_grpo` is a random model taught to answer, so that rewards d
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ def taught_policy(*_, **__):
 
 if __name__ == "__main__":
     provide_reader()
-    recipe = import_module(f"recipes.{sys.argv[1]}")
+    recipe: Any = import_module(f"recipes.{sys.argv[1]}")
     if sys.argv[1] == "train_grpo":
         recipe.load_policy = taught_policy
     recipe.main(sys.argv[2:])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def taught(monkeypatch):
     monkeypatch.setattr(train_grpo, "load_policy", taught_policy)
 
 
-def smoke(recipe, *words) -> list[str]:
+def smoke(recipe: Any, *words: str) -> list[str]:
     name = recipe.__name__.rpartition(".")[2]
     return ["--config", str(CONFIGS / name / "smoke.yaml"), *words]
 
@@ -107,7 +108,7 @@ def test_another_configuration_wants_another_folder(data, tmp_path):
 
 
 def test_senseless_configurations_are_refused():
-    needed = {"data": "d", "model": "m"}
+    needed: Any = {"data": "d", "model": "m"}
     with pytest.raises(ValueError, match="beta above 0"):
         train_grpo.Config(**needed, beta=0.0)
     with pytest.raises(ValueError, match="rollouts ≥ 2"):

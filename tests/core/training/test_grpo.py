@@ -13,7 +13,7 @@ from tests.core.training.rollouts import picture_of, records
 from zoomiqa_core import decoding, vlm
 from zoomiqa_core.chain import Chain
 from zoomiqa_core.prompts import BUILTIN
-from zoomiqa_core.training.kl_coverage import KLCoverageConfig, coverage
+from zoomiqa_core.training.kl_coverage import KLCoverageConfig, Variant, coverage
 from zoomiqa_core.training.resampling import ProgressiveSampler, ResamplingConfig
 from zoomiqa_core.training.reward_functions import RewardConfig, ranks_of, reward_functions
 from zoomiqa_core.training.rollout_data import rollout_dataset
@@ -171,7 +171,9 @@ def test_contexts_are_the_judges_token_for_token(ragged):
             own = runs((batch["tool_mask"] * batch["completion_mask"])[n].tolist())
             context = batch["prompt_ids"][n][batch["prompt_mask"][n].bool()].tolist()
             for look, (start, end) in zip(chain.rounds, own, strict=True):
-                prompt = backend._prompt(again.request, vision)
+                request = again.request
+                assert request is not None
+                prompt = backend._prompt(request, vision)
                 assert prompt.ids.tolist() == context
                 prefix = decoding.read_prompts(trainer.model, [prompt], backend._pad_id)
                 reply = torch.tensor([ids[n][start:end]])
@@ -324,7 +326,8 @@ def test_kl_coverage_moves_the_chosen_tokens_alone(taught, tmp_path):
     own = batch["tool_mask"] * batch["completion_mask"]
     batch["advantages"] = torch.linspace(-1, 1, len(own))
     gradients = {}
-    for variant in ("off", "kl_cov", "kl_coverage"):
+    variants: list[Variant] = ["off", "kl_cov", "kl_coverage"]
+    for variant in variants:
         trainer.kl_coverage = KLCoverageConfig(variant, top=0.1)
         trainer.beta = 0.0
         gradients[variant], log_probs = token_gradients(trainer, batch)
@@ -355,6 +358,14 @@ def test_training_moves_the_model_and_logs_what_is_needed(taught, tmp_path):
     logged = set(trainer.state.log_history[0])
     terms = {f"rewards/{name}/mean" for name in ("format", "score", "rank", "grounding")}
     assert terms | {"unparsable", "zoom_share", "distinct_ratings", "entropy/rating"} <= logged
+
+
+def test_half_precision_and_checkpointed_activations_train_too(taught, tmp_path):
+    settings = {"bf16": True, "gradient_checkpointing": True, "max_steps": 1}
+    trainer = trainer_of(taught, tmp_path, logging_steps=1, **settings)
+    trainer.train()
+    assert trainer.state.log_history[0]["grad_norm"] > 0
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
 # --- rewards as TRL calls them -------------------------------------------------------------------

@@ -109,11 +109,22 @@ def test_an_adapter_is_trained_on_merged_and_saved(tmp_path):
     assert scorer.backend._size["longest_edge"] == 28 * 28 * 6  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_it_learns_in_half_precision_with_checkpointed_activations(tmp_path):
+    model, processor = build_tiny_vlm()
+    settings = {"bf16": True, "gradient_checkpointing": True, "max_steps": 2}
+    trainer = trainer_of(tmp_path, model, processor, **settings)
+    trainer.train()
+    assert trainer.model.is_gradient_checkpointing
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trainer.model.parameters())
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[1] < losses[0]
+
+
 def test_senseless_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="rank ≥ 0"):
         LoraSettings(rank=-1)
     with pytest.raises(ValueError, match="one record or more"):
-        sft_dataset([], lambda sample: sample)
+        sft_dataset([], lambda sample: ([], []))
     build_tiny_vlm()[0].save_pretrained(tmp_path)
     build_tiny_vlm()[1].save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="at least 3136"):
