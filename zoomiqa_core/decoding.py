@@ -67,6 +67,8 @@ class Prefix:
     cache: Any
     mask: Tensor
     """(B, L) 1 on tokens, 0 on padding (left)."""
+    padded: bool
+    """Some row has padding. Without any, attention needs no mask and is faster."""
     next_position: Tensor
     """(B,) position of the next token, on all three axes."""
     logits: Tensor
@@ -90,6 +92,8 @@ class Generated(NamedTuple):
 @torch.inference_mode()
 def read_prompts(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix:
     """Run the prompts through the model, left-padded to one length."""
+    from zoomiqa_core.kv_cache import new_cache
+
     device = model.device
     length = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), length), pad_id)
@@ -103,11 +107,11 @@ def read_prompts(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix:
         ids, mm_token_type_ids=image_tokens, image_grid_thw=grids, attention_mask=mask
     )
     features = [feature for prompt in prompts for feature in prompt.features]
-    mask = mask.to(device)
-    cache = _new_cache(model)
+    mask, padded = mask.to(device), not bool(mask.all())
+    cache = new_cache()
     out = model(
         input_ids=ids.to(device),
-        attention_mask=mask,
+        attention_mask=mask if padded else None,
         position_ids=positions.to(device),
         mm_encoder_outputs={"image": _encoder_output(model, features)},
         use_cache=True,
@@ -115,7 +119,7 @@ def read_prompts(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix:
         **{_cache_name(model): cache},
     )
     next_position = positions.amax((0, 2)).to(device) + 1
-    return Prefix(cache, mask, next_position, out.logits[:, -1].float())
+    return Prefix(cache, mask, padded, next_position, out.logits[:, -1].float())
 
 
 @torch.inference_mode()
@@ -127,7 +131,7 @@ def extend(model: Any, prefix: Prefix, ids: Tensor) -> Tensor:
     positions = prefix.next_position[:, None] + steps
     logits = model(
         input_ids=ids,
-        attention_mask=prefix.mask,
+        attention_mask=prefix.mask if prefix.padded else None,
         position_ids=positions.expand(3, -1, -1),
         use_cache=True,
         **{_cache_name(model): prefix.cache},
@@ -142,6 +146,7 @@ def select_rows(prefix: Prefix, rows: Sequence[int]) -> None:
     index = torch.tensor(rows, device=prefix.mask.device)
     prefix.cache.batch_select_indices(index)
     prefix.mask = prefix.mask[index]
+    prefix.padded = not bool(prefix.mask.all())
     prefix.next_position = prefix.next_position[index]
     prefix.logits = prefix.logits[index]
 
@@ -247,12 +252,6 @@ def _encoder_output(model: Any, features: Sequence[VisualFeatures]) -> Any:
         layers = zip(*(f.deep for f in features), strict=True)
         out.deepstack_features = [tuple(layer) for layer in layers]
     return out
-
-
-def _new_cache(model: Any) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=model.config.get_text_config())
 
 
 def _cache_name(model: Any) -> str:
