@@ -35,7 +35,7 @@ from zoomiqa_core.vlm import LocalVLM
 from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 REPLIES = {
-    f"</think>{format_answer(2.31, (0.1, 0.2, 0.6, 0.7))}": 4.0,
+    f"</think>{format_answer(2.31, (0.1, 0.2, 0.6, 0.7))}": 4.5,
     f"</think>{format_answer(3.57)}": 4.0,
 }
 """Each is one token among some 700; a reply nearly always holds one, and the last decides."""
