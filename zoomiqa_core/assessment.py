@@ -57,6 +57,8 @@ class RegionScore:
     """Standard deviation of ``rating``, in rating units."""
     error: str | None = None
     """Name of the failure; None when valid. A failed region has NaN for both numbers."""
+    message: str = ""
+    """The failure in words."""
 
     @property
     def valid(self) -> bool:
@@ -134,6 +136,8 @@ class Assessment:
     """Rating of every usable chain; ``rating`` is their mean. Empty for a judge without chains."""
     chain_errors: tuple[str, ...] = ()
     """Names of the failures of the chains that gave no rating."""
+    chain_fallbacks: int = 0
+    """Usable chains whose rating is that of an earlier look because a later one failed."""
     zoom_share: float | None = None
     """Share of the usable chains that asked for a closer look; None without chains."""
     zoom_shift: float | None = None

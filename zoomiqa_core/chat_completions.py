@@ -36,7 +36,6 @@ bytes they save, which travel to this machine or its neighbour."""
 MAX_WORDS_CHARS = 200
 """How much of a server's own error message is kept."""
 
-_CONTROL_TOKEN = re.compile(r"<\|\w{1,40}\|>")
 _ENCODED = re.compile(r"data:[\w/+.-]*;base64,[A-Za-z0-9+/=_-]*|[A-Za-z0-9+/=_-]{64,}")
 
 
@@ -87,7 +86,8 @@ def chat_body(request: Request, urls: Sequence[str], model: str, sampling: Sampl
         request: what is asked.
         urls: of its images, in order.
         model: the name the server gave it.
-        sampling: ``top_k`` is no field of OpenAI's own; it is sent only where it cuts (not 0).
+        sampling: ``top_k`` and ``repetition_penalty`` are no fields of OpenAI's own; they are sent
+            only where they do something (not 0, not 1).
     """
     places = iter(urls)
     messages = [
@@ -104,6 +104,8 @@ def chat_body(request: Request, urls: Sequence[str], model: str, sampling: Sampl
     }
     if sampling.top_k:
         body["top_k"] = sampling.top_k
+    if sampling.repetition_penalty != 1:
+        body["repetition_penalty"] = sampling.repetition_penalty
     return json.dumps(body).encode("ascii")
 
 
@@ -175,10 +177,10 @@ def error_words(body: bytes, secret: str | None = None) -> str:
 
 
 def _part(part: dict[str, Any], urls: Any) -> dict[str, Any]:
-    """A part of a message as the API writes it; text is data, so it keeps no control tokens."""
+    """A part of a message as the API writes it."""
     if part["type"] == "image":
         return {"type": "image_url", "image_url": {"url": next(urls)}}
-    return {**part, "text": _CONTROL_TOKEN.sub("", part["text"])}
+    return part
 
 
 def _message_of(body: bytes) -> str:
