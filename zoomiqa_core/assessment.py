@@ -30,6 +30,11 @@ def score_to_rating(score: float) -> float:
     return score / 25.0 + MIN_RATING
 
 
+def lower_bound(rating: float, rating_std: float, confidence: float = 1.0) -> float:
+    """``rating − confidence · rating_std``: the rating one can count on."""
+    return rating - confidence * rating_std
+
+
 def check_bbox(bbox: Sequence[float]) -> BBox:
     """The box itself, if it is one.
 
@@ -158,8 +163,8 @@ class Assessment:
         return rating_to_score(self.rating)
 
     def lower_bound(self, confidence: float = 1.0) -> float:
-        """``rating − confidence · rating_std``: the rating one can count on."""
-        return self.rating - confidence * self.rating_std
+        """The rating one can count on (:func:`lower_bound`)."""
+        return lower_bound(self.rating, self.rating_std, confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON; NaN becomes None."""
