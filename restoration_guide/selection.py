@@ -15,6 +15,7 @@ from torch import Tensor
 
 from restoration_guide.fidelity import TERMS, Fidelity
 from restoration_guide.timing import Timing
+from zoomiqa_core.assessment import lower_bound
 
 if TYPE_CHECKING:
     from restoration_guide.restorers.base import Candidate
@@ -51,8 +52,8 @@ class Row:
     """Restoration time; None for the input."""
 
     def lower_bound(self, confidence: float) -> float:
-        """``rating − confidence · rating_std``: the rating one can count on."""
-        return self.rating - confidence * self.rating_std
+        """The rating one can count on (:func:`zoomiqa_core.assessment.lower_bound`)."""
+        return lower_bound(self.rating, self.rating_std, confidence)
 
     def judged(self, judgement: Assessment) -> Row:
         """The row with its rating, or with the reason why it has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from restoration_guide.restorers import Settings
 from restoration_guide.restorers.builtin import BuiltinRestorer
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline, tiny_unet
+from tests.core.judges import BROKEN, CROP, FINAL, picture
+from zoomiqa_core.decoding import Sampling
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
+from zoomiqa_core.vlm import LocalVLM
+from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 pytestmark = pytest.mark.gpu
 
@@ -70,3 +76,24 @@ def test_candidates_on_cuda_agree_with_the_cpu() -> None:
     )
     for a, b in zip(here, there, strict=True):
         torch.testing.assert_close(b.image, a.image, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_zoom_iqa_model_judges_on_cuda_whatever_the_batch(dtype: torch.dtype) -> None:
+    model: Any
+    model, processor = build_tiny_vlm()
+    teach_replies(model, processor, {FINAL: 8.0, CROP: 8.7, BROKEN: 7.0}, end=8.5)
+    model = model.to("cuda", dtype)
+    sampling = Sampling(max_new_tokens=6, top_p=1, top_k=0)
+
+    def judge(batch_size: int) -> ZoomIQA:
+        backend = LocalVLM(model, processor, sampling=sampling, batch_size=batch_size)
+        return ZoomIQA(backend, config=JudgeConfig(samples=8))
+
+    images = [picture(96, 64), picture(64, 128)]
+    one, many = (judge(size).assess(images) for size in (1, 16))
+    assert all(said.valid and said.zoom_share for said in many)
+    if (
+        dtype == torch.float32
+    ):  # in bfloat16 a batch rounds otherwise, and a draw may fall otherwise
+        assert [said.ratings for said in one] == [said.ratings for said in many]

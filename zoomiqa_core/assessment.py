@@ -30,6 +30,11 @@ def score_to_rating(score: float) -> float:
     return score / 25.0 + MIN_RATING
 
 
+def lower_bound(rating: float, rating_std: float, confidence: float = 1.0) -> float:
+    """``rating − confidence · rating_std``: the rating one can count on."""
+    return rating - confidence * rating_std
+
+
 def check_bbox(bbox: Sequence[float]) -> BBox:
     """The box itself, if it is one.
 
@@ -57,6 +62,8 @@ class RegionScore:
     """Standard deviation of ``rating``, in rating units."""
     error: str | None = None
     """Name of the failure; None when valid. A failed region has NaN for both numbers."""
+    message: str = ""
+    """The failure in words."""
 
     @property
     def valid(self) -> bool:
@@ -134,6 +141,8 @@ class Assessment:
     """Rating of every usable chain; ``rating`` is their mean. Empty for a judge without chains."""
     chain_errors: tuple[str, ...] = ()
     """Names of the failures of the chains that gave no rating."""
+    chain_fallbacks: int = 0
+    """Usable chains whose rating is that of an earlier look because a later one failed."""
     zoom_share: float | None = None
     """Share of the usable chains that asked for a closer look; None without chains."""
     zoom_shift: float | None = None
@@ -154,8 +163,8 @@ class Assessment:
         return rating_to_score(self.rating)
 
     def lower_bound(self, confidence: float = 1.0) -> float:
-        """``rating − confidence · rating_std``: the rating one can count on."""
-        return self.rating - confidence * self.rating_std
+        """The rating one can count on (:func:`lower_bound`)."""
+        return lower_bound(self.rating, self.rating_std, confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON; NaN becomes None."""

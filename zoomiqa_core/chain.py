@@ -175,6 +175,7 @@ def summarise(
         rating=rating,
         rating_std=statistics.stdev(ratings) if len(ratings) > 1 else math.nan,
         ratings=ratings,
+        chain_fallbacks=sum(end.fallback is not None for end in usable),
         zoom_share=len(zoomed) / len(usable),
         zoom_shift=statistics.fmean(shifts) if shifts else None,
         **counts,
@@ -184,7 +185,7 @@ def summarise(
 def region_score(bbox: BBox, chains: Sequence[Chain]) -> RegionScore:
     """What the chains of one region say together."""
     said = summarise(chains)
-    return RegionScore(bbox, said.rating, said.rating_std, said.error)
+    return RegionScore(bbox, said.rating, said.rating_std, said.error, said.message)
 
 
 def chosen_regions(chains: Sequence[Chain]) -> list[BBox]:

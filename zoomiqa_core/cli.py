@@ -71,12 +71,18 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Image files, folders or glob patterns.")
 ]
 ScorerName = Annotated[
-    str, typer.Option("--scorer", help='"proxy" (bundled), or a folder or hub id of a judge.')
+    str,
+    typer.Option(
+        "--scorer", help='"proxy" (bundled), a folder or hub id of a judge, or http://…/v1.'
+    ),
 ]
 Device = Annotated[str, typer.Option(help='Where to judge, e.g. "cuda".')]
 PromptsName = Annotated[
     str | None,
     typer.Option("--prompts", help='Of a Zoom-IQA judge: "builtin", "official" or a YAML file.'),
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="Of a judge on a server: the name it has there.")
 ]
 Samples = Annotated[
     int | None, typer.Option(help="Of a Zoom-IQA judge: chains an image; several give a spread.")
@@ -95,6 +101,7 @@ def score(
     scorer: ScorerName = "proxy",
     device: Device = "cpu",
     prompts: PromptsName = None,
+    model: ModelName = None,
     samples: Samples = None,
     seed: Seed = None,
     expected: Annotated[
@@ -109,7 +116,7 @@ def score(
 ) -> None:
     """Rate images: rating ± standard deviation (1–5), score (0–100), name."""
     paths = find_images(inputs)
-    judge = _load(scorer, device, prompts, samples, seed)
+    judge = _load(scorer, device, prompts, model, samples, seed)
     if expected and not isinstance(judge, ZoomIQA):
         _stop(f"--expected asks a Zoom-IQA judge, and {scorer!r} is none")
     how: dict[str, Any] = {"mode": "expected"} if expected else {}
@@ -150,13 +157,14 @@ def regions(
     scorer: ScorerName = "proxy",
     device: Device = "cpu",
     prompts: PromptsName = None,
+    model: ModelName = None,
     samples: Samples = None,
     seed: Seed = None,
 ) -> None:
     """Rate regions of images: those given, or those a Zoom-IQA judge chooses to look at."""
     bboxes = [_parse_bbox(text) for text in boxes or ()]
     paths = find_images(inputs)
-    judge = _load(scorer, device, prompts, samples, seed)
+    judge = _load(scorer, device, prompts, model, samples, seed)
     if not bboxes and not isinstance(judge, ZoomIQA):
         _stop(f"give --bbox; only a Zoom-IQA judge chooses regions itself, and {scorer!r} is none")
     records: list[dict[str, Any]] = []
@@ -187,12 +195,13 @@ def draw(
     scorer: ScorerName = "proxy",
     device: Device = "cpu",
     prompts: PromptsName = None,
+    model: ModelName = None,
     samples: Samples = None,
     seed: Seed = None,
 ) -> None:
     """Draw quality maps with the worst region boxed, one PNG per image; print their paths."""
     paths = find_images(inputs)
-    judge = _load(scorer, device, prompts, samples, seed)
+    judge = _load(scorer, device, prompts, model, samples, seed)
     drawn: list[Path] = []
     for path in _progress(paths, "Mapping", hidden=sys.stdout.isatty()):
         try:
@@ -217,18 +226,26 @@ def draw(
 
 
 def _load(
-    name: str, device: str, prompts: str | None, samples: int | None, seed: int | None
+    name: str,
+    device: str,
+    prompts: str | None,
+    model: str | None,
+    samples: int | None,
+    seed: int | None,
 ) -> Scorer:
-    settings: dict[str, Any] = {} if prompts is None else {"prompts": prompts}
-    given = {"samples": samples, "seed": seed}
-    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings = _given(prompts=prompts, model=model)
     try:
-        if asked:
+        if asked := _given(samples=samples, seed=seed):
             settings["config"] = JudgeConfig(**asked)
         return load_scorer(name, device=device, **settings)
     # An absent folder, a hub out of reach, a device that is not there: all end the program.
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         _stop(f"cannot load the scorer {name!r}: {error}", error)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _stop(message: str, cause: Exception | None = None) -> NoReturn:

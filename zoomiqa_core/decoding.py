@@ -29,6 +29,10 @@ class Sampling:
     """Number of likeliest tokens; 0 keeps all."""
     max_new_tokens: int = 1024
     """Of one reply."""
+    repetition_penalty: float = 1.0
+    """Divides the odds of tokens that the prompt or the reply already has; 1 leaves them. What a
+    model's ``generation_config.json`` says (often 1.05 with Qwen2.5-VL) is not taken from there:
+    give it here to do as ``generate`` of transformers does."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
@@ -36,8 +40,11 @@ class Sampling:
                 "expected temperature ≥ 0, 0 < top_p ≤ 1 and top_k ≥ 0, got "
                 f"{self.temperature}, {self.top_p}, {self.top_k}"
             )
-        if self.max_new_tokens < 1:
-            raise ValueError(f"expected max_new_tokens ≥ 1, got {self.max_new_tokens}")
+        if self.max_new_tokens < 1 or not self.repetition_penalty > 0:
+            raise ValueError(
+                "expected max_new_tokens ≥ 1 and repetition_penalty > 0, got "
+                f"{self.max_new_tokens}, {self.repetition_penalty}"
+            )
 
 
 class VisualFeatures(NamedTuple):
@@ -65,8 +72,12 @@ class Prefix:
     """A batch of read prompts, the model's state after them."""
 
     cache: Any
+    ids: Tensor
+    """(B, L) tokens so far; in place of padding a row's own first token."""
     mask: Tensor
     """(B, L) 1 on tokens, 0 on padding (left)."""
+    padded: bool
+    """Some row has padding. Without any, attention needs no mask and is faster."""
     next_position: Tensor
     """(B,) position of the next token, on all three axes."""
     logits: Tensor
@@ -90,24 +101,27 @@ class Generated(NamedTuple):
 @torch.inference_mode()
 def read_prompts(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix:
     """Run the prompts through the model, left-padded to one length."""
+    from zoomiqa_core.kv_cache import new_cache
+
     device = model.device
     length = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), length), pad_id)
-    mask = torch.zeros_like(ids)
+    seen, mask = ids.clone(), torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, length - len(prompt.ids) :] = prompt.ids
         mask[row, length - len(prompt.ids) :] = 1
+        seen[row] = torch.where(mask[row] > 0, ids[row], prompt.ids[0])
     image_tokens = (ids == model.config.image_token_id).long()
     grids = torch.cat([prompt.grids for prompt in prompts])
     positions, _ = model.model.get_rope_index(
         ids, mm_token_type_ids=image_tokens, image_grid_thw=grids, attention_mask=mask
     )
     features = [feature for prompt in prompts for feature in prompt.features]
-    mask = mask.to(device)
-    cache = _new_cache(model)
+    mask, padded = mask.to(device), not bool(mask.all())
+    cache = new_cache()
     out = model(
         input_ids=ids.to(device),
-        attention_mask=mask,
+        attention_mask=mask if padded else None,
         position_ids=positions.to(device),
         mm_encoder_outputs={"image": _encoder_output(model, features)},
         use_cache=True,
@@ -115,19 +129,21 @@ def read_prompts(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix:
         **{_cache_name(model): cache},
     )
     next_position = positions.amax((0, 2)).to(device) + 1
-    return Prefix(cache, mask, next_position, out.logits[:, -1].float())
+    logits = out.logits[:, -1].float()
+    return Prefix(cache, seen.to(device), mask, padded, next_position, logits)
 
 
 @torch.inference_mode()
 def extend(model: Any, prefix: Prefix, ids: Tensor) -> Tensor:
     """Append (B, T) tokens to every row; the prefix moves on. Returns (B, T, V) fp32 logits."""
     ids = ids.to(prefix.mask.device)
+    prefix.ids = torch.cat([prefix.ids, ids], 1)
     prefix.mask = torch.cat([prefix.mask, torch.ones_like(ids)], 1)
     steps = torch.arange(ids.shape[1], device=ids.device)
     positions = prefix.next_position[:, None] + steps
     logits = model(
         input_ids=ids,
-        attention_mask=prefix.mask,
+        attention_mask=prefix.mask if prefix.padded else None,
         position_ids=positions.expand(3, -1, -1),
         use_cache=True,
         **{_cache_name(model): prefix.cache},
@@ -141,7 +157,9 @@ def select_rows(prefix: Prefix, rows: Sequence[int]) -> None:
     """Keep these rows of the batch, in this order; a row may be taken more than once."""
     index = torch.tensor(rows, device=prefix.mask.device)
     prefix.cache.batch_select_indices(index)
+    prefix.ids = prefix.ids[index]
     prefix.mask = prefix.mask[index]
+    prefix.padded = not bool(prefix.mask.all())
     prefix.next_position = prefix.next_position[index]
     prefix.logits = prefix.logits[index]
 
@@ -185,7 +203,7 @@ def sample_replies(
                 replies[row] = replies[row]._replace(finite=False)
                 open_rows.discard(row)
         if open_rows:
-            chosen = draw(warp(prefix.logits), uniform.to(log_probs.device))
+            chosen = draw(warp(prefix.ids, prefix.logits), uniform.to(log_probs.device))
             said = log_probs.gather(-1, chosen[:, None])[:, 0].tolist()
             drawn = chosen.tolist()
             for place, row in enumerate(rows):
@@ -249,20 +267,16 @@ def _encoder_output(model: Any, features: Sequence[VisualFeatures]) -> Any:
     return out
 
 
-def _new_cache(model: Any) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=model.config.get_text_config())
-
-
 def _cache_name(model: Any) -> str:
     """transformers renamed the argument in 5.24."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _warper(sampling: Sampling, banned_ids: Sequence[int]) -> Any:
+    """A function of (B, L) tokens so far and (B, V) logits that gives the logits to draw from."""
     from transformers import (
         LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
         SuppressTokensLogitsProcessor,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
@@ -270,6 +284,8 @@ def _warper(sampling: Sampling, banned_ids: Sequence[int]) -> Any:
     )
 
     steps: list[Any] = []
+    if sampling.repetition_penalty != 1:
+        steps.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if banned_ids:
         steps.append(SuppressTokensLogitsProcessor(list(banned_ids)))
     if sampling.temperature == 0:
@@ -280,6 +296,4 @@ def _warper(sampling: Sampling, banned_ids: Sequence[int]) -> Any:
         steps.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         steps.append(TopPLogitsWarper(sampling.top_p))
-    chain: Any = LogitsProcessorList(steps)
-    no_ids = torch.zeros(1, 0, dtype=torch.long)  # these warpers look at the scores alone
-    return lambda logits: chain(no_ids, logits)
+    return LogitsProcessorList(steps)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from zoomiqa_core.reasoning import parse_reasoning
 
 MAX_ROUNDS = 2
 """Rounds of the released protocol."""
+
+_CONTROL_TOKEN = re.compile(r"<\|\w{1,40}\|>")
 
 Message = dict[str, Any]
 """A turn of a chat, ``{"role": …, "content": [{"type": "text", "text": …} | {"type": "image"}]}``.
@@ -64,16 +67,20 @@ def messages(
         previous: the whole reply of the round before; None for round 1.
         region: ask a later round for the rating of the crop alone, not of the whole image.
 
+    Question and reply are data, whoever wrote them: control tokens in them (``<|im_end|>``) become
+    blanks, so that they can add no turn and no image.
+
     Returns:
         Round 1: one turn with one image. Later rounds: the question alone, the previous reply, and
         the instruction with two images, the original and the crop.
     """
+    question = _CONTROL_TOKEN.sub(" ", question)
     if previous is None:
         return [_turn("user", prompts.first_text(question), None)]
     instruction = prompts.region if region and prompts.region else prompts.next
     return [
         _turn("user", question),
-        _turn("assistant", previous),
+        _turn("assistant", _CONTROL_TOKEN.sub(" ", previous)),
         _turn("user", instruction, "Original image: ", None, "Cropped Image: ", None),
     ]
 

@@ -137,11 +137,12 @@ def load_scorer(
     """Load a judge.
 
     Args:
-        name: ``"proxy"`` for the bundled weights, or a folder or hub id holding a
-            :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL).
-        device: where it judges.
-        settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.vlm.local_scorer`; the proxy takes
-            none.
+        name: ``"proxy"`` for the bundled weights; a folder or hub id holding a
+            :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL); or the address of
+            an OpenAI-compatible server that has one, ``"http://…/v1"``.
+        device: where it judges; a server judges where it is.
+        settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.vlm.local_scorer` and, for a server
+            (``model=…`` at least), :func:`zoomiqa_core.served.served_scorer`; the proxy takes none.
 
     Raises:
         FileNotFoundError: a folder that does not exist or holds no judge.
@@ -149,6 +150,10 @@ def load_scorer(
         PromptsError: the model's prompts are not to be had; the message says how to get them.
         TypeError, ValueError: settings this judge does not take.
     """
+    if str(name).startswith(("http://", "https://")):
+        from zoomiqa_core.served import served_scorer
+
+        return served_scorer(str(name), **settings)
     if str(name) != "proxy" and is_transformers_model(name):
         from zoomiqa_core.vlm import local_scorer
 

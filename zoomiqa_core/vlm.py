@@ -10,21 +10,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from PIL import Image
-from torch import Tensor
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.chain import Chain, Request
-from zoomiqa_core.decoding import (
-    Prompt,
-    Sampling,
-    VisualFeatures,
-    encode_images,
-    read_prompts,
-    sample_replies,
-    select_rows,
-)
+from zoomiqa_core.decoding import Sampling, read_prompts, sample_replies, select_rows
 from zoomiqa_core.expected import MIN_DIGIT_MASS, RatingPrefix, expected_rating, rating_prefix
 from zoomiqa_core.model_files import model_file
+from zoomiqa_core.prompt_encoding import EncodedImages, PromptEncoder
 from zoomiqa_core.prompts import PROMPTS_FILE, Prompts, load_prompts
 from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
@@ -89,13 +81,12 @@ class LocalVLM:
         self.min_digit_mass = min_digit_mass
         self.name = name
         self._lock = threading.Lock()  # fast tokenizers may not be used by two threads at once
-        self._size = _pixel_budget(processor.image_processor, max_pixels)
+        self.encoder = PromptEncoder(model, processor, self._lock, max_pixels)
         tokenizer = processor.tokenizer
-        self._special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
-        self._pad_id = tokenizer.pad_token_id
+        self.pad_id = tokenizer.pad_token_id
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        self._end_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
+        self.end_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
         vision = (
             "image_token_id",
             "video_token_id",
@@ -143,11 +134,11 @@ class LocalVLM:
 
     def run(self, chains: Sequence[Chain]) -> None:
         """Drive chains to their end, a round of all of them at a time."""
-        vision = _Vision(self)
+        known: EncodedImages = {}
         waiting = list(chains)
         while waiting := [chain for chain in waiting if chain.request is not None]:
             for first in range(0, len(waiting), self.batch_size):
-                self._answer(waiting[first : first + self.batch_size], vision)
+                self._answer(waiting[first : first + self.batch_size], known)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Reply to requests in one batch.
@@ -156,26 +147,26 @@ class LocalVLM:
             ValueError: an image no model can take (see :data:`MAX_ASPECT`).
             torch.OutOfMemoryError: use fewer at once; :meth:`run` does so by itself.
         """
-        return self._generate(requests, _Vision(self))
+        return self._generate(requests, {})
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
         """The rating each chain would answer at once (:mod:`zoomiqa_core.expected`)."""
-        vision = _Vision(self)
+        known: EncodedImages = {}
         with self._lock:
             prefix = rating_prefix(self.processor.tokenizer)
         said: list[Assessment] = []
         for first in range(0, len(chains), self.batch_size):
-            said += self._expect(chains[first : first + self.batch_size], prefix, vision)
+            said += self._expect(chains[first : first + self.batch_size], prefix, known)
         return said
 
-    def _answer(self, chains: Sequence[Chain], vision: _Vision) -> None:
+    def _answer(self, chains: Sequence[Chain], known: EncodedImages) -> None:
         kept = []
         for chain in chains:
             if why := _too_elongated(chain.image):
                 chain.fail("bad_shape", why)
             else:
                 kept.append(chain)
-        replies = halve_when_full(lambda part: self._generate(_requests(part), vision), kept)
+        replies = halve_when_full(lambda part: self._generate(_requests(part), known), kept)
         for chain, reply in zip(kept, replies, strict=True):
             if reply is None:
                 chain.fail("out_of_memory", OUT_OF_MEMORY)
@@ -184,14 +175,18 @@ class LocalVLM:
             else:
                 chain.read(reply.text, len(reply.ids))
 
-    def _expect(self, chains: Sequence[Chain], prefix: RatingPrefix, vision: _Vision) -> Iterator:
+    def _expect(
+        self, chains: Sequence[Chain], prefix: RatingPrefix, known: EncodedImages
+    ) -> Iterator:
         """Assessments of a batch, in order."""
         why = [_too_elongated(chain.image) for chain in chains]
         kept = [chain for chain, problem in zip(chains, why, strict=True) if not problem]
 
         def read(part: Sequence[Chain]) -> list[Assessment]:
-            prompts = [self._prompt(request, vision, prefix.ids) for request in _requests(part)]
-            state = read_prompts(self.model, prompts, self._pad_id)
+            prompts = [
+                self.encoder.encode(request, known, prefix.ids) for request in _requests(part)
+            ]
+            state = read_prompts(self.model, prompts, self.pad_id)
             return expected_rating(self.model, state, prefix, min_digit_mass=self.min_digit_mass)
 
         found = iter(halve_when_full(read, kept))
@@ -201,19 +196,19 @@ class LocalVLM:
             else:
                 yield next(found) or Assessment.failed("out_of_memory", OUT_OF_MEMORY)
 
-    def _generate(self, requests: Sequence[Request], vision: _Vision) -> list[Reply]:
+    def _generate(self, requests: Sequence[Request], known: EncodedImages) -> list[Reply]:
         """Replies in order. Requests that ask the same share one reading of the prompt."""
         first: dict[int, Request] = {}
         shared = [_same_prompt(request, first) for request in requests]
-        prompts = [self._prompt(request, vision) for request in first.values()]
-        prefix = read_prompts(self.model, prompts, self._pad_id)
+        prompts = [self.encoder.encode(request, known) for request in first.values()]
+        prefix = read_prompts(self.model, prompts, self.pad_id)
         select_rows(prefix, shared)
         written = sample_replies(
             self.model,
             prefix,
             [request.seed for request in requests],
             self.sampling,
-            end_ids=self._end_ids,
+            end_ids=self.end_ids,
             banned_ids=self._banned_ids,
         )
         with self._lock:
@@ -227,54 +222,6 @@ class LocalVLM:
             Reply(text, tuple(reply.ids), tuple(reply.log_probs), reply.finite)
             for text, reply in zip(texts, written, strict=True)
         ]
-
-    def _prompt(self, request: Request, vision: _Vision, suffix: Sequence[int] = ()) -> Prompt:
-        """Tokens and visual features of a request, with tokens of the reply it is to begin with."""
-        grids, features = vision.of(request.images)
-        merged = self.model.config.vision_config.spatial_merge_size**2
-        counts = iter((grids.prod(-1) // merged).tolist())
-        chat = [self._plain(message) for message in request.messages]
-        with self._lock:
-            text = self.processor.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=True
-            )
-            head, *rest = text.split(self.processor.image_token)
-            for part in rest:
-                head += self.processor.image_token * next(counts) + part
-            ids = self.processor.tokenizer(head, add_special_tokens=False)["input_ids"]
-        return Prompt(torch.tensor([*ids, *suffix]), grids, features)
-
-    def _plain(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message without control tokens in its words: text is data, whoever wrote it."""
-        content = []
-        for part in message["content"]:
-            if part["type"] == "text":
-                for token in self._special:
-                    part = {**part, "text": part["text"].replace(token, "")}
-            content.append(part)
-        return {**message, "content": content}
-
-
-class _Vision:
-    """The images of one call, each prepared and encoded once."""
-
-    def __init__(self, vlm: LocalVLM) -> None:
-        self._vlm = vlm
-        self._known: dict[int, tuple[Image.Image, Tensor, VisualFeatures]] = {}
-
-    def of(self, images: Sequence[Image.Image]) -> tuple[Tensor, list[VisualFeatures]]:
-        """Grids (images, 3) and features."""
-        found = [self._encoded(image) for image in images]
-        return torch.cat([grid for _, grid, _ in found]), [features for *_, features in found]
-
-    def _encoded(self, image: Image.Image) -> tuple[Image.Image, Tensor, VisualFeatures]:
-        if id(image) not in self._known:  # the image is kept, so that its id stays its own
-            prepare = self._vlm.processor.image_processor
-            inputs = prepare([image], size=self._vlm._size, return_tensors="pt")
-            grid = inputs["image_grid_thw"]
-            (features,) = encode_images(self._vlm.model, inputs["pixel_values"], grid)
-            self._known[id(image)] = (image, grid, features)
-        return self._known[id(image)]
 
 
 def local_scorer(
@@ -354,14 +301,3 @@ def _too_elongated(image: Image.Image) -> str | None:
         f"{width}×{height}: the longer side is over {MAX_ASPECT} times the shorter, more than the "
         "model takes; crop the image first"
     )
-
-
-def _pixel_budget(image_processor: Any, max_pixels: int | None) -> dict[str, int]:
-    """Smallest and largest image in pixels, under the processor's names for them."""
-    size = image_processor.size
-    smallest, largest = size["shortest_edge"], size["longest_edge"]
-    if max_pixels is not None:
-        largest = max_pixels
-        if largest < smallest:
-            raise ValueError(f"max_pixels must be at least {smallest}, got {max_pixels}")
-    return {"shortest_edge": smallest, "longest_edge": largest}

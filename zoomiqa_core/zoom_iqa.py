@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from PIL import Image
 
-from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore, Round, check_bbox
 from zoomiqa_core.chain import Chain, chosen_regions, region_score, summarise
 from zoomiqa_core.images import (
     DecodedImage,
@@ -39,7 +39,11 @@ class Backend(Protocol):
     name: str
 
     def run(self, chains: Sequence[Chain]) -> None:
-        """Drive all chains to their end; what goes wrong with one ends that one alone."""
+        """Drive all chains to their end.
+
+        What goes wrong with one chain ends that one alone (:meth:`Chain.fail`); only what is wrong
+        with the program or its settings raises.
+        """
         ...
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
@@ -298,9 +302,7 @@ class ZoomIQA:
         self.backend.run([chain for group in groups for _, chains in group for chain in chains])
         return [
             [
-                region_score(bbox, chains)
-                if chains
-                else RegionScore(bbox, math.nan, math.nan, look.rounds[0].error)
+                region_score(bbox, chains) if chains else _unseen(bbox, look.rounds[0])
                 for bbox, chains in group
             ]
             for group, (look, _) in zip(groups, wanted, strict=True)
@@ -320,6 +322,11 @@ class ZoomIQA:
             for _ in range(count)
         ]
         return [int(draw) for draw in draws]
+
+
+def _unseen(bbox: BBox, look: Round) -> RegionScore:
+    """A region that could not be judged, since the look at the whole image failed."""
+    return RegionScore(bbox, math.nan, math.nan, look.error, look.message)
 
 
 def _first_look(chains: Sequence[Chain]) -> Chain:

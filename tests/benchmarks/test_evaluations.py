@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from benchmarks import evaluate_best_of_n, evaluate_proxy, evaluate_restorer
 from benchmarks.check_kadid_strengths import central_crop, differing_cells, read_cell_means
 from benchmarks.evaluate_best_of_n import Trial, pristine_summary, strategies, sweep
 from restoration_guide.reference import ReferenceFigures
 from restoration_guide.restorers.builtin import BuiltinRestorer, TinyRestorationPipeline
-from restoration_guide.restorers.pipeline import tiny_unet
 from restoration_guide.selection import Index, Row
 from zoomiqa_core.data.kadid import DISTORTIONS
 from zoomiqa_core.images import save_png
@@ -129,16 +127,6 @@ def test_pristine_summary_by_hand() -> None:
 
 
 # --- the restorer --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TinyRestorationPipeline:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = tiny_unet((8, 16, 24), 1)
-    made = TinyRestorationPipeline(unet.eval(), FlowMatchEulerDiscreteScheduler(), sigma_data=0.55)
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 def test_plan_table_by_hand(pipe: TinyRestorationPipeline) -> None:

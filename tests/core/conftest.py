@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.judges import BROKEN, CROP, FINAL, GOOD, teach_replies
-from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
+from tests.core.judges import BROKEN, CROP, FINAL, GOOD
+from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
 
 
 @pytest.fixture(scope="session")

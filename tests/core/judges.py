@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -41,22 +40,3 @@ class ScriptedBackend:
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
         return [Assessment(3.0, 0.5, digit_mass=0.9) for _ in chains]
-
-
-def teach_replies(model: Any, processor: Any, replies: dict[str, float], end: float) -> None:
-    """Make a random model draw whole replies: each becomes one token with these logits.
-
-    The model still runs as it is; its last layer adds a bias. So replies that parse, zoom and fail
-    come without a training.
-    """
-    tokenizer = processor.tokenizer
-    tokenizer.add_tokens(list(replies))
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    head = torch.nn.Linear(model.config.text_config.hidden_size, len(tokenizer), bias=True)
-    with torch.no_grad():
-        head.weight.copy_(model.get_input_embeddings().weight)
-        head.bias.zero_()
-        for text, logit in replies.items():
-            head.bias[tokenizer.convert_tokens_to_ids(text)] = logit
-        head.bias[tokenizer.eos_token_id] = end
-    model.lm_head = head.to(model.dtype)

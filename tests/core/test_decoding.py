@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,21 +20,20 @@ from zoomiqa_core.decoding import (
 )
 from zoomiqa_core.prompts import BUILTIN
 from zoomiqa_core.protocol import messages
-from zoomiqa_core.vlm import LocalVLM, _Vision
+from zoomiqa_core.vlm import LocalVLM
 
 SHORT = Sampling(max_new_tokens=12)
 QUESTION = messages(BUILTIN, "How good?")
 
 
 def prompts(vlm: LocalVLM, *sizes: tuple[int, int]) -> list:
-    vision = _Vision(vlm)
-    return [vlm._prompt(Request(QUESTION, (picture(*size),), 0), vision) for size in sizes]
+    return [vlm.encoder.encode(Request(QUESTION, (picture(*size),), 0), {}) for size in sizes]
 
 
 def replies(vlm, prompted, rows, seeds, sampling=SHORT, **settings):
-    prefix = read_prompts(vlm.model, prompted, vlm._pad_id)
+    prefix = read_prompts(vlm.model, prompted, vlm.pad_id)
     select_rows(prefix, rows)
-    settings.setdefault("end_ids", vlm._end_ids)
+    settings.setdefault("end_ids", vlm.end_ids)
     return sample_replies(vlm.model, prefix, seeds, sampling, **settings)
 
 
@@ -87,7 +87,7 @@ def test_log_probs_are_those_of_a_teacher_forced_pass(vlm):
 def read_prompts_logits(vlm, prompt) -> torch.Tensor:
     """(L, V) logits by the model's own forward, with pixels, as a training runs it."""
     inputs = vlm.processor.image_processor(
-        [picture(*reversed_size(prompt))], size=vlm._size, return_tensors="pt"
+        [picture(*reversed_size(prompt))], size=vlm.encoder._size, return_tensors="pt"
     )
     ids = prompt.ids[None]
     image_tokens = (ids == vlm.model.config.image_token_id).long()
@@ -117,10 +117,20 @@ def test_zero_temperature_and_top_k_of_one_take_the_likeliest(vlm):
     prompted = prompts(vlm, (96, 64))
     greedy = replies(vlm, prompted, [0], [1], Sampling(temperature=0, max_new_tokens=6))
     assert greedy == replies(vlm, prompted, [0], [2], Sampling(top_k=1, max_new_tokens=6))
-    prefix = read_prompts(vlm.model, prompted, vlm._pad_id)
+    prefix = read_prompts(vlm.model, prompted, vlm.pad_id)
     for token in greedy[0].ids:
         assert token == int(prefix.logits.argmax())
         extend(vlm.model, prefix, torch.tensor([[token]]))
+
+
+def test_a_repetition_penalty_divides_what_was_said_whatever_the_padding(vlm):
+    sampling = Sampling(temperature=0, repetition_penalty=1e6, max_new_tokens=8)
+    prompted = prompts(vlm, (96, 64), (140, 56))
+    batch = replies(vlm, prompted, [0, 1], [1, 2], sampling)
+    for row, reply in enumerate(batch):
+        assert replies(vlm, [prompted[row]], [0], [1], sampling)[0].ids == reply.ids
+        assert not set(reply.ids) & set(prompted[row].ids.tolist())  # said in the prompt
+        assert len(set(reply.ids)) == len(reply.ids)
 
 
 def test_banned_tokens_never_occur_and_end_tokens_end(vlm):
@@ -147,10 +157,10 @@ def test_rows_that_end_early_leave_the_others_as_they_were(vlm):
 def test_a_row_that_stops_being_finite_fails_alone(vlm):
     prompted = prompts(vlm, (96, 64))
     good = replies(vlm, prompted, [0], [1])
-    prefix = read_prompts(vlm.model, prompted, vlm._pad_id)
+    prefix = read_prompts(vlm.model, prompted, vlm.pad_id)
     select_rows(prefix, [0, 0])
     prefix.logits[1] = math.nan
-    left, right = sample_replies(vlm.model, prefix, [1, 2], SHORT, end_ids=vlm._end_ids)
+    left, right = sample_replies(vlm.model, prefix, [1, 2], SHORT, end_ids=vlm.end_ids)
     assert left.ids == good[0].ids and left.finite
     assert right.ids == [] and not right.finite
 
@@ -161,5 +171,7 @@ def test_a_row_that_stops_being_finite_fails_alone(vlm):
 def test_sampling_out_of_range_is_refused(settings):
     with pytest.raises(ValueError, match="temperature ≥ 0, 0 < top_p ≤ 1"):
         Sampling(**settings)
-    with pytest.raises(ValueError, match="max_new_tokens"):
-        Sampling(max_new_tokens=0)
+    bad: list[dict[str, Any]] = [{"max_new_tokens": 0}, {"repetition_penalty": 0.0}]
+    for settings in bad:
+        with pytest.raises(ValueError, match="max_new_tokens ≥ 1 and repetition_penalty > 0"):
+            Sampling(**settings)

@@ -97,21 +97,6 @@ def photo_file(tmp_path: Path, photo: Tensor) -> Path:
     return save_png(photo, tmp_path / "inputs" / "photo.png")
 
 
-@pytest.fixture(scope="session")
-def pipe():
-    """The bundled restorer's pipeline, a few channels wide, with random weights."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    from restoration_guide.restorers.pipeline import TinyRestorationPipeline, tiny_unet
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = tiny_unet((8, 16, 24), 1)
-    made = TinyRestorationPipeline(unet.eval(), FlowMatchEulerDiscreteScheduler(), sigma_data=0.55)
-    made.set_progress_bar_config(disable=True)
-    return made
-
-
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch):
     """The stub classes, and ``install`` to let the command line load them."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from tests.core.judges import BROKEN, CROP, FINAL, GOOD, teach_replies
+from tests.core.judges import BROKEN, CROP, FINAL, GOOD
 from tests.recipes.gr_iqa_sets import provide_reader
-from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
+from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
 
 
 def taught_policy(*_, **__):

@@ -125,6 +125,31 @@ def build_tiny_vlm(
     return model.eval(), processor
 
 
+def teach_replies(model: Any, processor: Any, replies: dict[str, float], end: float) -> None:
+    """Make a random model draw whole replies: each becomes one token of about this logit.
+
+    The model still runs as it is; its last layer adds a bias. So replies that parse, zoom and fail
+    come without a training, to test and time what follows from them.
+
+    Args:
+        model: changed in place; it can no longer be saved.
+        processor: its tokenizer gains the replies.
+        replies: text → logit; those of other tokens are about 0.
+        end: logit of the end of the reply.
+    """
+    tokenizer = processor.tokenizer
+    tokenizer.add_tokens(list(replies))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    head = torch.nn.Linear(model.config.text_config.hidden_size, len(tokenizer), bias=True)
+    with torch.no_grad():
+        head.weight.copy_(model.get_input_embeddings().weight)
+        head.bias.zero_()
+        for text, logit in replies.items():
+            head.bias[tokenizer.convert_tokens_to_ids(text)] = logit
+        head.bias[tokenizer.eos_token_id] = end
+    model.lm_head = head.to(model.dtype)
+
+
 def build_processor(size: TinySize, corpus: Iterable[str] = ()) -> Qwen2_5_VLProcessor:
     """Qwen2.5-VL's processor with a byte-level tokenizer trained on prompts and corpus."""
     from transformers import (

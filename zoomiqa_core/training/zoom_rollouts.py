@@ -55,9 +55,10 @@ class RenderedPrompt:
 
 
 def render(request: Request, processor: Any) -> RenderedPrompt:
-    """Tokens of a request by the processor, as the judge's own (:mod:`zoomiqa_core.vlm`)."""
-    chat = [_without_control_tokens(message, processor) for message in request.messages]
-    text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    """Tokens of a request, those of the judge's own :mod:`zoomiqa_core.prompt_encoding`."""
+    text = processor.apply_chat_template(
+        request.messages, tokenize=False, add_generation_prompt=True
+    )
     inputs = processor(text=[text], images=list(request.images), return_tensors="pt")
     images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
     return RenderedPrompt(inputs["input_ids"][0].tolist(), images)
@@ -170,15 +171,3 @@ def images_per_round(
     if place != len(sizes):
         raise ValueError(f"{len(sizes)} images for the image tokens of {place}")
     return counts
-
-
-def _without_control_tokens(message: dict[str, Any], processor: Any) -> dict[str, Any]:
-    """Text is data, whoever wrote it: it cannot open a turn or show an image."""
-    special = [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]
-    content = []
-    for part in message["content"]:
-        if part["type"] == "text":
-            for token in special:
-                part = {**part, "text": part["text"].replace(token, "")}
-        content.append(part)
-    return {**message, "content": content}

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from tests.core.judges import BROKEN, CROP, FINAL, GOOD, teach_replies
+from tests.core.judges import BROKEN, CROP, FINAL, GOOD
 from tests.core.training.rollouts import picture_of, records
 from zoomiqa_core import decoding, vlm
 from zoomiqa_core.chain import Chain
+from zoomiqa_core.prompt_encoding import EncodedImages
 from zoomiqa_core.prompts import BUILTIN
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig, Variant, coverage
 from zoomiqa_core.training.resampling import ProgressiveSampler, ResamplingConfig
 from zoomiqa_core.training.reward_functions import RewardConfig, ranks_of, reward_functions
 from zoomiqa_core.training.rollout_data import rollout_dataset
-from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
+from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
 
 trl = pytest.importorskip("trl")
 
@@ -32,9 +33,7 @@ def taught():
     return model, processor
 
 
-def trainer_of(
-    pair, folder, *, count=8, model=None, peft_config=None, kl="off", top=0.1, **settings
-):
+def trainer_of(pair, folder, *, model=None, peft_config=None, kl: Variant = "off", **settings: Any):
     from zoomiqa_core.training.grpo import ZoomGRPOTrainer
 
     values: dict[str, Any] = {
@@ -162,7 +161,7 @@ def test_contexts_are_the_judges_token_for_token(ragged):
     """Every prompt of every round, against the judge's own; and its log-probabilities."""
     trainer, batch, drawn = ragged
     backend = vlm.LocalVLM(trainer.model, trainer.processing_class)
-    vision = vlm._Vision(backend)
+    known: EncodedImages = {}
     ids = batch["completion_ids"].tolist()
     asked = 0
     with torch.no_grad():
@@ -173,9 +172,9 @@ def test_contexts_are_the_judges_token_for_token(ragged):
             for look, (start, end) in zip(chain.rounds, own, strict=True):
                 request = again.request
                 assert request is not None
-                prompt = backend._prompt(request, vision)
+                prompt = backend.encoder.encode(request, known)
                 assert prompt.ids.tolist() == context
-                prefix = decoding.read_prompts(trainer.model, [prompt], backend._pad_id)
+                prefix = decoding.read_prompts(trainer.model, [prompt], backend.pad_id)
                 reply = torch.tensor([ids[n][start:end]])
                 first = prefix.logits[:, None]
                 logits = torch.cat([first, decoding.extend(trainer.model, prefix, reply)], 1)[

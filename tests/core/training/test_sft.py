@@ -106,7 +106,8 @@ def test_an_adapter_is_trained_on_merged_and_saved(tmp_path):
         merged = scorer.backend.model(**ids).logits  # pyright: ignore[reportAttributeAccessIssue]
     torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=0)
     assert float((merged - plain).abs().max()) > 1e-4
-    assert scorer.backend._size["longest_edge"] == 28 * 28 * 6  # pyright: ignore[reportAttributeAccessIssue]
+    kept = scorer.backend.processor.image_processor.size  # pyright: ignore[reportAttributeAccessIssue]
+    assert kept["longest_edge"] == 28 * 28 * 6
 
 
 def test_it_learns_in_half_precision_with_checkpointed_activations(tmp_path):
