@@ -66,6 +66,11 @@ def check_settings(args: Any) -> None:
             "and shifts all positions after them. A roll-out that is cut off parses as nothing and "
             "earns nothing anyway"
         )
+    if args.use_vllm:
+        raise ValueError(
+            "use_vllm is not supported: it has no ban on the vision tokens that a reply may not "
+            "hold. Generate with transformers (use_vllm=False)"
+        )
     together = args.steps_per_generation * args.num_iterations
     steps = args.save_steps * args.gradient_accumulation_steps
     if args.save_strategy == "steps" and steps % together:
@@ -109,7 +114,7 @@ class ZoomRolloutMixin(Base):
             requests = [request for chain in self._chains if (request := chain.request)]
             asked = [render(request, self.processing_class) for request in requests]
             names = asked[0].inputs
-            said, said_logprobs = self._generate_single_turn(
+            said, _ = self._generate_single_turn(
                 [prompt.ids for prompt in asked],
                 [list(request.images) for request in requests],
                 {name: torch.cat([prompt.inputs[name] for prompt in asked]) for name in names},
@@ -120,8 +125,6 @@ class ZoomRolloutMixin(Base):
                 rows[n] += [*asked[place].ids, *said[place]]
                 own[n] += [0] * len(asked[place].ids) + [1] * len(said[place])
                 shown[n] += requests[place].images
-                if logprobs is not None:
-                    logprobs[n] += [0.0] * len(asked[place].ids) + said_logprobs[place]
             read_replies([self._chains[n] for n in waiting], said, self._tokenizer)
             zooms += len(waiting)
         self._model_mask = _padded(own)
@@ -262,9 +265,8 @@ def _make_trainer() -> type:
             config = self.accelerator.unwrap_model(self.model).config
             vision = [getattr(config, name, None) for name in VISION_TOKENS]
             banned = [token for token in vision if token is not None]
-            if not args.use_vllm:
-                self.generation_kwargs["suppress_tokens"] = banned
-                self.generation_config.suppress_tokens = banned
+            self.generation_kwargs["suppress_tokens"] = banned
+            self.generation_config.suppress_tokens = banned
 
     ZoomGRPOTrainer.__qualname__ = "ZoomGRPOTrainer"
     return ZoomGRPOTrainer

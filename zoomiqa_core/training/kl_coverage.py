@@ -14,8 +14,9 @@ log π = log π_old, its gradient is exactly zero: it acts only on the later ste
 used several times. k3 to the reference has the gradient (1 − e^d) ∇log π, which vanishes only where
 the policy still is the reference. That is why the paper's variant works in one-step GRPO.
 
-Departure from KL-Cov: only tokens with both factors above 0 are chosen, so that an unlikely token
-of a bad roll-out, whose product is positive too, is left alone.
+The tokens are chosen among those of one forward pass of one process. Departure from KL-Cov: only
+tokens with both factors above 0 are chosen, so that an unlikely token of a bad roll-out, whose
+product is positive too, is left alone.
 """
 
 from __future__ import annotations

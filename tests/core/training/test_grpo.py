@@ -255,6 +255,7 @@ def test_rating_tokens_are_marked(ragged):
         ({"top_p": 0.95}, "top_p must be 1.0"),
         ({"top_k": 50}, "top_k must be 0"),
         ({"repetition_penalty": 1.1}, "repetition_penalty must be 1.0"),
+        ({"use_vllm": True}, "no ban on the vision tokens"),
         (
             {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 1},
             "a resumed run draws others",
