@@ -11,18 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from zoomiqa_core.answer import (
-    CLOSE,
-    END_OF_THOUGHT,
-    OPEN,
-    Answer,
-    AnswerError,
-    answer_fields,
-    parse_answer,
-)
+from zoomiqa_core.answer import Answer, AnswerError, parse_answer
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, BBox
 from zoomiqa_core.protocol import MAX_ROUNDS
-from zoomiqa_core.reasoning import HEADINGS, START_OF_THOUGHT
+from zoomiqa_core.training.reply_grammar import is_well_formed
 
 ScoreKind = Literal["threshold", "smooth"]
 GroundingKind = Literal["iou", "centre"]
@@ -30,10 +22,6 @@ GroundingKind = Literal["iou", "centre"]
 TOLERANCE = 0.35
 """Rating units within which a rating counts as right (Q-Insight, arXiv 2503.22679)."""
 EPSILON = 1e-6
-
-_LATER = ("crop inspection summary", "final decision & rationale")
-_FIRST_HEADINGS = [heading for heading in HEADINGS if heading not in _LATER]
-_LATER_HEADINGS = [_LATER[0], *_FIRST_HEADINGS[1:3], _LATER[1]]
 
 
 class Outcome(NamedTuple):
@@ -79,15 +67,13 @@ def read_outcome(
 def format_reward(replies: Sequence[str], max_rounds: int = MAX_ROUNDS) -> float:
     """1 when every reply follows the grammar of the prompts to the letter, else 0 (Eq. 3).
 
-    A reply is ``<think>``, the four headings of its round in order with words under each,
-    ``</think>``, and one ``<answer>`` with exactly the keys ``bbox_2d``, ``rating`` (1–5) and
-    ``tool``: ``"final"`` with four zeros, or ``"crop"`` with a box inside the image. Nothing else
-    stands around them. The last round cannot ask for a crop.
+    The grammar is that of :mod:`zoomiqa_core.training.reply_grammar`; the last round cannot ask for
+    a crop.
     """
     return float(
         bool(replies)
         and all(
-            _well_formed(reply, first=number == 1, last=number >= max_rounds)
+            is_well_formed(reply, first=number == 1, last=number >= max_rounds)
             for number, reply in enumerate(replies, start=1)
         )
     )
@@ -215,52 +201,3 @@ def _shares(bbox: BBox | None, size: tuple[int, int]) -> BBox | None:
     x0, x1 = sorted(min(max(bbox[i] / width, 0.0), 1.0) for i in (0, 2))
     y0, y1 = sorted(min(max(bbox[i] / height, 0.0), 1.0) for i in (1, 3))
     return x0, y0, x1, y1
-
-
-def _well_formed(reply: str, *, first: bool, last: bool) -> bool:
-    text = reply.strip()
-    if any(text.count(tag) != 1 for tag in (START_OF_THOUGHT, END_OF_THOUGHT, OPEN, CLOSE)):
-        return False
-    thought, _, rest = text.partition(END_OF_THOUGHT)
-    rest = rest.strip()
-    if not thought.startswith(START_OF_THOUGHT) or not rest.startswith(OPEN):
-        return False
-    if not rest.endswith(CLOSE):
-        return False
-    headings = _FIRST_HEADINGS if first else _LATER_HEADINGS
-    return _has_sections(thought[len(START_OF_THOUGHT) :], headings) and _well_answered(text, last)
-
-
-def _has_sections(thought: str, headings: Sequence[str]) -> bool:
-    """The headings, each beginning a line, in this order, and words under each; no others."""
-    found: list[str] = []
-    words: list[str] = []
-    for line in thought.strip().splitlines():
-        head, colon, rest = line.partition(":")
-        title = head.strip().lower()
-        if colon and title in HEADINGS:
-            found.append(title)
-            words.append(rest.strip())
-        elif not found:
-            return False
-        else:
-            words[-1] += line.strip()
-    return found == list(headings) and all(words)
-
-
-def _well_answered(text: str, last: bool) -> bool:
-    try:
-        fields, _ = answer_fields(text)
-    except AnswerError:
-        return False
-    if set(fields) != {"bbox_2d", "rating", "tool"}:
-        return False
-    rating, box, tool = fields["rating"], fields["bbox_2d"], fields["tool"]
-    if not isinstance(rating, float) or not MIN_RATING <= rating <= MAX_RATING:
-        return False
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, float) for v in box):
-        return False
-    if tool == "final":
-        return not any(box)
-    x0, y0, x1, y1 = box
-    return tool == "crop" and not last and 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
