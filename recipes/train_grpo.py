@@ -20,6 +20,7 @@ from omegaconf import MISSING
 from recipes.compose import compose
 from zoomiqa_core.prompts import Prompts, load_prompts
 from zoomiqa_core.protocol import MAX_ROUNDS
+from zoomiqa_core.training.grpo import Generation
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig
 from zoomiqa_core.training.policy import Dtype, LoraSettings, load_policy, lora_config
 from zoomiqa_core.training.resampling import ResamplingConfig, plot_shares
@@ -51,6 +52,8 @@ class Config:
     """Looks at most; 1 never zooms."""
     max_new_tokens: int = 512
     """Of one reply."""
+    generation: Generation = "judge"
+    """``judge``, or ``transformers`` for DeepSpeed's ZeRO-3 and FSDP."""
     beta: float = 1e-3
     """Weight of the plain KL term. Above 0 it loads the reference, which ``kl_coverage`` needs and
     which then takes the plain term's place."""
@@ -136,6 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         resampling=config.resampling,
         prompts=prompts,
         max_rounds=config.max_rounds,
+        generation=config.generation,
         peft_config=lora_config(config.lora, model),
     )
     if state.is_main_process:

@@ -9,8 +9,7 @@ out and scored so that training's contexts are the judge's, token for token
 (:mod:`zoomiqa_core.training.zoom_rollouts`). Three differences remain. The judge draws with its own
 ``Sampling`` (top-p .95 and top-k 50 by default), training from the whole distribution, as its
 log-probabilities must. The judge asks again after a reply that does not parse, training does not.
-And TRL ends a sequence at any of the model's end tokens and keeps that token in the row, where it
-is learnt; the judge drops it.
+And the end token stays in the row, where it is learnt; the judge drops it.
 
 What TRL gets wrong in silence is refused with an error: see :func:`check_settings`.
 """
@@ -18,12 +17,13 @@ What TRL gets wrong in silence is refused with an error: see :func:`check_settin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from zoomiqa_core.chain import Chain
+from zoomiqa_core.decoding import Sampling
 from zoomiqa_core.prompts import BUILTIN, Prompts
 from zoomiqa_core.protocol import MAX_ROUNDS
 from zoomiqa_core.training.kl_coverage import (
@@ -34,6 +34,7 @@ from zoomiqa_core.training.kl_coverage import (
 from zoomiqa_core.training.resampling import ResamplingConfig, ResamplingMixin
 from zoomiqa_core.training.reward_functions import RewardConfig, reward_functions
 from zoomiqa_core.training.zoom_rollouts import (
+    draw_replies,
     fold,
     images_per_round,
     read_replies,
@@ -42,6 +43,8 @@ from zoomiqa_core.training.zoom_rollouts import (
 )
 
 Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
+
+Generation = Literal["judge", "transformers"]
 
 VISION_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 """Names in the model's configuration of the tokens that no reply may hold."""
@@ -85,15 +88,23 @@ class ZoomRolloutMixin(Base):
 
     prompts = BUILTIN
     max_rounds = MAX_ROUNDS
+    generation: Generation = "judge"
     _chains: Sequence[Chain] = ()
     _model_mask: Tensor | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        pictures = {x["image_id"]: x["images"][0] for x in inputs}  # one object, encoded once
+        seeds = torch.randint(2**62, (len(inputs),)).tolist()  # of the generator checkpoints keep
         self._chains = [
             Chain(
-                x["images"][0], self.prompts, x["question"], max_rounds=self.max_rounds, retries=0
+                pictures[x["image_id"]],
+                self.prompts,
+                x["question"],
+                seed=seed,
+                max_rounds=self.max_rounds,
+                retries=0,
             )
-            for x in inputs
+            for x, seed in zip(inputs, seeds, strict=True)
         ]
         output = super()._generate_and_score_completions(inputs)
         if "pixel_values" not in output or "tool_mask" not in output:
@@ -133,6 +144,15 @@ class ZoomRolloutMixin(Base):
             for chain in self._chains
         ]
         return own, turns, rows, logprobs, zooms, 0, shown
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        """Replies to the chains' requests, which are the prompts TRL asks about, in order."""
+        if self.generation == "transformers":
+            return super()._generate_single_turn(*args, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
+        requests = [request for chain in self._chains if (request := chain.request)]
+        sampling = Sampling(1.0, top_p=1.0, top_k=0, max_new_tokens=self.max_completion_length)
+        return draw_replies(model, self.processing_class, requests, sampling), None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -225,6 +245,9 @@ def _make_trainer() -> type:
             resampling: which images are drawn.
             prompts: the texts, those of the dataset.
             max_rounds: looks at most.
+            generation: ``judge`` draws with the judge's own decoding, which reads a prompt once for
+                all its roll-outs; ``transformers`` with ``generate``, which DeepSpeed's ZeRO-3 and
+                FSDP need.
             kwargs: see ``GRPOTrainer``.
         """
 
@@ -240,12 +263,13 @@ def _make_trainer() -> type:
             resampling: ResamplingConfig | None = None,
             prompts: Prompts = BUILTIN,
             max_rounds: int = MAX_ROUNDS,
+            generation: Generation = "judge",
             **kwargs: Any,
         ) -> None:
             check_settings(args)
             rewards = rewards or RewardConfig()
             args.reward_weights = rewards.weights
-            self.prompts, self.max_rounds = prompts, max_rounds
+            self.prompts, self.max_rounds, self.generation = prompts, max_rounds, generation
             self.kl_coverage = kl_coverage or KLCoverageConfig()
             self.resampling = resampling or ResamplingConfig()
             super().__init__(

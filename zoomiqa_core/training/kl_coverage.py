@@ -101,7 +101,7 @@ def coverage_kl(log_probs: Tensor, other: Tensor, variant: Variant) -> Tensor:
     if variant == "kl_cov":
         return (log_probs - other).abs()  # torch's gradient of |x| at 0 is 0
     gap = other - log_probs
-    return gap.exp() - gap - 1
+    return torch.expm1(gap) - gap  # exp(gap) − 1 would round small gaps to 0
 
 
 def token_weights(

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.chain import Chain, Request
+from zoomiqa_core.decoding import Sampling
+from zoomiqa_core.vlm import LocalVLM
 
 
 class Span(NamedTuple):
@@ -62,6 +64,36 @@ def render(request: Request, processor: Any) -> RenderedPrompt:
     inputs = processor(text=[text], images=list(request.images), return_tensors="pt")
     images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
     return RenderedPrompt(inputs["input_ids"][0].tolist(), images)
+
+
+def draw_replies(
+    model: Any, processor: Any, requests: Sequence[Request], sampling: Sampling
+) -> list[list[int]]:
+    """Tokens of the replies, end token included, drawn as the judge draws them.
+
+    Args:
+        model: unwrapped, perhaps with adapters; it is in training mode again afterwards.
+        processor: its processor.
+        requests: those that ask the same about the same image object share one reading.
+        sampling: how tokens are drawn.
+
+    Raises:
+        RuntimeError: the model's output is not finite.
+    """
+    from peft import PeftModel
+
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    training = model.training
+    judge = LocalVLM(model, processor, sampling=sampling)
+    end = processor.tokenizer.eos_token_id
+    judge.end_ids = frozenset([end])  # one alone, so that it is known which token was drawn
+    try:
+        replies = judge.generate(requests)
+    finally:
+        model.train(training)
+    if not all(reply.finite for reply in replies):
+        raise RuntimeError("the model's output is not finite: lower the learning rate")
+    return [[*r.ids, end] if len(r.log_probs) > len(r.ids) else list(r.ids) for r in replies]
 
 
 def read_replies(chains: Sequence[Chain], ids: Sequence[Sequence[int]], tokenizer: Any) -> None:

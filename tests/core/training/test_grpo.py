@@ -33,7 +33,16 @@ def taught():
     return model, processor
 
 
-def trainer_of(pair, folder, *, model=None, peft_config=None, kl: Variant = "off", **settings: Any):
+def trainer_of(
+    pair,
+    folder,
+    *,
+    model=None,
+    peft_config=None,
+    kl: Variant = "off",
+    generation="judge",
+    **settings: Any,
+):
     from zoomiqa_core.training.grpo import ZoomGRPOTrainer
 
     values: dict[str, Any] = {
@@ -61,6 +70,7 @@ def trainer_of(pair, folder, *, model=None, peft_config=None, kl: Variant = "off
         rewards=RewardConfig(grounding=0.5),
         kl_coverage=KLCoverageConfig(kl, top=0.1),
         peft_config=peft_config,
+        generation=generation,
     )
     made.model.train()
     made.current_gradient_accumulation_steps = 1
@@ -89,19 +99,25 @@ def scored(trainer, batch, method=None):
     )[0]
 
 
-def watched(trainer):
-    """Log-probabilities at generation, as they are drawn: one tensor of rows a call."""
-    model, seen = trainer.model, []
-    generate = model.generate
+def watched(trainer, monkeypatch):
+    """Log-probabilities at generation, as they are drawn: a list of rows a call."""
+    seen: list[list[Any]] = []
+    answer, generate = vlm.LocalVLM.generate, trainer.model.generate
 
-    def spy(**kwargs):
+    def judge(self, requests):
+        replies = answer(self, requests)
+        seen.append([torch.tensor(reply.log_probs) for reply in replies])
+        return replies
+
+    def transformers(**kwargs):
         out = generate(**kwargs, return_dict_in_generate=True, output_logits=True)
         log_probs = torch.stack(out.logits, 1).float().log_softmax(-1)
         ids = out.sequences[:, -log_probs.shape[1] :]
-        seen.append(log_probs.gather(-1, ids[..., None])[..., 0])
+        seen.append(list(log_probs.gather(-1, ids[..., None])[..., 0]))
         return out.sequences
 
-    model.generate = spy
+    monkeypatch.setattr(vlm.LocalVLM, "generate", judge)
+    monkeypatch.setattr(trainer.model, "generate", transformers)
     return seen
 
 
@@ -125,12 +141,15 @@ def runs(row):
     return list(zip(starts, ends, strict=True))
 
 
-@pytest.fixture(scope="module")
-def ragged(taught, tmp_path_factory):
+@pytest.fixture(scope="module", params=["judge", "transformers"])
+def ragged(request, taught, tmp_path_factory):
     """A trainer, a batch of one- and two-round roll-outs, and its log-probs at generation."""
-    trainer = trainer_of(taught, tmp_path_factory.mktemp("grpo"))
-    seen = watched(trainer)
-    batch = rolled_out(trainer)
+    torch.manual_seed(0)
+    trainer = trainer_of(taught, tmp_path_factory.mktemp("grpo"), generation=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = watched(trainer, patch)
+        batch = rolled_out(trainer)
+    assert trainer.model.training and len(seen) == 2
     rounds = [len(runs(row)) for row in (batch["tool_mask"] * batch["completion_mask"]).tolist()]
     assert set(rounds) == {1, 2}
     return trainer, batch, at_generation(seen, batch)
@@ -293,7 +312,7 @@ def test_an_image_token_in_a_reply_would_lose_all_images(taught, tmp_path):
     model = copy.deepcopy(taught[0])
     with torch.no_grad():
         model.lm_head.bias[model.config.image_token_id] = 9.0
-    trainer = trainer_of(taught, tmp_path, model=model)
+    trainer = trainer_of(taught, tmp_path, model=model, generation="transformers")
     rolled_out(trainer)  # banned: nothing happens
     trainer.generation_config.suppress_tokens = None
     with pytest.raises((RuntimeError, ValueError), match=r"images .* gone|without its images"):

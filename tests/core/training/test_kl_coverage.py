@@ -79,6 +79,8 @@ def test_k3_is_zero_at_the_reference_and_positive_elsewhere():
     gaps = torch.linspace(-3, 3, 13)
     kl = coverage_kl(torch.zeros(13), gaps, "kl_coverage")
     assert kl[6] == 0 and (kl[gaps != 0] > 0).all()
+    small = coverage_kl(torch.zeros(1), torch.tensor([1e-4]), "kl_coverage")
+    assert float(small) == pytest.approx(5e-9, rel=0.01)  # gap² / 2, below fp32's step at 1
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"])
