@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
 from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.data.benchmarks import find_benchmark, read_benchmark
+from zoomiqa_core.evaluate import default_folder, evaluate, launched_process, sample
+from zoomiqa_core.evaluation_summary import summarise, summary_table, write_summary
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.heatmap import draw_map, worst_region
 from zoomiqa_core.images import ImageError, find_images, read_image, save_png
@@ -26,6 +29,8 @@ from zoomiqa_core.scorer import Scorer, load_scorer
 
 ERROR, NOTHING_VALID = 1, 2
 """Exit codes."""
+
+Item = TypeVar("Item")
 
 COLUMNS: tuple[str, ...] = ("name", "rating", "rating_std", "score", "valid", "error", "message")
 """Columns of the CSV table; the numbers of a failed judgement are empty."""
@@ -140,17 +145,67 @@ def draw(
     _finish([True] * len(drawn))
 
 
+@app.command(name="eval")
+def evaluate_judge(
+    dataset: Annotated[
+        str, typer.Argument(metavar="SET", help="Dataset, or a .json file of annotations.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
+    split: Annotated[
+        str | None, typer.Option(help="training, validation or test; all without.")
+    ] = None,
+    scorer: ScorerName = "proxy",
+    device: Device = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Images per call of the judge.")] = 1,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Judge this many images, drawn at random.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder; resumed. Default: runs/eval/SET-SPLIT-JUDGE"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw and of the intervals.")] = 0,
+) -> None:
+    """Compare a judge with people: correlations on a dataset, a summary, a scatter plot.
+
+    Several processes share the images: `accelerate launch --multi_gpu -m zoomiqa_core.cli eval …`,
+    or torchrun on CPUs. Killed, the same command goes on, on any number of processes.
+    """
+    with launched_process(device) as process, _run_errors():
+        benchmark = find_benchmark(dataset)
+        images = sample(read_benchmark(dataset, data, split), limit, seed)
+        judge = _load(scorer, device)
+        identity = {"dataset": benchmark.title, "split": split or "", "scorer": scorer}
+        identity |= {"labels": str(benchmark.scale), "seed": seed}
+        folder = out or default_folder(identity)
+        judgements = evaluate(
+            images,
+            judge,
+            folder,
+            root=data,
+            config={**identity, "settings": getattr(judge, "settings", {})},
+            batch=batch,
+            process=process,
+            progress=lambda chunks: _progress(chunks, "Judging", hidden=not process.is_main),
+        )
+        if process.is_main:
+            summary = summarise(judgements, identity)
+            _print_table(summary_table(summary))
+            for path in write_summary(judgements, summary, folder):
+                typer.echo(str(path))
+            _finish([judgement["valid"] for judgement in judgements])
+
+
 def _load(name: str, device: str) -> Scorer:
     try:
         return load_scorer(name, device=device)
     # An absent folder, a hub out of reach, a device that is not there: all end the program.
     except (OSError, RuntimeError, ValueError) as error:
-        typer.echo(f"error: cannot load the scorer {name!r}: {error}", err=True)
-        raise typer.Exit(ERROR) from error
+        raise _failed(f"cannot load the scorer {name!r}: {error}") from error
 
 
-def _progress(paths: Sequence[Path], label: str, *, hidden: bool) -> Iterator[Path]:
-    """The paths, with a bar on a terminal; where results themselves scroll by, ``hidden``."""
+def _progress(items: Sequence[Item], label: str, *, hidden: bool) -> Iterator[Item]:
+    """The items, with a bar on a terminal; where results themselves scroll by, ``hidden``."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -160,7 +215,7 @@ def _progress(paths: Sequence[Path], label: str, *, hidden: bool) -> Iterator[Pa
         transient=True,
         redirect_stdout=False,  # rich would send results to the standard error
     ) as progress:
-        yield from progress.track(paths, description=label)
+        yield from progress.track(items, description=label)
 
 
 def _report(code: str, message: str, name: str) -> None:
@@ -195,9 +250,35 @@ def _map_path(out: Path, stem: str, taken: Sequence[Path]) -> Path:
 
 
 @contextmanager
+def _run_errors() -> Iterator[None]:
+    """What ends a run with a message: files, labels, another run's folder, a missing package."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if isinstance(error, typer.Exit):  # a RuntimeError, for click's sake
+            raise
+        raise _failed(str(error)) from error
+
+
+@contextmanager
 def _write_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        typer.echo(f"error: cannot write: {error}", err=True)
-        raise typer.Exit(ERROR) from error
+        raise _failed(f"cannot write: {error}") from error
+
+
+def _failed(message: str) -> typer.Exit:
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(ERROR)
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # Away from a terminal rich would fold everything into 80 columns.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    app()
