@@ -18,14 +18,17 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from zoomiqa_core import __version__
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.data.benchmarks import find_benchmark, read_benchmark
+from zoomiqa_core.environment import environment, environment_text
 from zoomiqa_core.evaluate import default_folder, evaluate, launched_process, sample
 from zoomiqa_core.evaluation_summary import summarise, summary_table, write_summary
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.heatmap import draw_map, worst_region
 from zoomiqa_core.images import ImageError, find_images, read_image, save_png
 from zoomiqa_core.scorer import Scorer, load_scorer
+from zoomiqa_core.training.run import versions
 
 ERROR, NOTHING_VALID = 1, 2
 """Exit codes."""
@@ -194,6 +197,17 @@ def evaluate_judge(
             for path in write_summary(judgements, summary, folder):
                 typer.echo(str(path))
             _finish([judgement["valid"] for judgement in judgements])
+
+
+@app.command(name="env")
+def show_environment(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say what is installed here: versions, devices, optional parts."""
+    document = {"zoomiqa": __version__, "versions": versions(), **environment()}
+    typer.echo(
+        to_json(document, sort_keys=False) if as_json else environment_text(document), nl=False
+    )
 
 
 def _load(name: str, device: str) -> Scorer:

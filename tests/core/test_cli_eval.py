@@ -1,4 +1,4 @@
-"""`zoomiqa eval` as a user meets it."""
+"""`zoomiqa eval` and `zoomiqa env` as a user meets them."""
 
 import json
 import os
@@ -9,8 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from zoomiqa_core import cli
+from zoomiqa_core import __version__, cli
 from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.environment import environment_text, optional_parts
 from zoomiqa_core.images import ImageError, read_image, save_png
 
 
@@ -113,6 +114,29 @@ def test_errors_exit_with_1(zoomiqa, arguments, message):
     result = zoomiqa(*arguments)
     assert result.exit_code == cli.ERROR
     assert message in result.output
+
+
+def test_env_says_what_is_installed(zoomiqa):
+    document = json.loads(zoomiqa("env", "--json").stdout)
+    assert document["zoomiqa"] == __version__
+    assert document["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "cpu" in document["devices"] and {"eval", "app"} <= set(document["optional"])
+    text = zoomiqa("env").stdout
+    assert f"zoomiqa          {__version__}\n" in text and "  python " in text
+
+
+def test_optional_parts_by_hand():
+    requirements = [
+        "torch>=2.8.0",
+        "no-such-package>=1; extra == 'app'",
+        "pytest>=8.3.0; extra == 'test'",
+        "zoomiqa-restoration-guide[test]; extra == 'dev'",
+    ]
+    parts = optional_parts(requirements)
+    assert parts == {"app": {"no-such-package": None}, "test": {"pytest": pytest.__version__}}
+    assert environment_text({"optional": parts}).splitlines()[2] == (
+        "    no-such-package  not installed"
+    )
 
 
 @pytest.mark.slow
