@@ -225,7 +225,7 @@ def repository_files() -> Iterator[Path]:
     skipped = {"runs", "build", "dist", "__pycache__"}
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [f for f in folders if f == ".ci" or (f[0] != "." and f not in skipped)]
-        yield from (Path(folder, name) for name in names)
+        yield from (Path(folder, name) for name in names if name != ".git")  # a worktree's
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
