@@ -45,9 +45,9 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
@@ -150,6 +150,11 @@ class ServedVLM:
         self.config = config
         self.name = name or config.model
         self._tls = httpx.create_ssl_context()  # reading the certificates takes tens of ms
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What may change a reply, in plain values."""
+        return {"model": self.config.model, "sampling": asdict(self.config.sampling)}
 
     def run(self, chains: Sequence[Chain]) -> None:
         """Drive chains to their end, within ``deadline_s``; one that fails names its error.
