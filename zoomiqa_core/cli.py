@@ -143,7 +143,9 @@ def regions(
         for region in found or ():
             box = ",".join(f"{share:.3f}" for share in region.bbox)
             if not region.valid:
-                report(region.error or "invalid", f"region {box}", str(path))
+                report(
+                    region.error or "invalid", f"{path}, region {box}: {region.message}", str(path)
+                )
             elif not as_json:
                 typer.echo(f"{_rating(region.rating, region.rating_std)}  {box}  {path}")
     if as_json:
@@ -182,7 +184,8 @@ def draw(
             report("not_judged", "the judge gave no region a rating", str(path))
             continue
         bbox = worst_region(quality_map)
-        rating = judge.score_regions(image.pixels, [bbox])[0].rating
+        region = judge.score_regions(image.pixels, [bbox])[0]
+        rating = region.rating if region.valid else None
         picture = draw_map(image.pixels, quality_map, bbox, rating)
         target = _map_path(out, path.stem, drawn)
         with write_errors():
