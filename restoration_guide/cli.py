@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from zoomiqa_core.cli import ERROR, NOTHING_VALID, CommandGroup
+from zoomiqa_core.command_line import ERROR, NOTHING_VALID, CommandGroup
 from zoomiqa_core.images import ImageError, find_images, read_image
 
 if TYPE_CHECKING:

@@ -10,54 +10,43 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
+from zoomiqa_core.cli_eval import evaluate_judge, show_environment
+from zoomiqa_core.command_line import (
+    AsJson,
+    Batch,
+    CommandGroup,
+    Device,
+    Inputs,
+    ModelName,
+    PromptsName,
+    Samples,
+    ScorerName,
+    Seed,
+    finish,
+    load_judge,
+    printable,
+    progress,
+    report,
+    report_notes,
+    stop,
+    write_errors,
+)
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.heatmap import draw_map, worst_region
 from zoomiqa_core.images import ImageError, find_images, read_image, save_png
-from zoomiqa_core.scorer import Scorer, load_scorer
-from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
-
-ERROR, NOTHING_VALID = 1, 2
-"""Exit codes."""
+from zoomiqa_core.scorer import Scorer
+from zoomiqa_core.zoom_iqa import ZoomIQA
 
 COLUMNS: tuple[str, ...] = ("name", "rating", "rating_std", "score", "valid", "error", "message")
 """Columns of the CSV table; the numbers of a failed judgement are empty."""
-
-# Typer exports this class's children only, and where it lives differs between its versions.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-class CommandGroup(TyperGroup):
-    """A command group in which wrong usage exits with 1: 2 is taken by "nothing valid"."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse the options of the program."""
-        with _usage_exits_with_error():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Parse and run a command."""
-        with _usage_exits_with_error():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _usage_exits_with_error() -> Iterator[None]:
-    try:
-        yield
-    except _UsageError as error:
-        error.exit_code = ERROR  # pyright: ignore[reportAttributeAccessIssue]
-        raise
-
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -67,28 +56,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Image files, folders or glob patterns.")
-]
-ScorerName = Annotated[
-    str,
-    typer.Option(
-        "--scorer", help='"proxy" (bundled), a folder or hub id of a judge, or http://…/v1.'
-    ),
-]
-Device = Annotated[str, typer.Option(help='Where to judge, e.g. "cuda".')]
-PromptsName = Annotated[
-    str | None,
-    typer.Option("--prompts", help='Of a Zoom-IQA judge: "builtin", "official" or a YAML file.'),
-]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="Of a judge on a server: the name it has there.")
-]
-Samples = Annotated[
-    int | None, typer.Option(help="Of a Zoom-IQA judge: chains an image; several give a spread.")
-]
-Seed = Annotated[int | None, typer.Option(help="Of a Zoom-IQA judge: of its sampling.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+app.command(name="eval")(evaluate_judge)
+app.command(name="env")(show_environment)
 
 
 @app.command()
@@ -104,6 +73,7 @@ def score(
     model: ModelName = None,
     samples: Samples = None,
     seed: Seed = None,
+    batch: Batch = 1,
     expected: Annotated[
         bool,
         typer.Option(
@@ -116,32 +86,29 @@ def score(
 ) -> None:
     """Rate images: rating ± standard deviation (1–5), score (0–100), name."""
     paths = find_images(inputs)
-    judge = _load(scorer, device, prompts, model, samples, seed)
+    judge = load_judge(scorer, device, prompts, model, samples, seed)
     if expected and not isinstance(judge, ZoomIQA):
-        _stop(f"--expected asks a Zoom-IQA judge, and {scorer!r} is none")
+        stop(f"--expected asks a Zoom-IQA judge, and {scorer!r} is none")
     how: dict[str, Any] = {"mode": "expected"} if expected else {}
     results: list[Assessment] = []
-    for path in _progress(paths, "Rating", hidden=not as_json and sys.stdout.isatty()):
-        result = replace(judge.assess(path, **how), name=str(path))
-        results.append(result)
-        _report_notes(result.name, result.notes)
-        if not result.valid:
-            _report(result.error or "invalid", result.message, result.name)
-        elif not as_json:
-            typer.echo(
-                f"{_rating(result.rating, result.rating_std)}  {result.score:5.1f}  {result.name}"
-            )
-            for label, sentences in (("improve", result.directions), ("avoid", result.issues)):
-                for sentence in sentences if words else ():
-                    typer.echo(f"  {label}: {printable(sentence)}")
+    parts = [paths[first : first + batch] for first in range(0, len(paths), batch)]
+    for part in progress(parts, "Rating", hidden=not as_json and sys.stdout.isatty()):
+        for path, said in zip(part, judge.assess(part, **how), strict=True):
+            result = replace(said, name=str(path))
+            results.append(result)
+            report_notes(result.name, result.notes)
+            if not result.valid:
+                report(result.error or "invalid", result.message, result.name)
+            elif not as_json:
+                _print(result, words=words)
     if as_json:
         records = [result.to_dict() for result in results]
         document = {"scorer": scorer, "results": records}
         typer.echo(to_json(document, sort_keys=False), nl=False)
     if csv_file is not None:
-        with _write_errors():
+        with write_errors():
             write_text_atomic(csv_file, _to_csv(results))
-    _finish([result.valid for result in results])
+    finish([result.valid for result in results])
 
 
 @app.command()
@@ -164,26 +131,28 @@ def regions(
     """Rate regions of images: those given, or those a Zoom-IQA judge chooses to look at."""
     bboxes = [_parse_bbox(text) for text in boxes or ()]
     paths = find_images(inputs)
-    judge = _load(scorer, device, prompts, model, samples, seed)
+    judge = load_judge(scorer, device, prompts, model, samples, seed)
     if not bboxes and not isinstance(judge, ZoomIQA):
-        _stop(f"give --bbox; only a Zoom-IQA judge chooses regions itself, and {scorer!r} is none")
+        stop(f"give --bbox; only a Zoom-IQA judge chooses regions itself, and {scorer!r} is none")
     records: list[dict[str, Any]] = []
     valid: list[bool] = []
-    for path in _progress(paths, "Rating regions", hidden=not as_json and sys.stdout.isatty()):
+    for path in progress(paths, "Rating regions", hidden=not as_json and sys.stdout.isatty()):
         found = _regions_of(judge, path, bboxes)
         valid.append(any(region.valid for region in found or ()))
         records.append({"name": str(path), "regions": found})
         for region in found or ():
             box = ",".join(f"{share:.3f}" for share in region.bbox)
             if not region.valid:
-                _report(region.error or "invalid", f"region {box}", str(path))
+                report(
+                    region.error or "invalid", f"{path}, region {box}: {region.message}", str(path)
+                )
             elif not as_json:
                 typer.echo(f"{_rating(region.rating, region.rating_std)}  {box}  {path}")
     if as_json:
         for record in records:
             record["regions"] = [asdict(region) for region in record["regions"] or ()]
         typer.echo(to_json({"scorer": scorer, "results": records}, sort_keys=False), nl=False)
-    _finish(valid)
+    finish(valid)
 
 
 @app.command(name="map")
@@ -201,56 +170,29 @@ def draw(
 ) -> None:
     """Draw quality maps with the worst region boxed, one PNG per image; print their paths."""
     paths = find_images(inputs)
-    judge = _load(scorer, device, prompts, model, samples, seed)
+    judge = load_judge(scorer, device, prompts, model, samples, seed)
     drawn: list[Path] = []
-    for path in _progress(paths, "Mapping", hidden=sys.stdout.isatty()):
+    for path in progress(paths, "Mapping", hidden=sys.stdout.isatty()):
         try:
             image = read_image(path)
         except ImageError as error:
-            _report(error.code, str(error), str(path))
+            report(error.code, str(error), str(path))
             continue
-        _report_notes(image.name, image.notes)
+        report_notes(image.name, image.notes)
         quality_map = judge.quality_map(image.pixels)
         if not quality_map.isfinite().any():
-            _report("not_judged", "the judge gave no region a rating", str(path))
+            report("not_judged", "the judge gave no region a rating", str(path))
             continue
         bbox = worst_region(quality_map)
-        rating = judge.score_regions(image.pixels, [bbox])[0].rating
+        region = judge.score_regions(image.pixels, [bbox])[0]
+        rating = region.rating if region.valid else None
         picture = draw_map(image.pixels, quality_map, bbox, rating)
         target = _map_path(out, path.stem, drawn)
-        with _write_errors():
+        with write_errors():
             save_png(picture, target)
         drawn.append(target)
         typer.echo(str(target))
-    _finish([True] * len(drawn))
-
-
-def _load(
-    name: str,
-    device: str,
-    prompts: str | None,
-    model: str | None,
-    samples: int | None,
-    seed: int | None,
-) -> Scorer:
-    settings = _given(prompts=prompts, model=model)
-    try:
-        if asked := _given(samples=samples, seed=seed):
-            settings["config"] = JudgeConfig(**asked)
-        return load_scorer(name, device=device, **settings)
-    # An absent folder, a hub out of reach, a device that is not there: all end the program.
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        _stop(f"cannot load the scorer {name!r}: {error}", error)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def _stop(message: str, cause: Exception | None = None) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(ERROR) from cause
+    finish([True] * len(drawn))
 
 
 def _parse_bbox(text: str) -> BBox:
@@ -266,53 +208,26 @@ def _regions_of(judge: Scorer, path: Path, bboxes: list[BBox]) -> list[RegionSco
         try:
             return judge.score_regions(path, bboxes)
         except ImageError as error:
-            _report(error.code, str(error), str(path))
+            report(error.code, str(error), str(path))
             return None
     said = judge.assess(path, regions="model")  # pyright: ignore[reportCallIssue]
     if not said.valid:
-        _report(said.error or "invalid", said.message, str(path))
+        report(said.error or "invalid", said.message, str(path))
         return None
     if not said.regions:
         typer.echo(f"note: {path}: the judge asked to see no region", err=True)
     return list(said.regions)
 
 
+def _print(result: Assessment, *, words: bool) -> None:
+    typer.echo(f"{_rating(result.rating, result.rating_std)}  {result.score:5.1f}  {result.name}")
+    for label, sentences in (("improve", result.directions), ("avoid", result.issues)):
+        for sentence in sentences if words else ():
+            typer.echo(f"  {label}: {printable(sentence)}")
+
+
 def _rating(rating: float, std: float) -> str:
     return f"{rating:.2f}" if math.isnan(std) else f"{rating:.2f} ± {std:.2f}"
-
-
-def printable(text: str) -> str:
-    """The text without control characters: a judge's words must not steer the terminal."""
-    return "".join(char if char.isprintable() else "�" for char in text)
-
-
-def _progress(paths: Sequence[Path], label: str, *, hidden: bool) -> Iterator[Path]:
-    """The paths, with a bar on a terminal; where results themselves scroll by, ``hidden``."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(
-        console=Console(stderr=True),
-        disable=hidden or not sys.stderr.isatty(),
-        transient=True,
-        redirect_stdout=False,  # rich would send results to the standard error
-    ) as progress:
-        yield from progress.track(paths, description=label)
-
-
-def _report(code: str, message: str, name: str) -> None:
-    typer.echo(f"error: {code}: {message or name}", err=True)
-
-
-def _report_notes(name: str, notes: Sequence[str]) -> None:
-    if notes:
-        typer.echo(f"note: {name}: {'; '.join(notes)}", err=True)
-
-
-def _finish(valid: Sequence[bool]) -> None:
-    if not any(valid):
-        typer.echo("error: no input gave a valid result", err=True)
-        raise typer.Exit(NOTHING_VALID)
 
 
 def _to_csv(results: Sequence[Assessment]) -> str:
@@ -331,10 +246,5 @@ def _map_path(out: Path, stem: str, taken: Sequence[Path]) -> Path:
     return path
 
 
-@contextmanager
-def _write_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        typer.echo(f"error: cannot write: {error}", err=True)
-        raise typer.Exit(ERROR) from error
+if __name__ == "__main__":
+    app()

@@ -44,7 +44,7 @@ class PromptEncoder:
         self._model = model
         self._processor = processor
         self._lock = lock
-        self._size = pixel_budget(processor.image_processor, max_pixels)
+        self.pixels = pixel_budget(processor.image_processor, max_pixels)
 
     def encode(
         self, request: Request, known: EncodedImages, beginning: Sequence[int] = ()
@@ -76,7 +76,7 @@ class PromptEncoder:
     def _encoded(self, image: Image.Image, known: EncodedImages) -> EncodedImage:
         if id(image) not in known:
             prepare = self._processor.image_processor
-            inputs = prepare([image], size=self._size, return_tensors="pt")
+            inputs = prepare([image], size=self.pixels, return_tensors="pt")
             grid = inputs["image_grid_thw"]
             (features,) = encode_images(self._model, inputs["pixel_values"], grid)
             known[id(image)] = EncodedImage(image, grid, features)

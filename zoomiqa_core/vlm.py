@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -96,6 +97,11 @@ class LocalVLM:
         self._banned_ids = [
             token for name in vision if (token := getattr(model.config, name, None)) is not None
         ]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What may change a reply, in plain values."""
+        return {"sampling": asdict(self.sampling), "pixels": self.encoder.pixels["longest_edge"]}
 
     @classmethod
     def from_pretrained(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, overload
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from PIL import Image
 
@@ -37,6 +37,11 @@ class Backend(Protocol):
     """What replies: a model on this machine, or a server."""
 
     name: str
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What of it may change a reply, in plain values."""
+        ...
 
     def run(self, chains: Sequence[Chain]) -> None:
         """Drive all chains to their end.
@@ -103,6 +108,11 @@ class ZoomIQA:
         self.prompts = prompts
         self.config = config or JudgeConfig()
         self.name = name or backend.name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What may change a rating beside the model, in plain values."""
+        return {"prompts": self.prompts.name, **asdict(self.config), **self.backend.settings}
 
     @overload
     def assess(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -27,6 +28,7 @@ class ScriptedBackend:
     """Replies with what ``reply(request)`` gives; keeps the requests it saw."""
 
     name = "scripted"
+    settings: Mapping[str, Any] = {}
 
     def __init__(self, reply: Callable[[Request], str]) -> None:
         self.reply = reply

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.core.judges import CROP, GOOD, ScriptedBackend
-from zoomiqa_core import cli
+from zoomiqa_core import cli, command_line
 from zoomiqa_core.assessment import Assessment, RegionScore
 from zoomiqa_core.images import ImageError, read_image, save_png
 from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
@@ -20,6 +20,8 @@ class MeanScorer:
     """Rates an image 1 + 4 · mean; its map is the mean over rows and columns of 4 × 4 cells."""
 
     def assess(self, images):
+        if isinstance(images, list):
+            return [self.assess(image) for image in images]
         try:
             image = read_image(images)
         except ImageError as error:
@@ -51,7 +53,7 @@ def zoomiqa(tmp_path, monkeypatch):
             raise FileNotFoundError("no folder 'absent'; give \"proxy\"")
         return MeanScorer()
 
-    monkeypatch.setattr(cli, "load_scorer", load)
+    monkeypatch.setattr(command_line, "load_scorer", load)
 
     def run(*arguments):
         return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
@@ -104,7 +106,7 @@ def test_csv_table(zoomiqa, tmp_path):
 def test_nothing_valid_exits_with_2(zoomiqa):
     for command in (["score"], ["score", "--json"], ["map", "--out", "maps"]):
         result = zoomiqa(*command, "bad.png", "none.png")
-        assert result.exit_code == cli.NOTHING_VALID
+        assert result.exit_code == command_line.NOTHING_VALID
         assert "unknown_format" in result.stderr
         assert "no input gave a valid result" in result.stderr
     assert json.loads(zoomiqa("score", "--json", "bad.png").stdout)["results"][0]["rating"] is None
@@ -124,7 +126,7 @@ def test_nothing_valid_exits_with_2(zoomiqa):
 )
 def test_errors_exit_with_1(zoomiqa, arguments, message):
     result = zoomiqa(*arguments)
-    assert result.exit_code == cli.ERROR
+    assert result.exit_code == command_line.ERROR
     assert message in result.output
 
 
@@ -170,7 +172,7 @@ def vlm_program(zoomiqa, monkeypatch):
         asked.update(settings)
         return Words()
 
-    monkeypatch.setattr(cli, "load_scorer", load)
+    monkeypatch.setattr(command_line, "load_scorer", load)
     zoomiqa.asked = asked
     return zoomiqa
 

@@ -87,7 +87,7 @@ def test_log_probs_are_those_of_a_teacher_forced_pass(vlm):
 def read_prompts_logits(vlm, prompt) -> torch.Tensor:
     """(L, V) logits by the model's own forward, with pixels, as a training runs it."""
     inputs = vlm.processor.image_processor(
-        [picture(*reversed_size(prompt))], size=vlm.encoder._size, return_tensors="pt"
+        [picture(*reversed_size(prompt))], size=vlm.encoder.pixels, return_tensors="pt"
     )
     ids = prompt.ids[None]
     image_tokens = (ids == vlm.model.config.image_token_id).long()

@@ -15,6 +15,8 @@ from zoomiqa_core.metrics import (
     isotonic_fit,
     isotonic_plcc,
     isotonic_srcc,
+    krcc,
+    logistic_fit,
     mean_subset_srcc,
     ordered_pairs,
     plcc,
@@ -85,3 +87,62 @@ def test_a_constant_fit_has_no_correlation():
     assert math.isnan(isotonic_plcc([1, 2, 3], falling))
     assert math.isnan(isotonic_srcc([1, 2, 3], falling))
     assert math.isnan(plcc([0.1] * 3, [1, 2, 4]))  # though the mean of 0.1, 0.1, 0.1 is not 0.1
+
+
+def test_kendall_by_hand():
+    # pairs (1,2) and (1,3) agree, (2,3) does not: (2 − 1) / 3
+    assert krcc([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
+    # the tie counts for neither: 2 / √(3 · 2)
+    assert krcc([1, 2, 3], [1, 2, 2]) == pytest.approx(2 / math.sqrt(6))
+    assert math.isnan(krcc([1, 1, 1], [1, 2, 3]))
+    with pytest.raises(ValueError, match="equally long"):
+        krcc([1, 2, 3], [1, 2])
+
+
+def test_kendall_is_the_count_of_ordered_pairs():
+    random = np.random.default_rng(4)
+    x, y = random.normal(size=30), random.normal(size=30)
+    agree = np.sign(x[:, None] - x) * np.sign(y[:, None] - y)
+    assert krcc(x, y) == pytest.approx(agree.sum() / (30 * 29), abs=1e-12)
+
+
+def test_logistic_fit_finds_the_curve_that_made_the_data():
+    x = np.linspace(1, 5, 40)
+    y = 20 + 60 / (1 + np.exp(-(x - 2.5) / 0.4))
+    fit = logistic_fit(x, y)
+    assert fit.reason is None and fit.curve is not None
+    assert fit.fitted == pytest.approx(y, abs=1e-3)
+    # half way up at the centre: 20 + 60 / 2
+    assert fit.curve(np.array([2.5])) == pytest.approx([50], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [lambda x: 2 * x, lambda x: (x > 3).astype(float), np.exp, lambda x: 1e6 * x**3],
+    ids=["line", "step", "exponential", "cube"],
+)
+def test_logistic_fit_never_bends_the_wrong_way(relation):
+    x = np.linspace(1, 5, 50)
+    fit = logistic_fit(x, relation(x))
+    assert fit.reason is None
+    assert (np.diff(fit.fitted) >= 0).all()
+    assert plcc(fit.fitted, relation(x)) >= plcc(x, relation(x)) - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "reason"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], "need 5 values or more, there are 4"),
+        ([2] * 9, range(9), "all predictions or all targets are equal"),
+        (range(9), range(9, 0, -1), "no positive relation"),
+        ([0, 1, 2, 3, math.nan], range(5), "no fit found"),
+    ],
+)
+def test_logistic_fit_says_why_there_is_none(x, y, reason):
+    fit = logistic_fit(list(x), list(y))
+    assert reason in fit.reason
+    assert np.isnan(fit.fitted).all() and fit.curve is None
+
+
+def test_bootstrap_of_what_is_never_defined_is_nan():
+    assert np.isnan(bootstrap(plcc, [1, 1, 1], [1, 2, 3], resamples=10)).all()

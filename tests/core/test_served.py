@@ -23,12 +23,14 @@ from werkzeug import Request, Response
 from benchmarks.check_threads import check
 from benchmarks.scripted_server import answer_chat, scripted_reply, sent_images
 from tests.core.judges import ScriptedBackend
-from zoomiqa_core import served
+from zoomiqa_core import server_calls
 from zoomiqa_core.answer import format_answer
 from zoomiqa_core.chain import Chain
 from zoomiqa_core.images import to_pil
 from zoomiqa_core.prompts import BUILTIN, PromptsError
-from zoomiqa_core.served import ServedVLM, ServerConfig, served_scorer, wait_before
+from zoomiqa_core.served import ServedVLM, served_scorer
+from zoomiqa_core.server_calls import wait_before
+from zoomiqa_core.server_config import ServerConfig
 from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 KEY = "sk-test-0123456789"
@@ -202,8 +204,10 @@ def test_every_chain_has_a_seed_of_its_own_and_the_same_every_time(server):
 
 def test_the_image_is_encoded_once_for_all_its_chains_and_a_crop_for_its_own(server, monkeypatch):
     encoded = []
-    encode = served.data_url
-    monkeypatch.setattr(served, "data_url", lambda image: encoded.append(image) or encode(image))
+    encode = server_calls.data_url
+    monkeypatch.setattr(
+        server_calls, "data_url", lambda image: encoded.append(image) or encode(image)
+    )
     crop = say(format_answer(2, (0.1, 0.1, 0.6, 0.6)))
     record(server, lambda request: crop)
     image = to_pil(photos(1)[0])

@@ -1,0 +1,173 @@
+"""Does a killed `zoomiqa eval` end with the summary of an unbroken one?
+
+    python -m benchmarks.check_resume --kills 20 --seed 0
+
+Starts the command on a miniature dataset, on one process or on two (torchrun), ends all of its
+processes with SIGKILL at a random moment, resumes it on one process or two, and compares
+`summary.json` without its timing. One thread per process throughout: their number moves a CPU's
+results in the seventh digit. Exits with 1 when a summary differs or an image is judged twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+
+from zoomiqa_core.images import save_png
+
+IMAGES = 40
+SIDE = 192
+"""Pixels; judging the set then takes some seconds."""
+
+
+class Trial(NamedTuple):
+    """One kill and what came of it."""
+
+    processes: int
+    resumed_on: int
+    kept: int
+    """Judgements on disk when it was killed."""
+    left: int
+    """Images without one."""
+    torn: int
+    """Files whose last line was cut short."""
+    shares: int
+    """Processes that judged something in the resumed launch."""
+    twice: int
+    """Images judged more than once, over both launches."""
+    same: bool
+    """Whether the summary equals the unbroken run's."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the resumed launch came to the same end, all its processes judging, once each."""
+        return self.same and self.twice == 0 and self.shares == min(self.resumed_on, self.left)
+
+
+def write_miniature(folder: Path, count: int = IMAGES, side: int = SIDE) -> Path:
+    """A dataset in BIQ2021's layout: noisier and noisier ramps, one absent and one truncated."""
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0, 1, side).expand(3, side, side)
+    rows = ["image_name,mos,set"]
+    for index in range(count):
+        noise = torch.randn(3, side, side, generator=generator) * 0.4 * index / count
+        name = f"ss01 ({index}).png"
+        if index != 3:
+            save_png((ramp + noise).clamp(0, 1), folder / "images" / name)
+        wobble = 0.1 * torch.rand((), generator=generator).item()
+        rows.append(f"{name},{0.9 * (1 - index / count) + wobble:.4f},test")
+    torn = folder / "images" / "ss01 (5).png"
+    torn.write_bytes(torn.read_bytes()[:200])
+    (folder / "mos.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def start(data: Path, out: Path, processes: int) -> psutil.Popen:
+    """Start the command on one process, or on more through torchrun."""
+    command = ["-m", "zoomiqa_core.cli", "eval", "biq2021", "--data", str(data), "--out", str(out)]
+    if processes > 1:
+        # On CPUs `accelerate launch` starts several processes through MPI only.
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        command = [*launcher, "--nproc_per_node", str(processes), *command]
+    with (out.parent / f"{out.name}.log").open("a") as log:
+        return psutil.Popen(
+            [sys.executable, *command],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+
+def kill(process: psutil.Popen) -> None:
+    """End a process and everything it started, at once."""
+    family = [*process.children(recursive=True), process]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family)
+    process.wait()
+
+
+def finish(process: psutil.Popen, out: Path) -> dict[str, Any]:
+    """Wait for a run to end well; its summary without the timing."""
+    if process.wait(timeout=600) != 0:
+        log = (out.parent / f"{out.name}.log").read_text(encoding="utf-8", errors="replace")
+        raise RuntimeError(f"the run in {out} failed:\n{log[-3000:]}")
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    del summary["timing"]
+    return summary
+
+
+def judged(out: Path) -> tuple[int, int]:
+    """Whole lines on disk, and files that end in the middle of one."""
+    contents = [file.read_bytes() for file in out.glob("judgements-*.jsonl")]
+    whole = sum(content.count(b"\n") for content in contents)
+    return whole, sum(bool(content) and not content.endswith(b"\n") for content in contents)
+
+
+def trial(data: Path, out: Path, expected: dict[str, Any], chance: random.Random) -> Trial:
+    """Kill a run after a random number of judgements (and some milliseconds), and resume it."""
+    processes, resumed_on = chance.choice((1, 2)), chance.choice((1, 2))
+    images = expected["images"]
+    moment, delay = chance.randint(0, images), chance.uniform(0, 0.05)
+    process = start(data, out, processes)
+    while judged(out)[0] < moment and process.poll() is None:
+        time.sleep(0.002)
+    time.sleep(delay if moment else 40 * delay)  # before the first judgement it takes long to load
+    kill(process)
+    kept, torn = judged(out)
+    (out / "summary.json").unlink(missing_ok=True)  # what is compared is the resumed run's
+    files = len(list(out.glob("judgements-*.jsonl")))
+    same = finish(start(data, out, resumed_on), out) == expected
+    shares = len(list(out.glob("judgements-*.jsonl"))) - files
+    twice = judged(out)[0] - images
+    return Trial(processes, resumed_on, kept, images - kept, torn, shares, twice, same)
+
+
+def check(folder: Path, kills: int, seed: int, images: int = IMAGES) -> list[Trial]:
+    """Run all trials in ``folder`` and print a line for each."""
+    data = write_miniature(folder / "data", images)
+    expected = finish(start(data, folder / "unbroken", 1), folder / "unbroken")
+    print(f"unbroken: {expected['valid']} of {expected['images']} valid", expected["invalid"])
+    chance = random.Random(seed)
+    trials = []
+    for number in range(1, kills + 1):
+        result = trial(data, folder / f"killed-{number:02d}", expected, chance)
+        trials.append(result)
+        print(
+            f"kill {number:2d}: processes {result.processes}, judgements {result.kept:2d}"
+            f" ({result.torn} torn); resumed on {result.resumed_on}, judging on {result.shares},"
+            f" {result.twice} twice: {'the same summary' if result.same else 'ANOTHER SUMMARY'}",
+            flush=True,
+        )
+    return trials
+
+
+def main() -> None:
+    """Check, and say how many summaries were the same."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        trials = check(Path(folder), args.kills, args.seed)
+    good = sum(result.good for result in trials)
+    print(f"{good} of {len(trials)} killed runs ended like the unbroken one")
+    sys.exit(0 if good == len(trials) else 1)
+
+
+if __name__ == "__main__":
+    main()

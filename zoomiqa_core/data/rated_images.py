@@ -1,0 +1,68 @@
+"""Images with human labels, and the scales those labels are on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a dataset's labels mean: unit, range and direction."""
+
+    unit: str
+    """As the dataset calls it, e.g. ``"MOS"`` or ``"Elo"``."""
+    low: float = -math.inf
+    high: float = math.inf
+    """The range the dataset declares (not the range its labels happen to fill)."""
+    lower_is_better: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the dataset declares a range."""
+        return math.isfinite(self.high - self.low)
+
+    def mos(self, label: float) -> float:
+        """The label with higher meaning better: a lower-is-better label is ``low + high − label``.
+
+        Correlations do not care where on its range a label is turned.
+        """
+        return self.low + self.high - label if self.lower_is_better else label
+
+    def rating(self, label: float) -> float:
+        """The label laid linearly on 1–5, higher is better; NaN without a declared range."""
+        if not self.bounded:
+            return math.nan
+        share = (self.mos(label) - self.low) / (self.high - self.low)
+        return MIN_RATING + (MAX_RATING - MIN_RATING) * share
+
+    def __str__(self) -> str:
+        if self.lower_is_better:
+            return f"{self.low + self.high:g} − {self.unit}, {self.low:g}–{self.high:g}"
+        return f"{self.unit}, {self.low:g}–{self.high:g}" if self.bounded else self.unit
+
+
+@dataclass(frozen=True)
+class RatedImage:
+    """One image and what people said of it."""
+
+    path: Path
+    """Where the dataset's layout puts it; it need not exist until it is judged."""
+    mos: float
+    """Mean opinion in the dataset's own unit and range, higher is better (:meth:`Scale.mos`)."""
+    rating: float
+    """The same laid linearly on 1–5; NaN where the dataset declares no range."""
+    split: str = ""
+    """``training``, ``validation`` or ``test``; empty where the dataset has no split."""
+    subset: str = ""
+    """Part of the dataset with a provenance or a distortion of its own, e.g. ``ss01``."""
+    reference: str = ""
+    """Name of the undistorted original; empty where there is none."""
+
+    @classmethod
+    def from_label(cls, path: Path, label: float, scale: Scale, **parts: str) -> RatedImage:
+        """An image by its label as distributed; ``parts`` are split, subset and reference."""
+        return cls(path, scale.mos(label), scale.rating(label), **parts)

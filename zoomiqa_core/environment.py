@@ -1,0 +1,69 @@
+"""What this installation can do: devices, and which optional parts are there."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib import metadata
+from typing import Any
+
+DISTRIBUTION = "zoomiqa-restoration-guide"
+
+_OPTIONAL = re.compile(r"""^([\w.-]+).*;.*\bextra\s*==\s*['"]([\w-]+)['"]""")
+
+
+def environment() -> dict[str, Any]:
+    """Platform, torch devices and optional parts, as plain containers."""
+    return {
+        "platform": platform.platform(),
+        "devices": devices(),
+        "optional": optional_parts(metadata.requires(DISTRIBUTION) or []),
+    }
+
+
+def environment_text(document: dict[str, Any], indent: str = "") -> str:
+    """Nested names and values as indented lines; what is None is not installed."""
+    lines = []
+    for name, value in document.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{name}\n{environment_text(value, indent + '  ')}")
+        else:
+            lines.append(f"{indent}{name:<16} {value if value is not None else 'not installed'}\n")
+    return "".join(lines)
+
+
+def devices() -> dict[str, str]:
+    """Devices torch can use → what they are."""
+    import torch
+
+    found = {
+        "cpu": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    }
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found
+
+
+def optional_parts(requirements: list[str]) -> dict[str, dict[str, str | None]]:
+    """Extra → its packages → their versions here; None for one that is not installed.
+
+    Args:
+        requirements: as a package's metadata lists them, e.g. ``"gradio>=6.0; extra == 'app'"``.
+    """
+    parts: dict[str, dict[str, str | None]] = {}
+    for requirement in requirements:
+        if match := _OPTIONAL.match(requirement):
+            package, extra = match.groups()
+            if package != DISTRIBUTION:
+                parts.setdefault(extra, {})[package] = _version(package)
+    return parts
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
