@@ -124,7 +124,7 @@ words = st.lists(st.sampled_from(pieces), max_size=6).map(" ".join) | st.text("a
 boxes = st.tuples(*[st.integers(0, 100)] * 4).filter(lambda b: b[0] < b[2] and b[1] < b[3])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     texts=st.tuples(words, words, words, words), cents=st.integers(100, 500), box=boxes | st.none()
 )
