@@ -18,6 +18,7 @@ from accelerate import PartialState
 from omegaconf import MISSING
 
 from recipes.compose import compose
+from zoomiqa_core.data.gr_iqa import read_picture, read_records
 from zoomiqa_core.prompts import Prompts, load_prompts
 from zoomiqa_core.protocol import MAX_ROUNDS
 from zoomiqa_core.training.grpo import Generation
@@ -99,11 +100,6 @@ def passes(config: Config, processes: int) -> int:
 
 def rollouts_of(data: str, prompts: Prompts) -> Any:
     """The records' images and labels as rows for the trainer."""
-    from zoomiqa_core.data.gr_iqa import (  # pyright: ignore[reportMissingImports]
-        read_picture,
-        read_records,
-    )
-
     return rollout_dataset(read_records(data), lambda record: read_picture(data, record), prompts)
 
 

@@ -18,6 +18,12 @@ from typing import Any
 from omegaconf import MISSING
 
 from recipes.compose import compose
+from zoomiqa_core.data.gr_iqa import (
+    conversation,
+    read_picture,
+    read_records,
+    region_conversation,
+)
 from zoomiqa_core.prompts import Prompts, load_prompts
 from zoomiqa_core.training.policy import Dtype, LoraSettings, load_policy, lora_config
 from zoomiqa_core.training.run import RunFolder
@@ -53,13 +59,6 @@ class Config:
 
 def chats(data: str, prompts: Prompts, *, regions: bool) -> Any:
     """Every round of every record, and every region's reply, as rows for the trainer."""
-    from zoomiqa_core.data.gr_iqa import (  # pyright: ignore[reportMissingImports]
-        conversation,
-        read_picture,
-        read_records,
-        region_conversation,
-    )
-
     samples = []
     for record in read_records(data):
         samples += [(record, conversation, n + 1) for n in range(len(record.rounds))]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.chain import Chain, Request
-from zoomiqa_core.decoding import Sampling, read_prompts, sample_replies, select_rows
+from zoomiqa_core.decoding import Prefix, Sampling, read_prompts, sample_replies, select_rows
 from zoomiqa_core.expected import MIN_DIGIT_MASS, RatingPrefix, expected_rating, rating_prefix
 from zoomiqa_core.model_files import model_file
 from zoomiqa_core.prompt_encoding import EncodedImages, PromptEncoder
@@ -155,6 +155,19 @@ class LocalVLM:
         """
         return self._generate(requests, {})
 
+    def continue_reply(self, request: Request, beginning: str) -> Reply:
+        """Reply to one request with a reply that is begun already; what follows is returned.
+
+        Args:
+            request: as for :meth:`generate`.
+            beginning: first words of the reply, tokenised by themselves.
+        """
+        with self._lock:
+            begun = self.processor.tokenizer(beginning, add_special_tokens=False)["input_ids"]
+        prompt = self.encoder.encode(request, {}, begun)
+        prefix = read_prompts(self.model, [prompt], self.pad_id)
+        return self._write(prefix, [request.seed])[0]
+
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
         """The rating each chain would answer at once (:mod:`zoomiqa_core.expected`)."""
         known: EncodedImages = {}
@@ -209,10 +222,14 @@ class LocalVLM:
         prompts = [self.encoder.encode(request, known) for request in first.values()]
         prefix = read_prompts(self.model, prompts, self.pad_id)
         select_rows(prefix, shared)
+        return self._write(prefix, [request.seed for request in requests])
+
+    def _write(self, prefix: Prefix, seeds: Sequence[int]) -> list[Reply]:
+        """One reply per row of the prefix, which is used up."""
         written = sample_replies(
             self.model,
             prefix,
-            [request.seed for request in requests],
+            seeds,
             self.sampling,
             end_ids=self.end_ids,
             banned_ids=self._banned_ids,

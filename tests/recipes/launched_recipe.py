@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD
-from tests.recipes.gr_iqa_sets import provide_reader
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
 
 
@@ -22,7 +21,6 @@ def taught_policy(*_, **__):
 
 
 if __name__ == "__main__":
-    provide_reader()
     recipe: Any = import_module(f"recipes.{sys.argv[1]}")
     if sys.argv[1] == "train_grpo":
         recipe.load_policy = taught_policy

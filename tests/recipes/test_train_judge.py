@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from recipes import train_grpo, train_sft
 from tests.core.judges import picture
-from tests.recipes.gr_iqa_sets import provide_reader, write_set
+from tests.recipes.gr_iqa_sets import write_set
 from tests.recipes.launched_recipe import taught_policy
 from zoomiqa_core import load_scorer
 from zoomiqa_core.decoding import Sampling
@@ -35,7 +35,6 @@ def data(tmp_path_factory) -> list[str]:
     model, processor = build_tiny_vlm()
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    provide_reader()
     return [f"data={write_set(folder / 'set')}", f"model={folder / 'model'}"]
 
 

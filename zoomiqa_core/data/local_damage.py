@@ -60,9 +60,20 @@ def damage_locally(
     damaged = distort(images, name, level, generator=generator)
     height, width = images.shape[-2:]
     mask = soft_mask(len(images), height, width, area=area, generator=generator)
-    mask = mask.to(images.device)
+    return blend(images, damaged, mask.to(images.device), cell_rating(name, level))
+
+
+def blend(images: Tensor, damaged: Tensor, mask: Tensor, rating: float) -> LocalDamage:
+    """Mix a batch and its damaged version by a mask; people rate that damage so on whole images.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        damaged: the same, damaged everywhere.
+        mask: (B, 1, H, W) in [0, 1].
+        rating: of the damage, 1–5.
+    """
     mixed = torch.lerp(images.detach().float(), damaged.float(), mask).clamp(0.0, 1.0)
-    rating_map = CLEAN_RATING + mask * (cell_rating(name, level) - CLEAN_RATING)
+    rating_map = CLEAN_RATING + mask * (rating - CLEAN_RATING)
     return LocalDamage(mixed.to(images.dtype), mask, rating_map)
 
 
