@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
-requirements = project["dependencies"] + project["optional-dependencies"]["test"]
-for requirement in requirements:
-    print(re.sub(r"\[.*\]", "", requirement).replace(">=", "=="))
+extras = project["optional-dependencies"]
+for requirement in project["dependencies"] + extras["test"] + extras["train"]:
+    if not requirement.startswith(project["name"]):  # an extra that takes in another
+        print(re.sub(r"\[.*\]", "", requirement).replace(">=", "=="))
