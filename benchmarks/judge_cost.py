@@ -5,8 +5,9 @@
 The model is of the real classes with random weights (``zoomiqa_core.training.tiny_vlm``), its size
 set on the command line (default: over 50 million parameters), and made to answer final or crop;
 every round writes ``--tokens`` tokens. One chain is the mean of K calls of one chain each, with the
-seeds of the K chains that are then run together, so that both do the same work. Also printed: the
-largest difference between log-probabilities at generation and in a teacher-forced pass.
+seeds of the K chains that are then run together, so that both do the same work; chains that zoom
+share nothing in their second round. Also printed: the largest difference between log-probabilities
+at generation and in a teacher-forced pass.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ from torch import Tensor
 from benchmarks.damaged_photos import centre_crop
 from benchmarks.timing import hardware
 from zoomiqa_core.answer import format_answer
+from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.chain import Chain
 from zoomiqa_core.decoding import Sampling
 from zoomiqa_core.files import to_json, write_text_atomic
@@ -64,6 +68,22 @@ def build_judge(options: argparse.Namespace) -> ZoomIQA:
         name=f"random, {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters",
     )
     return ZoomIQA(backend, BUILTIN, JudgeConfig(seed=options.seed, retries=0))
+
+
+def compare(
+    judge: ZoomIQA, image: Any, options: argparse.Namespace
+) -> tuple[list[tuple[float, Assessment]], float, Assessment]:
+    """Each of the K chains alone (seconds, result); all together: seconds, result."""
+    generator = torch.Generator().manual_seed(options.seed)
+    alone = [
+        measure(lambda: judge.assess(image, samples=1, generator=generator), options.device)
+        for _ in range(options.chains)
+    ]
+    generator = torch.Generator().manual_seed(options.seed)
+    together, said = measure(
+        lambda: judge.assess(image, samples=options.chains, generator=generator), options.device
+    )
+    return alone, together, said
 
 
 def measure(call: Callable[[], Any], device: str) -> tuple[float, Any]:
@@ -123,26 +143,24 @@ def main() -> None:
     image = to_pil(centre_crop(pixels, side, side))
     judge.assess(image, mode="expected")  # warm-up
 
-    generator = torch.Generator().manual_seed(options.seed)
-    alone = [
-        measure(lambda: judge.assess(image, samples=1, generator=generator), options.device)
-        for _ in range(options.chains)
-    ]
-    generator = torch.Generator().manual_seed(options.seed)
-    together, said = measure(
-        lambda: judge.assess(image, samples=options.chains, generator=generator), options.device
-    )
+    alone, together, said = compare(judge, image, options)
+    judge.config = replace(judge.config, max_rounds=1)
+    one_round_alone, one_round_together, _ = compare(judge, image, options)
     expected, _ = measure(lambda: judge.assess(image, mode="expected"), options.device)
-    one = sum(seconds for seconds, _ in alone) / len(alone)
-    two_rounds = [seconds for seconds, one_said in alone if len(one_said.rounds) == 2]
+    one = fmean(seconds for seconds, _ in alone)
+    zoomed = [seconds for seconds, one_said in alone if len(one_said.rounds) == 2]
+    two_rounds = fmean(zoomed) if zoomed else float("nan")
+    one_round = fmean(seconds for seconds, _ in one_round_alone)
     figures = {
         "chains": options.chains,
         "s, one chain (mean)": one,
         "s, all chains together": together,
         "together / one": together / one,
+        "together / one that zooms": together / two_rounds,
+        "together / one, a single round": one_round_together / one_round,
         "s, expected rating": expected,
-        "expected / one two-round chain": expected * len(two_rounds) / max(sum(two_rounds), 1e-9),
-        "chains that zoomed": len(two_rounds),
+        "expected / one that zooms": expected / two_rounds,
+        "chains that zoomed": len(zoomed),
         "chains that gave no rating": len(said.chain_errors),
         "tokens written together": said.tokens,
         "same ratings": said.ratings == tuple(s.rating for _, s in alone if s.valid),

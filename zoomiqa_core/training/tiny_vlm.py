@@ -139,7 +139,9 @@ def teach_replies(model: Any, processor: Any, replies: dict[str, float], end: fl
     """
     tokenizer = processor.tokenizer
     tokenizer.add_tokens(list(replies))
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)  # of the new tokens' embeddings
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     head = torch.nn.Linear(model.config.text_config.hidden_size, len(tokenizer), bias=True)
     with torch.no_grad():
         head.weight.copy_(model.get_input_embeddings().weight)
