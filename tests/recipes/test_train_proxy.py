@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from recipes import train_proxy as recipe
 from zoomiqa_core.images import save_png
+from zoomiqa_core.proxy.batches import VERSIONS
 from zoomiqa_core.proxy.model import QualityProxy
 
 SMOKE = Path(recipe.__file__).parent / "configs" / "train_proxy" / "smoke.yaml"
@@ -18,18 +19,24 @@ SMOKE = Path(recipe.__file__).parent / "configs" / "train_proxy" / "smoke.yaml"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A miniature BIQ2021, four photos, and backbone weights in the wheel's order."""
+    """A miniature BIQ2021, its photos as clean ones, a restored set, and backbone weights."""
     folder = tmp_path_factory.mktemp("data")
     rows = ["image_name,mos,set"]
     for index in range(8):
         generator = torch.Generator().manual_seed(index)
         save_png(
-            torch.rand(3, 72, 80, generator=generator), folder / "images" / f"ss01 ({index}).png"
+            torch.rand(3, 180, 190, generator=generator), folder / "images" / f"ss01 ({index}).png"
         )
         rows.append(f"ss01 ({index}).png,{index / 8},{'training' if index < 4 else 'validation'}")
     (folder / "mos.csv").write_text("\n".join(rows), encoding="utf-8")
     torch.save(QualityProxy(width=8).backbone.state_dict(), folder / "imagenet.pth")
-    return [f"photos={folder}/images", f"biq2021={folder}", f"imagenet={folder}/imagenet.pth"]
+    save_png(torch.rand(3, 180, 180 * len(VERSIONS)), folder / "sets" / "0.png")
+    return [
+        f"photos={folder}/images",
+        f"biq2021={folder}",
+        f"restored={folder}/sets",
+        f"start={folder}/imagenet.pth",
+    ]
 
 
 def run(data: list[str], out: Path, *more: str) -> dict[str, torch.Tensor]:
@@ -38,7 +45,7 @@ def run(data: list[str], out: Path, *more: str) -> dict[str, torch.Tensor]:
 
 
 def test_schedule_by_hand():
-    config = recipe.Config(photos="p", biq2021="b", imagenet="i", steps=1000)
+    config = recipe.Config(photos="p", biq2021="b", restored="r", start="s", steps=1000)
     assert recipe.schedule(0, 0, config) == pytest.approx(0.01)
     assert recipe.schedule(149, 150, config) == 0  # rests until its begin
     assert recipe.schedule(500, 0, config) == pytest.approx(0.5)
@@ -54,7 +61,7 @@ def test_average_by_hand():
 
 def test_only_what_should_learn_learns():
     proxy = QualityProxy(width=8)
-    config = recipe.Config(photos="p", biq2021="b", imagenet="i")
+    config = recipe.Config(photos="p", biq2021="b", restored="r", start="s")
     backbone, heads = recipe.parameter_groups(proxy, config)
     learning = {id(p) for group in (backbone, heads) for p in group["params"]}
     assert id(proxy.backbone.conv_stem.weight) not in learning
@@ -69,7 +76,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, 
     assert all(torch.equal(shipped[name].half(), whole[name]) for name in whole)
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").open()]
     assert [line["step"] for line in log] == [1, 2]
-    assert {"regression", "ranking", "map", "error", "srcc"} <= log[-1].keys()
+    assert {"rated_regression", "made_ranking", "made_map", "made_error", "srcc"} <= log[-1].keys()
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -80,3 +87,11 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, 
     resumed = run(data, tmp_path / "broken")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_may_start_from_a_trained_proxy(data, tmp_path):
+    whole = run(data, tmp_path / "first")
+    still = run(
+        data, tmp_path / "second", f"start={tmp_path}/first/weights", "head_lr=0", "backbone_lr=0"
+    )
+    assert all(torch.equal(whole[name], still[name]) for name in whole)

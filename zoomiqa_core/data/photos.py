@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -46,11 +46,43 @@ class PhotoPool:
         return crop.flip(-1) if _below(2, generator) else crop
 
     def crops(
-        self, count: int, size: int, *, generator: torch.Generator
+        self,
+        count: int,
+        size: int,
+        *,
+        among: Sequence[int] | None = None,
+        generator: torch.Generator,
     ) -> tuple[Tensor, list[int]]:
-        """``count`` crops of photos drawn with replacement: (count, 3, size, size), indices."""
-        indices = [_below(len(self), generator) for _ in range(count)]
+        """``count`` crops of photos drawn with replacement: (count, 3, size, size), indices.
+
+        ``among`` restricts the draw to some of the photos.
+        """
+        among = range(len(self)) if among is None else among
+        indices = [among[_below(len(among), generator)] for _ in range(count)]
         return torch.stack([self.crop(i, size, generator=generator) for i in indices]), indices
+
+    def tiles(self, size: int, count: int, *, generator: torch.Generator) -> Tensor:
+        """The same random crop of the ``count`` square tiles one random photo is made of.
+
+        Tiles of H px stand side by side in a photo of H × count·H px: (count, 3, size, size) in
+        [0, 1], all mirrored half the time.
+
+        Raises:
+            ValueError: the photo is no such row of tiles.
+        """
+        index = _below(len(self), generator)
+        photo = self._photos[index]
+        height, width = photo.shape[-2:]
+        if width != count * height:
+            raise ValueError(
+                f"{self.paths[index]} is {width}×{height} px; a row of {count} square tiles "
+                f"would be {count * height}×{height}"
+            )
+        top = _below(height - size + 1, generator)
+        left = _below(height - size + 1, generator)
+        tiles = photo.unflatten(-1, (count, height)).permute(2, 0, 1, 3)
+        tiles = tiles[..., top : top + size, left : left + size].float() / 255
+        return tiles.flip(-1) if _below(2, generator) else tiles
 
 
 def _below(limit: int, generator: torch.Generator) -> int:

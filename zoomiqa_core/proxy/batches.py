@@ -1,22 +1,23 @@
-"""What one training step shows the proxy: four kinds of evidence in one batch.
+"""What one training step shows the proxy: four kinds of evidence in two batches.
 
 1. *People on real photos*: crops of rated photographs with their mean opinion.
 2. *People on distortions*: one photo at several levels of one KADID type, labelled with the mean
    opinion of that type and level, and the clean photo.
 3. *Local damage*: a photo distorted inside a soft mask, labelled with a rating map.
-4. *Order alone*: a photo between its degraded and its clean version, where only the order is sure.
+4. *Order alone*: a photo clean, degraded, and restored in several ways from either; where an image
+   stands in the order, MS-SSIM to the clean photo says.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoomiqa_core.data.degradations import degrade
 from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.local_damage import CLEAN_RATING, damage_locally
 from zoomiqa_core.data.photos import PhotoPool
@@ -24,21 +25,65 @@ from zoomiqa_core.data.photos import PhotoPool
 SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
 """Distortion types shown in training."""
 
+HARD = (
+    "hsv_saturation",
+    "darken",
+    "mean_shift",
+    "misplaced_patches",
+    "colour_blocks",
+    "contrast_change",
+)
+"""Seen types whose levels a proxy orders worst: the damage is small, rare or a matter of taste."""
+
+VERSIONS = (
+    "clean",
+    "degraded",
+    "restored",
+    "restored_sampled",
+    "restored_bold",
+    "restored_clean",
+    "restored_clean_bold",
+)
+"""Versions of one crop in a restored set, side by side from the left."""
+
 
 @dataclass(frozen=True)
 class BatchPlan:
     """How many images of each kind one step shows."""
 
-    rated: int = 6
-    """Crops of photos rated by people."""
-    distorted: int = 2
+    rated: int = 4
+    """Crops of photos rated by people, of each subset of the dataset."""
+    rated_crop: int = 320
+    """Side of these crops in pixels, a multiple of 16: people rated whole photos, so the more of
+    them a crop shows, the truer its label."""
+    distorted: int = 4
     """Photos shown at ``levels`` levels of one KADID type."""
-    levels: int = 3
+    levels: int = 4
     """Levels a distorted photo is shown at, beside its clean version."""
-    local: int = 2
+    hard: int = 3
+    """How many times as often as another type each of :data:`HARD` is drawn."""
+    local: int = 1
     """Photos damaged inside a mask."""
-    blended: int = 1
-    """Photos shown degraded, half way and clean."""
+    restored: int = 1
+    """Photos shown clean, degraded and restored."""
+    crop: int = 256
+    """Side of all other crops in pixels, a multiple of 16; MS-SSIM of restored sets needs 176."""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Where the evidence is drawn from."""
+
+    rated: PhotoPool
+    """Photos rated by people."""
+    ratings: Tensor
+    """(N,) mean opinion of each of them on 1–5."""
+    subsets: Sequence[str]
+    """The subset each of them belongs to."""
+    pristine: PhotoPool
+    """Clean photos."""
+    restored: PhotoPool
+    """Restored sets: :data:`VERSIONS` of a photo side by side."""
 
 
 class Evidence(NamedTuple):
@@ -56,18 +101,29 @@ class Evidence(NamedTuple):
     """(N, 1, S, S) rating of every pixel."""
 
 
-def rated_evidence(pool: PhotoPool, ratings: Tensor, count: int, size: int, generator) -> Evidence:
-    """Crops of rated photos; a crop inherits the rating of its photo. One group."""
-    images, indices = pool.crops(count, size, generator=generator)
-    labels = ratings[indices]
-    return Evidence(images, labels, labels, torch.zeros(count), _no_map(images))
+def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator) -> Evidence:
+    """Crops of each subset; a crop inherits the rating of its photo. A group a subset.
+
+    Subsets differ in mean: compared with one another they would teach little but that.
+    """
+    parts = []
+    for group, subset in enumerate(sorted(set(photos.subsets))):
+        among = [i for i, name in enumerate(photos.subsets) if name == subset]
+        images, indices = photos.rated.crops(
+            plan.rated, plan.rated_crop, among=among, generator=generator
+        )
+        labels = photos.ratings[indices]
+        own = torch.full((plan.rated,), group)
+        parts.append(Evidence(images, labels, labels, own, _no_map(images)))
+    return _join(parts)
 
 
-def distorted_evidence(pool: PhotoPool, levels: int, size: int, generator) -> Evidence:
-    """One photo, clean and at ``levels`` different levels of one seen type. One group."""
-    clean, _ = pool.crops(1, size, generator=generator)
-    name = SEEN[_below(len(SEEN), generator)]
-    chosen = (torch.randperm(5, generator=generator)[:levels] + 1).tolist()
+def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
+    """One photo, clean and at ``plan.levels`` different levels of one seen type. One group."""
+    clean, _ = pool.crops(1, plan.crop, generator=generator)
+    names = SEEN + HARD * (plan.hard - 1)
+    name = names[_below(len(names), generator)]
+    chosen = (torch.randperm(5, generator=generator)[: plan.levels] + 1).tolist()
     images = [clean, *(distort(clean, name, level, generator=generator) for level in chosen)]
     labels = [CLEAN_RATING, *(DISTORTIONS[name].mean_mos[level - 1] for level in chosen)]
     batch, rating = torch.cat(images), torch.tensor(labels)
@@ -86,37 +142,57 @@ def local_evidence(pool: PhotoPool, size: int, generator, *, worst: float = 3.3)
     return Evidence(damage.images, unknown, unknown, torch.zeros(1), damage.rating_map)
 
 
-def blended_evidence(pool: PhotoPool, size: int, generator) -> Evidence:
-    """A photo degraded as restoration inputs are, then half restored, then clean: order alone.
+def restored_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
+    """One photo clean, degraded, and restored at random strengths; the clean photo too. One group.
 
-    The blend ``(degraded + clean) / 2`` is what a restorer at half strength approaches.
+    Strengths from .2 to 1.35 blend linearly from the restorer's input to its output and beyond.
+    Order alone: decibels of MS-SSIM to the clean photo.
     """
-    clean, _ = pool.crops(1, size, generator=generator)
-    degraded = degrade(clean, "mixed", generator=generator).images
-    images = torch.cat([degraded, (degraded + clean) / 2, clean])
-    rating = torch.full((3,), math.nan)
-    return Evidence(images, rating, torch.arange(3.0), torch.zeros(3), _no_map(images))
+    tiles = sets.tiles(size, len(VERSIONS), generator=generator)
+    version = dict(zip(VERSIONS, tiles, strict=True))
+    clean, degraded = version["clean"], version["degraded"]
+    images = [clean, degraded, version["restored"]]
+    blends = [(degraded, clean, 1.0)]
+    blends += [(degraded, version[name], 1.35) for name in VERSIONS[2:5]]
+    blends += [(clean, version[name], 1.35) for name in VERSIONS[5:]]
+    for source, target, most in blends:
+        strength = 0.2 + (most - 0.2) * float(torch.rand((), generator=generator))
+        images.append(torch.lerp(source, target, strength).clamp(0, 1))
+    batch = torch.stack(images)
+    unknown = torch.full((len(batch),), math.nan)
+    return Evidence(
+        batch, unknown, ms_ssim_db(batch, clean), torch.zeros(len(batch)), _no_map(batch)
+    )
 
 
-def training_batch(
-    rated: PhotoPool,
-    ratings: Tensor,
-    pristine: PhotoPool,
-    plan: BatchPlan,
-    size: int,
-    *,
-    generator: torch.Generator,
-) -> Evidence:
-    """All four kinds of evidence for one step, each in groups of its own."""
-    parts = [rated_evidence(rated, ratings, plan.rated, size, generator)]
+def ms_ssim_db(images: Tensor, clean: Tensor) -> Tensor:
+    """−10·log₁₀(1 − MS-SSIM) of (B, 3, H, W) to (3, H, W), at most 40: (B,), higher is nearer."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    similarity = multiscale_structural_similarity_index_measure(
+        images,
+        clean.expand_as(images),
+        data_range=1.0,
+        normalize="relu",
+        reduction="none",
+    )
+    return -10 * torch.log10((1 - torch.as_tensor(similarity)).clamp_min(1e-4))
+
+
+def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator) -> Evidence:
+    """What is made of clean photos, each set of images in a group of its own."""
+    size, parts = plan.crop, []
     for _ in range(plan.distorted):
-        parts.append(distorted_evidence(pristine, plan.levels, size, generator))
+        parts.append(distorted_evidence(photos.pristine, plan, generator))
     for _ in range(plan.local):
-        parts.append(local_evidence(pristine, size, generator))
-    for _ in range(plan.blended):
-        parts.append(blended_evidence(pristine, size, generator))
-    numbered = [part._replace(group=part.group + i) for i, part in enumerate(parts)]
-    return Evidence(*(torch.cat(column) for column in zip(*numbered, strict=True)))
+        parts.append(local_evidence(photos.pristine, size, generator))
+    for _ in range(plan.restored):
+        parts.append(restored_evidence(photos.restored, size, generator))
+    return _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
+
+
+def _join(parts: Sequence[Evidence]) -> Evidence:
+    return Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _no_map(images: Tensor) -> Tensor:

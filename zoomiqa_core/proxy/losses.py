@@ -13,9 +13,9 @@ def ranking_loss(
 ) -> Tensor:
     """Logistic ranking over the ordered pairs inside each group (RankNet, Burges et al. 2005).
 
-    Mean over pairs of one group with ``order[i] − order[j] ≥ min_gap`` of
+    Mean over groups of the mean over a group's pairs with ``order[i] − order[j] ≥ min_gap`` of
     ``softplus(−(ratings[i] − ratings[j]) / scale) · scale``: zero slope once a pair is well
-    apart, slope 1 when it is inverted.
+    apart, slope 1 when it is inverted. Groups count alike, however many pairs they have.
 
     Args:
         ratings: (N,) predicted ratings.
@@ -33,7 +33,11 @@ def ranking_loss(
     ordered = ordered & (group[:, None] == group[None, :])
     difference = ratings[:, None] - ratings[None, :]
     loss = scale * functional.softplus(-difference / scale)
-    return (loss * ordered).sum() / ordered.sum().clamp(min=1)
+    pairs = ordered.sum(1)  # led by each image
+    own = group[:, None] == group.unique()[None, :]  # (N, groups)
+    count = (pairs[:, None] * own).sum(0)
+    means = ((loss * ordered).sum(1)[:, None] * own).sum(0) / count.clamp(min=1)
+    return means.sum() / (count > 0).sum().clamp(min=1)
 
 
 def map_loss(quality_map: Tensor, target: Tensor) -> Tensor:

@@ -27,6 +27,16 @@ def test_ranking_compares_only_inside_groups_and_beyond_the_gap():
     assert not ratings.grad.any()
 
 
+def test_ranking_counts_groups_alike_however_many_pairs_they_have():
+    # group 0: one pair 1 apart the right way; group 1: three pairs of equal ratings, .25·log 2;
+    # group 2: no pair, takes no part
+    ratings = torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0, 5.0])
+    order = torch.tensor([2.0, 1.0, 3.0, 2.0, 1.0, 0.0])
+    loss = ranking_loss(ratings, order, torch.tensor([0, 0, 1, 1, 1, 2]), min_gap=0.5)
+    means = 0.25 * math.log1p(math.exp(-4)), 0.25 * math.log(2)
+    assert loss.item() == pytest.approx(sum(means) / 2, abs=1e-6)
+
+
 def test_ranking_is_invariant_to_order_and_ignores_nan():
     ratings, order = torch.tensor([1.0, 2.0, 3.0, 9.0]), torch.tensor([3.0, 1.0, 2.0, math.nan])
     group, shuffled = torch.zeros(4), torch.tensor([2, 3, 0, 1])

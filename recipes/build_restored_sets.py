@@ -1,0 +1,111 @@
+"""Restore clean photos and damaged ones with the bundled restorer: order for ``train_proxy``.
+
+    python -m recipes.build_restored_sets \
+        --config recipes/configs/build_restored_sets/default.yaml photos=PHOTOS out=RUN
+
+``photos`` is a folder of clean photographs. Each gives one PNG in ``out/sets``: a random crop in
+versions side by side, ordered as :data:`zoomiqa_core.proxy.batches.VERSIONS`. Restorations are
+written at full strength; weaker ones are blends, made in training. Finished files are kept, so the
+recipe resumes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from omegaconf import MISSING
+from rich.progress import track
+from torch import Tensor
+
+from recipes.compose import compose
+from restoration_guide.restorers.builtin import TinyRestorationPipeline, load_builtin_pipeline
+from zoomiqa_core.data.degradations import degrade
+from zoomiqa_core.data.photos import PhotoPool
+from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.proxy.batches import VERSIONS
+from zoomiqa_core.training.run import RunFolder
+
+PRESETS_IN_TURN = ("mixed", "noise_jpeg", "mixed", "blur_noise", "mixed", "x2", "blur")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the restored sets."""
+
+    photos: str = MISSING
+    """Folder of clean photographs, sides ≥ ``crop``."""
+    out: str = "runs/restored_sets"
+    """Run folder; the PNGs lie in its ``sets``."""
+    limit: int | None = None
+    """Sets at most; None makes one of every photo."""
+    crop: int = 256
+    """Side of a version in pixels."""
+    presets: list[str] = field(default_factory=lambda: list(PRESETS_IN_TURN))
+    """Degradations the photos take in turn."""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's choice."""
+    seed: int = 0
+
+
+@torch.no_grad()
+def versions(
+    pipe: TinyRestorationPipeline, clean: Tensor, preset: str, generator: torch.Generator
+) -> Tensor:
+    """(``VERSIONS``, 3, S, S) of a clean (1, 3, S, S) crop.
+
+    One network evaluation is the minimum-mean-square-error estimate; two with the model's own noise
+    are bold, three with renewed noise lie between.
+    """
+
+    def restore(image: Tensor, first: Tensor, steps: int, temperature: float) -> Tensor:
+        return pipe(
+            image,
+            steps,
+            temperature=temperature,
+            stochastic=True,
+            generator=generator,
+            first_prediction=first,
+            output_type="pt",
+            return_dict=False,
+        )[0]
+
+    degraded = degrade(clean, preset, generator=generator).images
+    first, of_clean = pipe.first_prediction(degraded), pipe.first_prediction(clean)
+    made = {
+        "clean": clean,
+        "degraded": degraded,
+        "restored": restore(degraded, first, 1, 0.0),
+        "restored_sampled": restore(degraded, first, 3, 0.7),
+        "restored_bold": restore(degraded, first, 2, 1.0),
+        "restored_clean": restore(clean, of_clean, 1, 0.0),
+        "restored_clean_bold": restore(clean, of_clean, 2, 1.0),
+    }
+    return torch.cat([made[name] for name in VERSIONS])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write what is missing."""
+    config, resolved = compose(Config, arguments)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run = RunFolder(config.out, resolved)
+    pool = PhotoPool(find_images([config.photos])[: config.limit], min_side=config.crop)
+    pipe = load_builtin_pipeline()
+    presets = itertools.cycle(config.presets)
+    pairs = list(zip(range(len(pool)), presets, strict=False))
+    for index, preset in track(pairs, "sets", disable=not sys.stderr.isatty()):
+        path = run.path / "sets" / f"{index:05d}_{pool.paths[index].stem}.png"
+        if path.is_file():
+            continue
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
+        clean = pool.crop(index, config.crop, generator=generator)[None]
+        tiles = versions(pipe, clean, preset, generator)
+        save_png(torch.cat(list(tiles), dim=-1), path)
+    print(f"sets: {run.path / 'sets'}")
+
+
+if __name__ == "__main__":
+    main()
