@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -53,6 +53,32 @@ class Candidate:
     """Wall-clock of this candidate: its share when several were made together."""
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What a candidate half-way through sampling is heading for."""
+
+    index: int
+    """Index of the candidate."""
+    step: int
+    """Network evaluations done, from 1."""
+    steps: int
+    """Network evaluations the whole candidate takes."""
+    image: Tensor
+    """(3, H, W) float32 in [0, 1] on the input's grid: the predicted clean image x0."""
+
+
+class Observer(Protocol):
+    """Looks at candidates while they are made, and may end some of them."""
+
+    def __call__(self, previews: Sequence[Preview]) -> Collection[int]:
+        """Called after every network evaluation but the last with the candidates made together.
+
+        Returns:
+            The indices to go on with; the others end here and are never yielded.
+        """
+        ...
+
+
 @runtime_checkable
 class Restorer(Protocol):
     """Makes candidates for one degraded image."""
@@ -65,12 +91,19 @@ class Restorer(Protocol):
     """Sizes it can restore; images are read with them, so a wrong size is named before decoding."""
 
     def restore(
-        self, image: Tensor, *, n: int, seed: int = 0, batch_size: int = 1
+        self,
+        image: Tensor,
+        *,
+        n: int,
+        seed: int = 0,
+        batch_size: int = 1,
+        observer: Observer | None = None,
     ) -> Iterator[Candidate]:
         """Yield candidates 0 … n - 1 of (1, 3, H, W) in [0, 1].
 
         Candidate i is the same image whatever `n` and `batch_size`; on an accelerator, where a
-        batch may round differently, up to rounding.
+        batch may round differently, up to rounding. An `observer` sees previews and ends
+        candidates; those it lets go on are what they would have been without it.
         """
         ...
 
