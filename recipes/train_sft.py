@@ -25,7 +25,13 @@ from zoomiqa_core.data.gr_iqa import (
     region_conversation,
 )
 from zoomiqa_core.prompts import Prompts, load_prompts
-from zoomiqa_core.training.policy import Dtype, LoraSettings, load_policy, lora_config
+from zoomiqa_core.training.policy import (
+    Dtype,
+    LoraSettings,
+    freeze_vision,
+    load_policy,
+    lora_config,
+)
 from zoomiqa_core.training.run import RunFolder
 from zoomiqa_core.training.sft import Chat, sft_dataset, sft_trainer
 from zoomiqa_core.training.trainer_run import LoopSettings, train_to_judge, trainer_arguments
@@ -45,6 +51,8 @@ class Config:
     """``builtin``, ``official`` or a YAML file; saved with the judge."""
     regions: bool = True
     """Learn replies about single regions too."""
+    train_vision: bool = True
+    """Train the vision tower too, where the whole model is trained (``lora.rank=0``)."""
     accumulation: int = 1
     """Forward passes an optimiser step."""
     max_pixels: int | None = None
@@ -84,6 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         **trainer_arguments(config.loop, run), gradient_accumulation_steps=config.accumulation
     )
     model, processor = load_policy(config.model, dtype=config.dtype, max_pixels=config.max_pixels)
+    if not config.train_vision:
+        freeze_vision(model)
     dataset = chats(config.data, prompts, regions=config.regions)
     adapter = lora_config(config.lora, model)
     trainer = sft_trainer(model, args, dataset, processor, peft_config=adapter)

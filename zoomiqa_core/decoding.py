@@ -251,6 +251,16 @@ def encode_images(model: Any, pixel_values: Tensor, grids: Tensor) -> list[Visua
     return [VisualFeatures(*parts) for parts in _by_image(out.pooler_output, deep)]
 
 
+def vision_token_ids(config: Any) -> list[int]:
+    """Tokens that stand for images and videos; no reply may hold one.
+
+    Args:
+        config: of a Qwen2.5-VL or Qwen3-VL.
+    """
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return [token for name in names if (token := getattr(config, name, None)) is not None]
+
+
 def _by_image(pooled: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> list[tuple]:
     return [(tokens, tuple(layer[image] for layer in deep)) for image, tokens in enumerate(pooled)]
 

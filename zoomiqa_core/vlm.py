@@ -14,7 +14,14 @@ from PIL import Image
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.chain import Chain, Request
-from zoomiqa_core.decoding import Prefix, Sampling, read_prompts, sample_replies, select_rows
+from zoomiqa_core.decoding import (
+    Prefix,
+    Sampling,
+    read_prompts,
+    sample_replies,
+    select_rows,
+    vision_token_ids,
+)
 from zoomiqa_core.expected import MIN_DIGIT_MASS, RatingPrefix, expected_rating, rating_prefix
 from zoomiqa_core.model_files import model_file
 from zoomiqa_core.prompt_encoding import EncodedImages, PromptEncoder
@@ -88,15 +95,7 @@ class LocalVLM:
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.end_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
-        vision = (
-            "image_token_id",
-            "video_token_id",
-            "vision_start_token_id",
-            "vision_end_token_id",
-        )
-        self._banned_ids = [
-            token for name in vision if (token := getattr(model.config, name, None)) is not None
-        ]
+        self._banned_ids = vision_token_ids(model.config)
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from tests.core.judges import picture
+from zoomiqa_core.images import save_png
 
 BOX = [0.1, 0.2, 0.6, 0.8]
 SIZES = [(96, 64), (64, 128), (70, 70), (140, 56)]
@@ -33,6 +36,19 @@ def write_set(folder: Path, count: int = 8) -> Path:
             }
         )
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def write_miniature_biq2021(folder: Path) -> Path:
+    """Six rated textures in BIQ2021's layout; its images serve as clean photos too."""
+    rows = ["image_name,mos,set"]
+    axis = torch.linspace(0, 1, 140)
+    for index in range(6):
+        waves = torch.sin(40 * axis * axis * (1 + index / 6)) * torch.cos(30 * axis[:, None])
+        image = torch.stack((0.5 + 0.4 * waves, 0.5 + 0.3 * waves.T, 0.45 - 0.3 * waves))
+        save_png(image.clamp(0, 1), folder / "images" / f"ss01 ({index}).png")
+        rows.append(f"ss01 ({index}).png,{0.1 + index / 7:.3f},training")
+    (folder / "mos.csv").write_text("\n".join(rows), encoding="utf-8")
     return folder
 
 

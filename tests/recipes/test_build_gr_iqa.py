@@ -13,6 +13,7 @@ from PIL import Image
 
 from recipes import build_gr_iqa as recipe
 from tests.core.judges import ScriptedBackend
+from tests.recipes.gr_iqa_sets import write_miniature_biq2021
 from zoomiqa_core.chain import Request
 from zoomiqa_core.data.benchmarks import read_biq2021
 from zoomiqa_core.data.filters import Continuation
@@ -24,7 +25,6 @@ from zoomiqa_core.data.gr_iqa import (
     reply_text,
 )
 from zoomiqa_core.data.model_teacher import ModelTeacher
-from zoomiqa_core.images import save_png
 from zoomiqa_core.prompts import BUILTIN
 
 SMOKE = Path(recipe.__file__).parent / "configs" / "build_gr_iqa" / "smoke.yaml"
@@ -32,16 +32,8 @@ SMOKE = Path(recipe.__file__).parent / "configs" / "build_gr_iqa" / "smoke.yaml"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A miniature BIQ2021 of textures; its images serve as clean photos too."""
-    folder = tmp_path_factory.mktemp("data")
-    rows = ["image_name,mos,set"]
-    axis = torch.linspace(0, 1, 140)
-    for index in range(6):
-        waves = torch.sin(40 * axis * axis * (1 + index / 6)) * torch.cos(30 * axis[:, None])
-        image = torch.stack((0.5 + 0.4 * waves, 0.5 + 0.3 * waves.T, 0.45 - 0.3 * waves))
-        save_png(image.clamp(0, 1), folder / "images" / f"ss01 ({index}).png")
-        rows.append(f"ss01 ({index}).png,{0.1 + index / 7:.3f},training")
-    (folder / "mos.csv").write_text("\n".join(rows), encoding="utf-8")
+    """Photos and ratings, as words of the command line."""
+    folder = write_miniature_biq2021(tmp_path_factory.mktemp("data"))
     return [f"photos={folder}/images", f"biq2021={folder}"]
 
 

@@ -157,6 +157,10 @@ class QualityProxy(
         Raises:
             TypeError, ValueError: not such a batch (see :func:`~.preprocess.check_batch`).
         """
+        return self.see(images)[1]
+
+    def see(self, images: Tensor) -> tuple[Tensor, ProxyOutput]:
+        """:meth:`forward`, and the fused features (B, width, ⌈h/16⌉, ⌈w/16⌉) behind it."""
         check_batch(images)
         images = fit(images, self.max_pixels)
         covered = coverage(*images.shape[-2:], like=images)
@@ -168,7 +172,7 @@ class QualityProxy(
         error = functional.softplus(_full(self.error_head(fused.detach()))) + 1e-2
         rating = weighted_mean(quality_map, weight)
         rating_std = weighted_mean(error, weight.detach())
-        return ProxyOutput(rating, rating_std, quality_map, weight)
+        return fused, ProxyOutput(rating, rating_std, quality_map, weight)
 
     def _features(self, images: Tensor) -> Tensor:
         """Fused features on the padded image's stride-16 grid, (B, width, h, w)."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.chain import Chain
-from zoomiqa_core.decoding import Sampling
+from zoomiqa_core.decoding import Sampling, vision_token_ids
 from zoomiqa_core.prompts import BUILTIN, Prompts
 from zoomiqa_core.protocol import MAX_ROUNDS
 from zoomiqa_core.training.kl_coverage import (
@@ -45,9 +45,6 @@ from zoomiqa_core.training.zoom_rollouts import (
 Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 
 Generation = Literal["judge", "transformers"]
-
-VISION_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-"""Names in the model's configuration of the tokens that no reply may hold."""
 
 
 def check_settings(args: Any) -> None:
@@ -286,9 +283,7 @@ def _make_trainer() -> type:
                     "peft_config"
                 )
             self.tools = _Rounds()
-            config = self.accelerator.unwrap_model(self.model).config
-            vision = [getattr(config, name, None) for name in VISION_TOKENS]
-            banned = [token for token in vision if token is not None]
+            banned = vision_token_ids(self.accelerator.unwrap_model(self.model).config)
             self.generation_kwargs["suppress_tokens"] = banned
             self.generation_config.suppress_tokens = banned
 

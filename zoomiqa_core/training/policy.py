@@ -85,6 +85,13 @@ def load_policy(
     return model, processor
 
 
+def freeze_vision(model: Any) -> None:
+    """Keep the vision tower as it is, but for the mergers that speak to the language model."""
+    for name, parameter in model.named_parameters():
+        if ".visual." in f".{name}" and "merger" not in name:
+            parameter.requires_grad_(False)
+
+
 def save_judge(model: Any, processor: Any, prompts: Prompts, folder: str | Path) -> Path:
     """Save a folder that ``zoomiqa_core.load_scorer`` loads: adapters are merged into the model.
 

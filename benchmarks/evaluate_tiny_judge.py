@@ -1,0 +1,225 @@
+"""What judges trained by ``recipes.train_tiny_judge`` learnt, side by side in one table.
+
+    python -m benchmarks.evaluate_tiny_judge --judges runs/tiny_judge/*/judge \
+        --biq2021 BIQ2021 --photos PHOTOS [--count 41] [--rated 500] [--chains 4]
+
+``BIQ2021`` is the dataset's folder (its test split is used), ``PHOTOS`` a folder of clean photos
+the judges were not trained on. Judges whose folders differ in a last ``-SEED`` alone share a
+column, mean ± standard deviation over the seeds. A judge's answers are kept under ``--out`` and not
+asked for again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks.damaged_photos import centre_crop
+from zoomiqa_core.assessment import Assessment, BBox
+from zoomiqa_core.data.benchmarks import read_biq2021
+from zoomiqa_core.data.damage_facts import InvisibleDamageError, damage_photo
+from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
+from zoomiqa_core.files import to_json, write_text_atomic
+from zoomiqa_core.images import ImageSource, find_images, read_image, to_batch
+from zoomiqa_core.metrics import bootstrap, mean_subset_srcc, plcc, srcc
+from zoomiqa_core.scorer import Scorer, load_scorer
+from zoomiqa_core.training.run import versions
+from zoomiqa_core.zoom_iqa import JudgeConfig
+
+SIDE = 320
+"""Side of the crops of clean photos, as in training."""
+TAILS = (0.4, 0.9)
+"""BIQ2021's opinions (0–1) under and over which an image lies in a tail."""
+AT_ONCE = 32
+
+Case = dict[str, Any]
+"""What is known of an image (``kind``, ``target``, …), and an answer about it."""
+
+
+def rated_cases(folder: str, count: int) -> Iterator[tuple[Case, ImageSource]]:
+    """BIQ2021's test split, evenly thinned to ``count``."""
+    images = read_biq2021(folder, "test")
+    for image in images[:: -(-len(images) // count)]:
+        yield {"kind": "rated", "target": image.rating, "subset": image.subset}, image.path
+
+
+def distorted_cases(photos: Sequence[Path], seed: int) -> Iterator[tuple[Case, ImageSource]]:
+    """Every photo at every level of the types no judge has seen, with people's mean."""
+    for index, photo in enumerate(photos):
+        clean = centre_crop(to_batch(photo), SIDE, SIDE)
+        for name in HELD_OUT:
+            generator = torch.Generator().manual_seed(seed + index)
+            for level, mos in enumerate(DISTORTIONS[name].mean_mos, start=1):
+                image = distort(clean, name, level, generator=generator)[0]
+                yield {"kind": "unseen", "target": mos, "type": name, "level": level}, image
+
+
+def damaged_cases(photos: Sequence[Path], seed: int) -> Iterator[tuple[Case, ImageSource]]:
+    """Every photo undamaged, damaged everywhere and damaged in one place, by seen types."""
+    for index, photo in enumerate(photos):
+        clean: Tensor = centre_crop(to_batch(photo), SIDE, SIDE)[0]
+        generator = torch.Generator().manual_seed(seed + index)
+        for kind in ("clean", "global", "local", "local"):
+            try:
+                made = damage_photo(clean, kind, generator=generator)
+            except InvisibleDamageError:
+                continue
+            case = {"kind": kind, "target": made.facts.rating, "truth": made.region_truth}
+            yield case, made.image
+
+
+def answer_of(said: Assessment) -> Case:
+    """What the table needs of a judgement."""
+    first = said.rounds[0] if said.rounds else None
+    return {
+        "valid": said.valid and not said.chain_errors,
+        "rating": said.rating,
+        "ratings": said.ratings,
+        "zoom_share": said.zoom_share,
+        "first": first.rating if first else None,
+        "last": said.rounds[-1].rating if said.valid and said.rounds else None,
+        "bbox": first.bbox if first else None,
+    }
+
+
+def ask(judge: Scorer, cases: Sequence[tuple[Case, ImageSource]], name: str) -> list[Case]:
+    """The judge's answers, each with what is known."""
+    answers = []
+    for start in track(range(0, len(cases), AT_ONCE), name):
+        part = cases[start : start + AT_ONCE]
+        said = judge.assess([read_image(image).pixels for _, image in part])
+        answers += [known | answer_of(a) for (known, _), a in zip(part, said, strict=True)]
+    return answers
+
+
+def measure(answers: Sequence[Case], seed: int) -> dict[str, float]:
+    """The columns of one judge; intervals as ``NAME low`` and ``NAME high``."""
+    table: dict[str, float] = {"valid": float(np.mean([a["valid"] for a in answers]))}
+    usable = [a for a in answers if a["rating"] is not None and np.isfinite(a["rating"])]
+    by_kind: dict[str, list[Case]] = defaultdict(list)
+    for answer in usable:
+        by_kind[answer["kind"]].append(answer)
+
+    def add(name: str, statistic: Callable[..., float], *columns: Any) -> None:
+        found = bootstrap(statistic, *columns, resamples=300, seed=seed)
+        table.update({name: found.value, f"{name} low": found.low, f"{name} high": found.high})
+
+    def column(kind: str, key: str) -> np.ndarray:
+        return np.array([a[key] for a in by_kind[kind]])
+
+    rated = column("rated", "rating"), column("rated", "target")
+    add("BIQ2021 mean of subsets SRCC", mean_subset_srcc, *rated, column("rated", "subset"))
+    add("BIQ2021 SRCC", srcc, *rated)
+    add("BIQ2021 PLCC", plcc, *rated)
+    mos = (rated[1] - 1) / 4
+    tail = (mos < TAILS[0]) | (mos > TAILS[1])
+    table["tail error"] = float(np.abs(rated[0] - rated[1])[tail].mean())
+    for name, mean in (("rating entropy", _entropy), ("distinct ratings", _distinct)):
+        table[name] = float(np.mean([mean(a["ratings"]) for a in by_kind["rated"]]))
+    add("unseen types SRCC", srcc, column("unseen", "rating"), column("unseen", "target"))
+
+    local = [a for a in by_kind["local"] if a["bbox"] and a["truth"]]
+    add("box covers damage", np.mean, [_covers(a["bbox"], a["truth"][0]) for a in local])
+    table["box by chance"] = float(np.mean([_chance(a["bbox"]) for a in local]))
+    table["zoom rate local"] = float(column("local", "zoom_share").mean())
+    easy = [a for a in by_kind["clean"] + by_kind["global"] if not 2.2 <= a["target"] < 4.2]
+    table["zoom rate easy"] = float(np.mean([a["zoom_share"] for a in easy]))
+    twice = [a for a in usable if a["bbox"] and a["last"] is not None]
+    gain = [abs(a["first"] - a["target"]) - abs(a["last"] - a["target"]) for a in twice]
+    add("round 2 error less by", np.mean, gain)
+    return table
+
+
+def _entropy(ratings: Sequence[float]) -> float:
+    """Of the whole part of an image's ratings, nats."""
+    shares = np.unique(np.round(ratings), return_counts=True)[1] / len(ratings)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _distinct(ratings: Sequence[float]) -> float:
+    return len(set(ratings)) / len(ratings)
+
+
+def _covers(box: BBox, truth: BBox) -> bool:
+    x, y = (truth[0] + truth[2]) / 2, (truth[1] + truth[3]) / 2
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def _chance(box: BBox) -> float:
+    """Chance that a box of this size, laid at random, covers a random point: its area."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def show(tables: dict[str, dict[str, float]]) -> str:
+    """Markdown: a column per group of judges, mean ± standard deviation over its seeds."""
+    groups: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for name, table in tables.items():
+        groups[re.sub(r"-\d+$", "", name)].append(table)
+    lines = ["| measure | " + " | ".join(f"{g} ({len(t)})" for g, t in groups.items()) + " |"]
+    lines.append("|---|" + "---:|" * len(groups))
+    names = [n for n in next(iter(tables.values())) if not n.endswith((" low", " high"))]
+    for name in names:
+        cells = []
+        for group in groups.values():
+            values = [table[name] for table in group]
+            if len(values) > 1:
+                cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
+            elif f"{name} low" in group[0]:
+                low, high = group[0][f"{name} low"], group[0][f"{name} high"]
+                cells.append(f"{values[0]:.3f} [{low:.3f}, {high:.3f}]")
+            else:
+                cells.append(f"{values[0]:.3f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Ask all judges, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--judges", nargs="+", required=True, help='folders, or "tiny"')
+    parser.add_argument("--biq2021", required=True)
+    parser.add_argument("--photos", required=True)
+    parser.add_argument("--count", type=int, default=41, help="clean photos used at most")
+    parser.add_argument("--rated", type=int, default=500, help="test images used at most")
+    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_tiny_judge"))
+    args = parser.parse_args()
+
+    photos = find_images([args.photos])[: args.count]
+    cases = [
+        *rated_cases(args.biq2021, args.rated),
+        *distorted_cases(photos, args.seed),
+        *damaged_cases(photos, args.seed),
+    ]
+    tables: dict[str, dict[str, float]] = {}
+    for folder in args.judges:
+        name = Path(folder).parent.name if Path(folder).name == "judge" else Path(folder).name
+        kept = args.out / f"{name}-answers.json"
+        if not kept.is_file():
+            config = JudgeConfig(samples=args.chains, seed=args.seed)
+            judge = load_scorer(folder, config=config, batch_size=args.batch_size)
+            write_text_atomic(kept, to_json(ask(judge, cases, name)))
+        answers = json.loads(kept.read_text(encoding="utf-8"))
+        tables[name] = measure(answers, args.seed)
+    print(show(tables))
+    record = {"arguments": vars(args), "versions": versions(), "tables": tables}
+    record["arguments"]["out"] = str(args.out)
+    print(f"written: {write_text_atomic(args.out / 'table.json', to_json(record))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Train a small Zoom-IQA from random weights, end to end: data, eyes, words, reinforcement.
+
+    python -m recipes.train_tiny_judge --config recipes/configs/train_tiny_judge/default.yaml \
+        photos=PHOTOS biq2021=BIQ2021 out=runs/tiny_judge
+
+One after the other it runs ``build_gr_iqa`` and ``train_tiny_vision`` and then, for each seed,
+``train_sft`` and every variant of ``train_grpo``, each in a folder of ``out`` of its own, from
+which it resumes: the same command goes on after a kill. The judges are ``out/sft-SEED/judge`` and
+``out/VARIANT-SEED/judge``; ``python -m benchmarks.evaluate_tiny_judge`` compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+
+from recipes import build_gr_iqa, train_grpo, train_sft, train_tiny_vision
+from recipes.compose import compose
+from zoomiqa_core.files import write_text_atomic
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the whole training; those of the stages are laid over their own defaults."""
+
+    photos: str = MISSING
+    """Folder of clean photographs."""
+    biq2021: str = MISSING
+    """BIQ2021 folder; its training split is used."""
+    out: str = "runs/tiny_judge"
+    """Run folder."""
+    prompts: str = "recipes/prompts/tiny.yaml"
+    """Texts the judge is trained on: short ones, which a small model reads quickly."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """Seeds of SFT and GRPO; data and vision are made once."""
+    gr_iqa: dict[str, Any] = field(default_factory=dict)
+    """Of ``build_gr_iqa``."""
+    vision: dict[str, Any] = field(default_factory=dict)
+    """Of ``train_tiny_vision``."""
+    sft: dict[str, Any] = field(default_factory=dict)
+    """Of ``train_sft``."""
+    grpo: dict[str, Any] = field(default_factory=dict)
+    """Of ``train_grpo``, in every variant."""
+    variants: dict[str, Any] = field(default_factory=lambda: {"grpo": {}})
+    """Of ``train_grpo``, laid over ``grpo``: a run each, by name."""
+
+
+def run_stage(recipe: Any, folder: Path, settings: Mapping[str, Any], *words: str) -> None:
+    """Run a recipe in its folder, with settings that are written beside it."""
+    config = folder.with_suffix(".yaml")
+    write_text_atomic(config, yaml.safe_dump(dict(settings), sort_keys=False))
+    print(f"== {folder.name}", flush=True)
+    recipe.main(["--config", str(config), *words, f"out={folder}"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run all stages."""
+    config, _ = compose(Config, arguments)
+    out = Path(config.out)
+    photos, rated = f"photos={config.photos}", f"biq2021={config.biq2021}"
+    run_stage(build_gr_iqa, out / "gr_iqa", config.gr_iqa, photos, rated)
+    data, prompts = f"data={out / 'gr_iqa'}", f"prompts={config.prompts}"
+    run_stage(train_tiny_vision, out / "vision", config.vision, data)
+    for seed in config.seeds:
+        words, taught = [data, prompts, f"loop.seed={seed}"], out / f"sft-{seed}"
+        run_stage(train_sft, taught, config.sft, *words, f"model={out / 'vision' / 'model'}")
+        for name, variant in config.variants.items():
+            sharpened = out / f"{name}-{seed}"
+            settings: Any = OmegaConf.to_container(OmegaConf.merge(config.grpo, variant or {}))
+            run_stage(train_grpo, sharpened, settings, *words, f"model={taught / 'judge'}")
+
+
+if __name__ == "__main__":
+    main()

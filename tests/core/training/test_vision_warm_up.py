@@ -1,0 +1,87 @@
+"""Opening a small model's eyes: views and targets agree, filters are whitened, the tower learns."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
+from zoomiqa_core.training.vision_warm_up import (
+    WHITENING_FLOOR,
+    CropBatch,
+    WarmUp,
+    teacher_grid,
+    view,
+    whiten_patches,
+)
+
+
+@pytest.fixture
+def model() -> WarmUp:
+    vlm, processor = build_tiny_vlm()
+    return WarmUp(vlm.model.visual, processor.image_processor, torch.zeros(4), torch.ones(4))
+
+
+def test_a_view_of_a_quarter_takes_that_quarter_of_the_grid():
+    image = torch.zeros(3, 64, 64)
+    image[:, :32, 32:] = 1  # top right
+    grid = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    seen, target = view(image, grid[None].half(), (32.0, 0.0, 32.0), 56, 28)
+    assert seen.shape == (3, 56, 56) and seen.min() == 1
+    # Two samples a side in each cell; those nearest the middle of the grid lie a quarter of a cell
+    # over the border, so that half of a cell's samples on that side are off by half the step.
+    assert torch.allclose(target, torch.tensor([[[1.875, 2.0], [2.125, 2.25]]]))
+
+
+def test_the_whole_view_keeps_the_mean_of_the_grid():
+    grid = torch.arange(16.0).view(1, 4, 4)
+    _, target = view(torch.zeros(3, 64, 64), grid, (0.0, 0.0, 64.0), 56, 28)
+    assert torch.allclose(target, torch.tensor([[[2.5, 4.5], [10.5, 12.5]]]))
+
+
+def test_ratings_are_pooled_as_the_proxy_pools_its_own(model):
+    proxy = QualityProxy(width=2)
+    image = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
+    grid = teacher_grid(proxy, image)
+    assert grid.shape == (4, 4, 3)
+    with torch.no_grad():
+        expected = proxy(image[None]).rating
+    assert torch.allclose(model.rating(grid[None].float()), expected, atol=5e-3)
+
+
+def test_whitened_filters_see_every_chosen_component_alike(model):
+    views = torch.rand(8, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    views = torch.nn.functional.avg_pool2d(views, 5, 1, 2)  # coarse detail far above the fine
+    patches = model.patches(views)["pixel_values"]
+    before = model.tower.patch_embed(patches).square().mean(0)
+    whiten_patches(model.tower, patches)
+    after = model.tower.patch_embed(patches).square().mean(0)
+    assert before.max() / before.min() > 3
+    top = after[: len(after) // 2]
+    assert torch.allclose(top, torch.ones_like(top), atol=1e-2)
+    assert after.max() < 1 + 1e-2
+    assert WHITENING_FLOOR > 0
+
+
+def test_every_part_of_the_tower_learns_from_views_and_labels(model):
+    generator = torch.Generator().manual_seed(0)
+    batch = CropBatch(
+        torch.rand(2, 3, 56, 56, generator=generator),
+        torch.randn(2, 4, 2, 2, generator=generator),
+        torch.tensor([3.0, math.nan]),
+    )
+    loss, terms = model.loss(batch)
+    assert set(terms) == {"map", "features", "rating"} and loss.isfinite()
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_without_labels_there_is_no_term_for_them(model):
+    batch = CropBatch(torch.rand(1, 3, 56, 56), torch.zeros(1, 4, 2, 2), torch.tensor([math.nan]))
+    _, terms = model.loss(batch)
+    assert set(terms) == {"map", "features"}
