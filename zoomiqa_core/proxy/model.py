@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 from zoomiqa_core.proxy.preprocess import check_batch, coverage, fit, pad
+from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "proxy"
 
@@ -174,6 +176,31 @@ class QualityProxy(
         rating_std = weighted_mean(error, weight.detach())
         return fused, ProxyOutput(rating, rating_std, quality_map, weight)
 
+    def reward(
+        self,
+        images: Tensor,
+        *,
+        generator: torch.Generator,
+        views: ViewConfig | None = None,
+        confidence: float = 0.5,
+    ) -> Tensor:
+        """What to maximise: the rating one can count on, over random views of each image.
+
+        The same state of the generator gives the same views. Memory is bounded by
+        ``max_pixels``: a larger view is judged at that area.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            generator: draws the views, on the CPU.
+            views: how they are drawn; the defaults of :class:`~.views.ViewConfig` for None.
+            confidence: k of :func:`counted_on`.
+
+        Returns:
+            (B,) rating units, differentiable in the images.
+        """
+        drawn = random_views(images, views or ViewConfig(), generator)
+        return counted_on([self(view) for view in drawn], confidence)
+
     def _features(self, images: Tensor) -> Tensor:
         """Fused features on the padded image's stride-16 grid, (B, width, h, w)."""
         pyramid = self.backbone((pad(images) - self.mean) / self.std)
@@ -193,6 +220,23 @@ class QualityProxy(
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Mean of ``values`` (B, 1, h, w) under ``weight`` (B, 1, h, w) > 0, per image: (B,)."""
     return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+
+
+def counted_on(outputs: Sequence[ProxyOutput], confidence: float) -> Tensor:
+    """Lower bound of the rating over views of one batch: (B,), rating units.
+
+    ``mean − k · sqrt(mean(std²) + var(rating))``: the judge's own doubt and its disagreement
+    between views add by the law of total variance. Its own has no gradient in the image (the error
+    head sees detached features), the disagreement has: what convinces it in one view alone is worth
+    less.
+
+    Args:
+        outputs: one a view.
+        confidence: k.
+    """
+    rating = torch.stack([out.rating for out in outputs])  # (V, B)
+    own = torch.stack([out.rating_std for out in outputs]).square().mean(0)
+    return rating.mean(0) - confidence * (own + rating.var(0, correction=0)).sqrt()
 
 
 def load_imagenet(backbone: nn.Module, path: str | Path) -> None:
