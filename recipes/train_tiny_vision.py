@@ -65,14 +65,14 @@ class Config:
     """Views of a picture."""
     part: int = 112
     """Side of a view of a part of the picture, pixels."""
-    whole: int = 224
+    whole: int = 336
     """Side of a view of the whole picture, pixels."""
     whole_share: float = 0.25
     """Share of steps that show whole pictures, and learn their labels too; as many views as cost
     the same."""
-    scale: tuple[float, float] = (0.45, 1.6)
+    scale: tuple[float, float] = (0.6, 1.3)
     """Range of the enlargement of parts; whole pictures are shown reduced, zooms enlarged."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 7e-4
     """Peak rate of AdamW; 5 % of the steps warm up, the rest falls as a cosine."""
     held_out: int = 200
     """Last records, kept from training and rated at every checkpoint."""
