@@ -20,8 +20,9 @@ and the search sees the wrong size."""
 class Grid:
     """The grid of a pipeline.
 
-    The image is padded by reflection (by repetition where it is smaller than its padding) and then
-    reduced by the pipeline's scale, so that what comes out lies on the padded image's grid.
+    The image is padded on the right and below, by reflection (by repetition where it is smaller
+    than its padding), and then reduced by the pipeline's scale, so that what comes out lies on the
+    padded image's grid.
     """
 
     multiple: int
@@ -39,10 +40,9 @@ class Grid:
         """(B, 3, H, W) in [0, 1] on the input's grid → on the pipeline's; differentiable."""
         height, width = image.shape[-2:]
         full = self.padded_size((height, width))
-        pad = (0, full[1] - width, 0, full[0] - height)
-        if any(pad):
-            mode = "reflect" if pad[1] < width and pad[3] < height else "replicate"
-            image = F.pad(image, pad, mode=mode)
+        right, below = full[1] - width, full[0] - height
+        image = F.pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+        image = F.pad(image, (0, 0, 0, below), mode="reflect" if below < height else "replicate")
         if self.scale > 1:
             image = _resized(image, (full[0] // self.scale, full[1] // self.scale))
         return image

@@ -1,7 +1,7 @@
 """Tiny pipelines of the real diffusers classes, with random weights and tokenizers of their own.
 
 As diffusers' own fast tests build them, but without the network: `build(name)` for each of `NAMES`,
-and `options(name)` for a call that takes three steps.
+and `options(name)` for a call that takes two steps.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
 }
 NAMES = tuple(_BUILDERS)
 
-_SHORT = {"num_inference_steps": 3}
+_SHORT = {"num_inference_steps": 2}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "builtin": {},
     "ldm_super_resolution": _SHORT,
@@ -261,8 +261,8 @@ def build(name: str, seed: int = 0) -> Any:
 
 
 def options(name: str) -> dict[str, Any]:
-    """Arguments of a call that takes three steps; image-to-image takes them of four."""
+    """Arguments of a call that takes two steps; image-to-image takes them of four."""
     given = _OPTIONS.get(name, {})
     if name == "builtin" or "num_inference_steps" in given:
         return dict(given)
-    return {"num_inference_steps": 4, "strength": 0.75, **given}
+    return {"num_inference_steps": 4, "strength": 0.5, **given}
