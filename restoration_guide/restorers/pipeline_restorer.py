@@ -98,8 +98,9 @@ class PipelineRestorer:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What beside the name and the plan decides the candidates."""
+        """What beside the name decides the candidates, as a report can hold it."""
         return {
+            "plan": [dict(entry) for entry in self.plan],
             "prompt": self.adapter.prompt,
             "negative_prompt": self.adapter.negative_prompt,
             "options": {name: repr(value) for name, value in self.adapter.options.items()},

@@ -65,6 +65,7 @@ CONTRACTS = {
         scale=2,
         multiple=4,
     ),
+    "qwen_img2img": Contract(("image",), "step_end", multiple=4),
     "sd3_img2img": Contract(("image",), "step_end", multiple=4),
     "sd_controlnet": Contract(("image",), "step_end", shrinks=True, multiple=4),
     "sd_controlnet_img2img": Contract(

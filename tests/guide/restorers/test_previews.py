@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from restoration_guide.restorers.previews import decode_latents, predicted_clean, shows_clean
+from restoration_guide.restorers.previews import (
+    _packed_grid,
+    decode_latents,
+    predicted_clean,
+    shows_clean,
+)
 from restoration_guide.restorers.stepping import StepWatch
 from tests.guide import tiny_pipelines
 
@@ -139,6 +144,12 @@ def test_unknown_parametrisation_is_refused() -> None:
     assert not shows_clean(None)
 
 
+def test_the_grid_of_packed_latents_by_hand() -> None:
+    # width over height is 1.67: 6 / 4 = 1.5 comes closer than 8 / 3 = 2.67
+    assert _packed_grid(24, (60, 100)) == (4, 6)
+    assert _packed_grid(90, (80, 72)) == (10, 9)
+
+
 LATENT_OUTPUT = [
     name for name in tiny_pipelines.NAMES if name not in ("builtin", "ldm_super_resolution")
 ]
@@ -151,7 +162,7 @@ def test_latents_are_decoded_as_the_pipeline_does_it(name: str) -> None:
     given: dict[str, Any] = {"prompt": "", "image": image, **tiny_pipelines.options(name)}
     if name == "sd_controlnet_img2img":
         given["control_image"] = image
-    if name in ("flux_img2img", "sd3_img2img"):
+    if name in ("flux_img2img", "qwen_img2img", "sd3_img2img"):
         given |= {"height": 24, "width": 32}
 
     def output(kind: str) -> Tensor:
