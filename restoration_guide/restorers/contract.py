@@ -2,7 +2,8 @@
 
 The signature says which arguments get the image, which callback there is, and whether words are
 taken. It does not say whether the tensors of a batch can shrink half-way, nor in which form and
-range the image is expected: the tables below do, checked on diffusers 0.42.1.
+range the image is expected: the tables below do, read from the code of diffusers 0.42.1, and tried
+where `benchmarks.check_pipelines` has a small pipeline of the class.
 """
 
 from __future__ import annotations
@@ -43,10 +44,9 @@ STATEFUL_ATTENTION = "PAG"
 """In the name of classes that swap attention processors during the call, so that calls which take
 turns would disturb each other."""
 
-SCALES = {"StableDiffusionLatentUpscalePipeline": 2}
-"""Output pixels per input pixel where the autoencoder's factor does not say it."""
 UPSCALERS = frozenset({"LDMSuperResolutionPipeline", "StableDiffusionUpscalePipeline"})
-"""Classes whose latents are as large as the input: the autoencoder's factor is the scale."""
+"""Classes whose latents are as large as the input: the autoencoder's factor is the scale. What
+other classes enlarge is reduced afterwards."""
 
 UNSUPPORTED = {
     "IF": "it takes and returns tensors in [-1, 1] in more than one stage",
@@ -133,7 +133,7 @@ def read_contract(pipe: DiffusionPipeline, options: Mapping[str, Any] | None = N
         gradients=hasattr(call, "__wrapped__") and not pil,
         as_pil=pil,
         signed=name in SIGNED,
-        scale=pixels_per_latent(pipe) if name in UPSCALERS else SCALES.get(name, 1),
+        scale=pixels_per_latent(pipe) if name in UPSCALERS else 1,
         multiple=_multiple(pipe),
     )
 

@@ -33,7 +33,7 @@ def load_restorer(
             pipeline; a pipeline object; or a function `f(image, generator) -> image`, see
             `CallableRestorer`.
         device: Where a pipeline that is loaded here computes; the CPU by default.
-        dtype: Of its weights; as saved by default.
+        dtype: Of its weights; float32 by default.
         options: Arguments of the restorer, such as `prompt`, `negative_prompt`, `plan`, `options`,
             `tile`, `limits`, `name`: see `PipelineRestorer`, `CallableRestorer`, `BuiltinRestorer`.
 
@@ -68,7 +68,7 @@ def load_restorer(
 def _loaded_pipeline(
     name: str, device: str | torch.device | None, dtype: torch.dtype | None
 ) -> Any:
-    from diffusers import DiffusionPipeline
+    import diffusers
 
     from restoration_guide.restorers.builtin import (
         TinyRestorationPipeline,
@@ -90,7 +90,11 @@ def _loaded_pipeline(
         pipe: Any = load_builtin_pipeline(None if name == "builtin" else Path(name).expanduser())
         pipe = pipe if dtype is None else pipe.to(dtype)
     else:
-        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, use_safetensors=True)
+        # the argument was renamed
+        release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
+        argument = "dtype" if release >= (0, 42) else "torch_dtype"
+        given = {} if dtype is None else {argument: dtype}
+        pipe = diffusers.DiffusionPipeline.from_pretrained(name, use_safetensors=True, **given)
     return pipe if device is None else pipe.to(device)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from restoration_guide.restorers.base import Preview, candidate_generator
+from restoration_guide.restorers.base import Observer, Preview, candidate_generator
 from restoration_guide.restorers.pipeline_adapter import PipelineAdapter, Restored
 from restoration_guide.restorers.stepping import PausedCall, StepWatch
 
@@ -27,6 +27,70 @@ class LazyPreview(Preview):
     def image(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """(3, H, W) float32 in [0, 1] on the input's grid."""
         return self._draw()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def observe(
+    start: Callable[[Sequence[int]], ObservedRun],
+    groups: Sequence[Sequence[int]],
+    observer: Observer,
+) -> Iterator[tuple[ObservedRun, Restored]]:
+    """Advance all groups together, one step at a time, and yield those that are finished.
+
+    An error ends its group alone; the first is raised when the others are finished. A group that
+    runs out of memory at its first step is halved.
+
+    Args:
+        start: Makes the run of a group; nothing is computed yet.
+        groups: Indices of candidates.
+        observer: Sees the previews of all groups after every step.
+
+    Raises:
+        ValueError: The observer names a candidate that it was not shown.
+    """
+    waiting, paused = [start(group) for group in groups], list[ObservedRun]()
+    alive: set[int] = {index for group in groups for index in group}
+    failure: Exception | None = None
+    try:
+        while waiting or paused:
+            if not waiting:
+                alive = _going_on(observer, [shown for run in paused for shown in run.previews()])
+                for run in paused:
+                    if alive.isdisjoint(run.alive):
+                        run.close()
+                waiting = [run for run in paused if not alive.isdisjoint(run.alive)]
+                paused = []
+                continue
+            run = waiting.pop(0)
+            try:
+                made = run.advance(alive)
+            except Exception as error:
+                if run.can_be_halved(error):
+                    waiting[:0] = [start(part) for part in run.halves()]
+                else:
+                    failure = failure or error
+                continue
+            except BaseException:  # Ctrl-C
+                run.close()
+                raise
+            if made is None:
+                paused.append(run)
+            else:
+                yield run, made
+    finally:
+        for run in (*waiting, *paused):
+            run.close()
+    if failure is not None:
+        raise failure
+
+
+def _going_on(observer: Observer, shown: Sequence[Preview]) -> set[int]:
+    going_on, indices = set(observer(shown)), [preview.index for preview in shown]
+    if not going_on.issubset(indices):
+        raise ValueError(
+            f"The observer lets candidates {sorted(going_on.difference(indices))} go on, but was "
+            f"shown {indices}."
+        )
+    return going_on
 
 
 class ObservedRun:
@@ -74,6 +138,16 @@ class ObservedRun:
             return
         for row, index in zip(watch.clean, self.alive, strict=True):
             yield LazyPreview(index, watch.done, watch.steps, self._drawing(row[None]))
+
+    def can_be_halved(self, error: Exception) -> bool:
+        """Whether the memory ran out before anything was shown, with more than one candidate."""
+        early = self._watch is None and len(self.alive) > 1
+        return early and isinstance(error, torch.OutOfMemoryError)
+
+    def halves(self) -> tuple[list[int], list[int]]:
+        """Indices of each half of the group."""
+        middle = len(self.alive) // 2
+        return self.alive[:middle], self.alive[middle:]
 
     def close(self) -> None:
         """End the call."""

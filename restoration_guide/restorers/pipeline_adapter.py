@@ -128,6 +128,11 @@ class PipelineAdapter:
             pipe.maybe_free_model_hooks()  # what a whole call does at its end
             raise
         images, flagged = self._images(output)
+        if grad and not images.requires_grad:
+            raise RuntimeError(
+                f"What {type(pipe).__name__} made does not depend on anything that requires "
+                "gradients: neither the image nor a weight does, or the call switches them off."
+            )
         size, came = (image.shape[-2], image.shape[-1]), (images.shape[-2], images.shape[-1])
         said = said + self.grid.notes(size, came)
         notes = tuple(
@@ -148,7 +153,7 @@ class PipelineAdapter:
         generators: Sequence[torch.Generator],
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Arguments of the call, and what had to be said or changed."""
-        count, contract, said = len(fitted), self.contract, ()
+        count, contract = len(fitted), self.contract
         parameters = inspect.signature(type(self.pipe).__call__).parameters
         arguments: dict[str, Any] = {**self.options, **settings}
         if contract.as_pil:
@@ -158,19 +163,7 @@ class PipelineAdapter:
         else:
             given = fitted * 2 - 1 if contract.signed else fitted
         arguments.update(dict.fromkeys(contract.images, given))
-        if contract.prompt:
-            arguments["prompt"] = self.prompt if contract.as_pil else [self.prompt] * count
-        elif self.prompt:
-            said += ("the pipeline takes no prompt: left out",)
-        if contract.negative_prompt and self.negative_prompt:
-            words = self.negative_prompt
-            arguments["negative_prompt"] = words if contract.as_pil else [words] * count
-            scale = parameters.get("true_cfg_scale")
-            if scale and "true_cfg_scale" not in arguments and scale.default <= 1:
-                arguments["true_cfg_scale"] = TRUE_GUIDANCE
-                said += (f"true_cfg_scale {TRUE_GUIDANCE:g}, so that the negative prompt counts",)
-        elif self.negative_prompt:
-            said += ("the pipeline takes no negative prompt: left out",)
+        said = self._add_words(arguments, parameters, count)
         known = {"generator": list(generators), "output_type": "pt", "return_dict": True}
         if contract.scale == 1:
             known |= {"height": fitted.shape[-2], "width": fitted.shape[-1]}
@@ -178,6 +171,37 @@ class PipelineAdapter:
             if name in parameters:
                 arguments.setdefault(name, value)
         return arguments, said
+
+    def _add_words(
+        self, arguments: dict[str, Any], parameters: Mapping[str, inspect.Parameter], count: int
+    ) -> tuple[str, ...]:
+        """Add the prompts; what had to be left out, or has no effect, is returned in words."""
+
+        def each(words: str) -> str | list[str]:
+            return words if self.contract.as_pil else [words] * count
+
+        def setting(name: str) -> float | None:
+            given = arguments.get(name, parameters[name].default if name in parameters else None)
+            return given if isinstance(given, int | float) else None
+
+        said = ()
+        if self.contract.prompt:
+            arguments["prompt"] = each(self.prompt)
+        elif self.prompt:
+            said += ("the pipeline takes no prompt: left out",)
+        if not self.negative_prompt:
+            return said
+        if not self.contract.negative_prompt:
+            return (*said, "the pipeline takes no negative prompt: left out")
+        arguments["negative_prompt"] = each(self.negative_prompt)
+        true_scale = setting("true_cfg_scale")
+        scale = setting("guidance_scale") if true_scale is None else true_scale
+        if scale is not None and scale <= 1:
+            if true_scale is None or "true_cfg_scale" in arguments:
+                return (*said, f"guidance {scale:g}: the negative prompt has no effect")
+            arguments["true_cfg_scale"] = TRUE_GUIDANCE
+            said += (f"true_cfg_scale {TRUE_GUIDANCE:g}, so that the negative prompt counts",)
+        return said
 
     def _images(self, output: Any) -> tuple[Tensor, list[bool]]:
         """(B, 3, h, w) and, per image, whether a safety checker flagged it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,15 +14,17 @@ from torch import Tensor
 from restoration_guide.restorers.base import Candidate, Observer, candidate_generator
 from restoration_guide.restorers.contract import Contract, read_contract
 from restoration_guide.restorers.grid import tile_corners, tile_weight
-from restoration_guide.restorers.observed_run import ObservedRun
+from restoration_guide.restorers.observed_run import ObservedRun, observe
 from restoration_guide.restorers.pipeline_adapter import PipelineAdapter, Restored
 from zoomiqa_core.images import ImageLimits
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-DEFAULT_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=8)
-"""Sizes a caller should read; give others with `limits=`, or `tile=` for large images."""
+WHOLE_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=8)
+"""Sizes a caller should read when images are restored whole."""
+TILED_LIMITS = ImageLimits(min_side=8)
+"""Sizes a caller should read when large images are restored in tiles."""
 
 STRENGTHS = (0.3, 0.5, 0.2, 0.4)
 """Default plan of pipelines that have a `strength`: careful changes, because a restorer should
@@ -55,7 +58,7 @@ class PipelineRestorer:
         options: Mapping[str, Any] | None = None,
         contract: Contract | None = None,
         tile: int | None = None,
-        limits: ImageLimits = DEFAULT_LIMITS,
+        limits: ImageLimits | None = None,
         name: str | None = None,
     ) -> None:
         """Wrap a pipeline.
@@ -71,7 +74,7 @@ class PipelineRestorer:
             contract: What the call takes and allows, for pipelines that `read_contract` misjudges.
             tile: Side in pixels of square tiles for images larger than that; they overlap by a
                 quarter and are blended. No previews then.
-            limits: Sizes to read.
+            limits: Sizes to read; 4 megapixels at most by default, without tiles.
             name: In reports and configurations; the class's name by default.
 
         Raises:
@@ -88,7 +91,8 @@ class PipelineRestorer:
         if tile is not None and tile < smallest:
             raise ValueError(f"tile must be at least {smallest} px for this pipeline, got {tile}.")
         self.tile = tile
-        self.limits = limits
+        default = WHOLE_LIMITS if tile is None else TILED_LIMITS
+        self.limits = default if limits is None else limits
         self.name = type(pipe).__name__ if name is None else name
 
     @property
@@ -198,37 +202,11 @@ class PipelineRestorer:
     def _observed(
         self, image: Tensor, n: int, seed: int, limit: int, observer: Observer
     ) -> Iterator[Candidate]:
-        runs = [
-            ObservedRun(self.adapter, image, group, self.settings(group[0]), seed)
-            for group in self._groups(n, limit)
-        ]
-        alive: Collection[int] = range(n)
-        failure: Exception | None = None
-        try:
-            while runs:
-                for run in list(runs):
-                    try:
-                        made = run.advance(alive)
-                    except Exception as error:  # the others are to be finished first
-                        failure = failure or error
-                        runs.remove(run)
-                        continue
-                    if made is not None:
-                        runs.remove(run)
-                        yield from self._candidates(run.alive, seed, made, run.seconds)
-                shown = [preview for run in runs for preview in run.previews()]
-                if shown:
-                    alive = set(observer(shown))
-                    _check_shown(alive, [preview.index for preview in shown])
-                for run in list(runs):
-                    if not set(run.alive) & set(alive):
-                        run.close()
-                        runs.remove(run)
-        finally:
-            for run in runs:
-                run.close()
-        if failure is not None:
-            raise failure
+        def start(group: Sequence[int]) -> ObservedRun:
+            return ObservedRun(self.adapter, image, group, self.settings(group[0]), seed)
+
+        for run, made in observe(start, self._groups(n, limit), observer):
+            yield from self._candidates(run.alive, seed, made, run.seconds)
 
     def _candidates(
         self, group: Sequence[int], seed: int, made: Restored, seconds: float
@@ -252,19 +230,9 @@ def _parts(group: list[int], limit: int) -> list[list[int]]:
     return [group[first : first + limit] for first in range(0, len(group), limit)]
 
 
-def _check_shown(alive: Collection[int], shown: Sequence[int]) -> None:
-    unknown = set(alive) - set(shown)
-    if unknown:
-        raise ValueError(
-            f"The observer lets candidates {sorted(unknown)} go on, but was shown {list(shown)}."
-        )
-
-
 def _default_plan(
     pipe: DiffusionPipeline, options: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], ...]:
-    import inspect
-
     has_strength = "strength" in inspect.signature(type(pipe).__call__).parameters
     if has_strength and "strength" not in options:
         return tuple({"strength": strength} for strength in STRENGTHS)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +19,7 @@ from restoration_guide import BestOfN
 from restoration_guide.restorers import Restorer, candidate_generator, load_restorer
 from restoration_guide.restorers.contract import read_contract
 from restoration_guide.restorers.pipeline_restorer import PipelineRestorer
+from tests.guide import tiny_pipelines
 
 
 class OwnPipeline(DiffusionPipeline):
@@ -120,6 +125,29 @@ def test_a_batch_too_large_for_the_memory_is_halved(own: Any) -> None:
         list(restorer.restore(image(), n=2, batch_size=2))
 
 
+def test_observed_batches_are_halved_too() -> None:
+    pipe: Any = tiny_pipelines.build("sd_img2img")
+    options = tiny_pipelines.options("sd_img2img")
+    restorer = batching(load_restorer(pipe, options=options, plan=[{}]))
+    whole = {one.index: one.image for one in restorer.restore(image(), n=4)}
+    sizes: list[int] = []
+
+    def full(_: Any, given: Any) -> None:
+        sizes.append(len(given[0]) // 2)  # guidance doubles the rows
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("full")
+
+    pipe.unet.register_forward_pre_hook(full)
+    first_of_each = list(restorer.restore(image(), n=4, batch_size=4, observer=even))
+    assert sizes == [4, 2, 2, 1, 1]  # four halved; one of each half goes on
+    for one in first_of_each:
+        torch.testing.assert_close(one.image, whole[one.index], atol=1e-5, rtol=0)
+
+
+def even(previews: Any) -> list[int]:
+    return [shown.index for shown in previews if shown.index % 2 == 0]
+
+
 def test_what_a_search_sees_of_bad_candidates(own: Any, stubs: Any) -> None:
     made: list[Tensor] = []
 
@@ -175,9 +203,22 @@ def keep_all(previews: Any) -> list[int]:
     return [shown.index for shown in previews]
 
 
-def test_a_search_that_is_left_ends_its_calls(own: Any) -> None:
-    import threading
+def test_ctrl_c_ends_the_calls(own: Any) -> None:
+    before, calls = threading.active_count(), []
 
+    def interrupt(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    own.unet.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(load_restorer(own).restore(image(), n=3, observer=keep_all))
+    assert threading.active_count() == before and len(calls) == 5
+
+
+def test_a_search_that_is_left_ends_its_calls(own: Any) -> None:
     before = threading.active_count()
     stream = load_restorer(own).restore(image(), n=3, observer=keep_all)
     next(iter(stream))
@@ -191,6 +232,7 @@ def test_tiles(own: Any) -> None:
     torch.testing.assert_close(made.image, image(40, 90)[0], atol=1e-6, rtol=0)  # no seams
     assert made.notes == ("in tiles of 32×32",) and made.nfe == 3 * 2 * 4
     restorer = load_restorer(own, tile=32)
+    assert restorer.limits.max_pixels > load_restorer(own).limits.max_pixels
     one, two = (list(restorer.restore(image(40, 90), n=n)) for n in (1, 2))
     assert torch.equal(one[0].image, two[0].image)
     assert not torch.equal(two[0].image, two[1].image)
@@ -218,8 +260,12 @@ def test_images_for_pipelines_that_take_pil(own: Any) -> None:
 
 def test_gradients_switched_off_are_named(own: Any) -> None:
     restorer: Any = load_restorer(own)
+    given = (image(), {}, [candidate_generator(0, 0)])
     with torch.no_grad(), pytest.raises(RuntimeError, match="Gradients are switched off"):
-        restorer.adapter.call(image(), {}, [candidate_generator(0, 0)], grad=True)
+        restorer.adapter.call(*given, grad=True)
+    own.unet.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="does not depend on anything that requires"):
+        restorer.adapter.call(*given, grad=True)
 
 
 def test_rejections_teach_the_fix(own: Any) -> None:

@@ -111,9 +111,13 @@ def test_words_that_would_be_ignored_are_noted() -> None:
     assert "the pipeline takes no negative prompt: left out" in upscaled.notes
     (guided,) = run(made("flux_img2img", negative_prompt="blur"))
     assert any("true_cfg_scale 4" in note for note in guided.notes)
-    options = {**tiny_pipelines.options("flux_img2img"), "true_cfg_scale": 2.0}
-    (chosen,) = run(made("flux_img2img", negative_prompt="blur", options=options))
-    assert not any("true_cfg_scale" in note for note in chosen.notes)
+    options = tiny_pipelines.options("flux_img2img")
+    for scale, said in ((2.0, False), (1.0, True)):
+        given = {**options, "true_cfg_scale": scale}
+        (chosen,) = run(made("flux_img2img", negative_prompt="blur", options=given))
+        assert ("guidance 1: the negative prompt has no effect" in chosen.notes) == said
+    plain = made("sd_img2img", negative_prompt="blur", plan=[{"guidance_scale": 1.0}])
+    assert "guidance 1: the negative prompt has no effect" in run(plain)[0].notes
 
 
 def test_plan_cycles_and_reports_settings_by_name() -> None:
