@@ -3,12 +3,13 @@
     python -m benchmarks.measure_fidelity_limits --photos PHOTOS --count 60 --seed 0
 
 ``PHOTOS`` is a folder of clean photos, other than those a result is reported on. Their 256 x 256
-centre crops are degraded by every preset; both terms of ``restoration_guide.fidelity`` are then
+centre crops are degraded by every preset; every term of ``restoration_guide.fidelity`` is then
 measured against the degraded crop, a restorer's input:
 
 - of the clean crop, the perfect restoration, which must pass: the worst figures of each preset;
-- of the clean crop altered in a way no restorer may, and of another photo: the figures nearest to
-  passing, over all photos and presets.
+- of the clean crop altered in a way no restorer may, and of another photo: the share of pairs that
+  would pass if a term had the tightest limit that all clean crops keep, alone and with the others.
+  A term earns a limit where it stops what the others let pass.
 
 Prints both tables, with the share of pairs that pass the default limits.
 """
@@ -26,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.damaged_photos import damage, read_photos
-from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
+from restoration_guide.fidelity import TERMS, Fidelity, FidelityLimits, measure_fidelity
 from zoomiqa_core.data.degradations import PRESETS
 
 PATCH = 64
@@ -59,20 +60,38 @@ def alterations(clean: Tensor, other: Tensor, *, generator: torch.Generator) -> 
     return {name: image.clamp(0, 1) for name, image in changed.items()}
 
 
-def summary(group: Sequence[Fidelity], *, must_pass: bool) -> tuple[float, float, float]:
-    """Distance and PSNR (dB) nearest to the limits, and the share that passes the defaults.
+def lower_is_better(term: str) -> bool:
+    """Direction of a term of ``fidelity.TERMS``."""
+    return TERMS[term][1] == "lower is better"
 
-    Args:
-        group: terms of one preset or of one alteration.
-        must_pass: nearest means the largest distance and the smallest PSNR; otherwise the smallest
-            distance and the largest PSNR.
-    """
-    distances = [terms.low_pass_distance for terms in group]
-    psnrs = [terms.degraded_psnr for terms in group]
-    passed = sum(terms.is_faithful(FidelityLimits()) for terms in group) / len(group)
-    if must_pass:
-        return max(distances), min(psnrs), passed
-    return min(distances), max(psnrs), passed
+
+def worst(group: Sequence[Fidelity]) -> dict[str, float]:
+    """The figure of each term that is farthest from perfect."""
+    columns = {name: [getattr(terms, name) for terms in group] for name in TERMS}
+    return {
+        name: max(column) if lower_is_better(name) else min(column)
+        for name, column in columns.items()
+    }
+
+
+def keeps(terms: Fidelity, limits: dict[str, float]) -> bool:
+    """Whether no term is worse than its limit; terms without a limit are free."""
+    return all(
+        getattr(terms, name) <= limit if lower_is_better(name) else getattr(terms, name) >= limit
+        for name, limit in limits.items()
+    )
+
+
+def passing_shares(group: Sequence[Fidelity], tightest: dict[str, float]) -> dict[str, float]:
+    """Shares of a group that pass: each term's tightest limit alone, all of them, the defaults."""
+    shares = {
+        name: sum(keeps(terms, {name: limit}) for terms in group) / len(group)
+        for name, limit in tightest.items()
+    }
+    shares["all terms"] = sum(keeps(terms, tightest) for terms in group) / len(group)
+    defaults = FidelityLimits()
+    shares["defaults"] = sum(terms.is_faithful(defaults) for terms in group) / len(group)
+    return shares
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -101,21 +120,25 @@ def main(arguments: list[str] | None = None) -> None:
             for name, terms in zip(changed, others, strict=True):
                 unwanted.setdefault(name, []).append(terms)
 
-    console = Console()
-    console.print(_table(f"must pass: the clean photo, {len(photos)} photos", wanted, True))
-    console.print(_table("must not pass, all presets", unwanted, False))
-
-
-def _table(title: str, groups: dict[str, list[Fidelity]], must_pass: bool) -> Table:
-    table = Table(title=title)
-    largest, smallest = ("largest", "smallest") if must_pass else ("smallest", "largest")
-    for heading in ("", f"{largest} distance", f"{smallest} PSNR, dB", "pass the defaults"):
-        table.add_column(heading)
-    everything = [terms for group in groups.values() for terms in group]
-    for name, group in (*groups.items(), ("all", everything)):
-        distance, psnr, passed = summary(group, must_pass=must_pass)
-        table.add_row(name, f"{distance:.4f}", f"{psnr:.2f}", f"{passed:.1%} of {len(group)}")
-    return table
+    everything = [terms for group in wanted.values() for terms in group]
+    tightest = worst(everything)
+    clean = Table(title=f"must pass: the clean photo, {len(photos)} photos, worst figures")
+    altered = Table(
+        title="must not pass: share that passes the tightest limit all clean photos keep"
+    )
+    for heading in ("", *TERMS, "defaults"):
+        clean.add_column(heading)
+    for name, group in (*wanted.items(), ("all", everything)):
+        passed = passing_shares(group, tightest)["defaults"]
+        figures = (f"{value:.4g}" for value in worst(group).values())
+        clean.add_row(name, *figures, f"{passed:.1%} of {len(group)}")
+    for heading in ("", *TERMS, "all terms", "defaults"):
+        altered.add_column(heading)
+    for name, group in unwanted.items():
+        altered.add_row(name, *(f"{s:.1%}" for s in passing_shares(group, tightest).values()))
+    console = Console(width=140)
+    console.print(clean)
+    console.print(altered)
 
 
 if __name__ == "__main__":

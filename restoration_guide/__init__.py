@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted, choose
+    from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
+    from restoration_guide.choice import Choice, ChoiceRule, choose
     from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
     from restoration_guide.report_folder import ReportExistsError
     from restoration_guide.restorers import load_restorer
@@ -17,6 +18,8 @@ __all__ = [
     "BestOfN",
     "BestOfNConfig",
     "Candidate",
+    "Choice",
+    "ChoiceRule",
     "Fidelity",
     "FidelityLimits",
     "ReportExistsError",
@@ -34,7 +37,9 @@ _LAZY = {
     "BestOfN": "best_of_n",
     "BestOfNConfig": "best_of_n",
     "SearchInterrupted": "best_of_n",
-    "choose": "best_of_n",
+    "Choice": "choice",
+    "ChoiceRule": "choice",
+    "choose": "choice",
     "Fidelity": "fidelity",
     "FidelityLimits": "fidelity",
     "measure_fidelity": "fidelity",

@@ -1,9 +1,9 @@
 """Best of N: restore N ways, judge every candidate, keep the best one or the input.
 
-This is the one place that chooses. A candidate wins only if the rating one can count on,
-``rating − confidence · rating_std``, exceeds the input's rating by more than ``min_gain`` (doubt
-counts against a change), and only if it is still a picture of the same thing (fidelity limits).
-What cannot be used is skipped, counted and named, never given a default rating:
+This is the one place that chooses, by the rule of :mod:`restoration_guide.choice`, among the
+candidates that are still pictures of the same thing (fidelity limits). A second, slower judge may
+have the last word on the best few. What cannot be used is skipped, counted and named, never given a
+default rating:
 
 =================  =================================================================
 status             a candidate …
@@ -20,17 +20,17 @@ unfaithful         … beyond a fidelity limit
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from restoration_guide.choice import ChoiceRule, choose, consensus_distances, contenders
 from restoration_guide.fidelity import FidelityLimits, measure_fidelity
+from restoration_guide.judging import describe_error, judge_images
 from restoration_guide.screening import screened
 from restoration_guide.selection import OK, Index, Row, Selection
 from restoration_guide.timing import Stopwatch
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BestOfNConfig:
-    """Settings of a search."""
+class BestOfNConfig(ChoiceRule):
+    """Settings of a search, those of the choice included."""
 
     n: int = 8
     """Number of candidates."""
@@ -52,30 +52,17 @@ class BestOfNConfig:
     """Candidates that may be restored and judged together. On an accelerator more is faster, takes
     as many times the memory, and changes candidates by rounding at most. On the CPU the builtin
     restorer and judge work one by one, so there it has no effect."""
-    confidence: float = 0.5
-    """k of the lower bound ``rating − k · rating_std``; 0 trusts the rating alone."""
-    min_gain: float = 0.1
-    """Rating points by which a candidate's lower bound must exceed the input's rating."""
+    finalists: int = 3
+    """How many of the best the second judge is shown, where there is one."""
     fidelity: FidelityLimits = field(default_factory=FidelityLimits)
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.batch_size < 1:
+        super().__post_init__()
+        if min(self.n, self.batch_size, self.finalists) < 1:
             raise ValueError(
-                f"n and batch_size count candidates, ≥ 1; got n={self.n}, "
-                f"batch_size={self.batch_size}."
+                f"n, batch_size and finalists count candidates, ≥ 1; got n={self.n}, "
+                f"batch_size={self.batch_size}, finalists={self.finalists}."
             )
-        if not (0 <= self.confidence < math.inf and 0 <= self.min_gain < math.inf):
-            raise ValueError(
-                "confidence and min_gain are finite numbers ≥ 0; got "
-                f"confidence={self.confidence}, min_gain={self.min_gain}."
-            )
-
-
-class Choice(NamedTuple):
-    """Which row, and why."""
-
-    index: Index
-    reason: str
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -86,50 +73,6 @@ class SearchInterrupted(KeyboardInterrupt):
         self.selection = selection
 
 
-def choose(rows: Sequence[Row], k: float, min_gain: float) -> Choice:
-    """Pick the row to keep: the highest lower bound, if it beats the input's rating.
-
-    Args:
-        rows: the input (index ``"input"``) and the candidates; only status ``"ok"`` can win.
-        k: lower bound = rating − k · rating_std.
-        min_gain: the winner's lower bound must be greater than the input's rating plus this.
-
-    Returns:
-        The winner; equal bounds go to the lowest index. The input when no candidate is left, when
-        none is better by more than ``min_gain``, or when the input itself has no valid judgement:
-        what cannot be compared cannot be shown to be better.
-
-    Raises:
-        ValueError: no row is the input.
-    """
-    source = next((row for row in rows if row.index == "input"), None)
-    if source is None:
-        raise ValueError("choose() needs the row of the input (index 'input') among its rows.")
-    candidates = [row for row in rows if row.index != "input"]
-    usable = [row for row in candidates if row.status == OK]
-    if not usable:
-        counts = sorted(Counter(row.status for row in candidates).items())
-        skipped = ", ".join(f"{count} {status}" for status, count in counts)
-        why = f"all {len(candidates)} were skipped ({skipped})" if counts else "none was finished"
-        return Choice("input", f"input kept: no candidate to choose from, {why}")
-    if source.status != OK:
-        return Choice(
-            "input",
-            f"input kept: it could not be judged ({source.detail}), so no candidate can be shown "
-            "to be better",
-        )
-    best = max(usable, key=lambda row: (row.lower_bound(k), -int(row.index)))
-    bound = best.lower_bound(k)
-    figures = f"lower bound {bound:.2f} against the input's rating {source.rating:.2f}"
-    if bound > source.rating + min_gain:
-        return Choice(best.index, f"candidate {best.index} is best: {figures}")
-    return Choice(
-        "input",
-        f"input kept: the best candidate ({best.index}) has {figures}, and a gain of more than "
-        f"{min_gain:g} is asked for",
-    )
-
-
 class BestOfN:
     """Restore an image N ways and keep the best by a judge, guarded by fidelity.
 
@@ -137,12 +80,12 @@ class BestOfN:
         restorer: makes candidates by seed and plan.
         scorer: judges them.
         n: number of candidates.
-        batch_size: candidates that may be restored and judged together, see :class:`BestOfNConfig`.
-        confidence: k of the lower bound ``rating − k · rating_std``.
-        min_gain: rating points by which a candidate's lower bound must exceed the input's rating.
+        second: a second judge, e.g. a Zoom-IQA model, that chooses among the first one's best.
         limits: fidelity limits; None for the measured defaults.
+        settings: any other of :class:`BestOfNConfig`, e.g. ``temperature=0``.
 
     Raises:
+        TypeError: there is no such setting.
         ValueError: a setting is out of range.
     """
 
@@ -152,15 +95,15 @@ class BestOfN:
         scorer: Scorer,
         n: int = BestOfNConfig.n,
         *,
-        batch_size: int = BestOfNConfig.batch_size,
-        confidence: float = BestOfNConfig.confidence,
-        min_gain: float = BestOfNConfig.min_gain,
+        second: Scorer | None = None,
         limits: FidelityLimits | None = None,
+        **settings: Any,
     ) -> None:
         self.restorer = restorer
         self.scorer = scorer
+        self.second = second
         limits = FidelityLimits() if limits is None else limits
-        self.config = BestOfNConfig(n, batch_size, confidence, min_gain, limits)
+        self.config = BestOfNConfig(n=n, fidelity=limits, **settings)
 
     def __call__(
         self,
@@ -189,7 +132,7 @@ class BestOfN:
         decoded = read_image(image, limits=self.restorer.limits)
         source = decoded.pixels
         with watch.measure("judging"):
-            judgement = self._judge([source])[0]
+            judgement = judge_images(self.scorer, [source])[0]
         with watch.measure("restoring"):
             candidates, error = self._restore(source, seed, progress)
         assessments: dict[Index, Assessment] = {"input": judgement}
@@ -198,10 +141,13 @@ class BestOfN:
             batch = candidates[first : first + self.config.batch_size]
             rows += self._rows(batch, source, assessments, watch)
         rows.sort(key=lambda row: int(row.index))
+        rows = self._measure_consensus(rows, candidates)
         rows.insert(0, Row("input").judged(judgement))
+        with watch.measure("judging"):
+            rows, second_assessments = self._ask_second(rows, candidates, source)
 
-        choice = choose(rows, self.config.confidence, self.config.min_gain)
-        described = None if error is None else _describe(error)
+        choice = choose(rows, self.config)
+        described = None if error is None else describe_error(error)
         stopped = "" if error is None else f"; the restorer stopped early: {described}"
         selection = Selection(
             input=source,
@@ -210,6 +156,7 @@ class BestOfN:
             rows=tuple(rows),
             candidates=tuple(sorted(candidates, key=lambda candidate: candidate.index)),
             assessments=assessments,
+            second_assessments=second_assessments,
             config=self._resolved_config(),
             seed=seed,
             timing=watch.read(),
@@ -252,7 +199,7 @@ class BestOfN:
         """Screen, measure and judge a batch of candidates; adds to ``assessments``."""
         rows = {candidate.index: screened(candidate, source) for candidate in batch}
         images = {
-            candidate.index: candidate.image.detach().float().cpu().clamp(0, 1)
+            candidate.index: _pixels(candidate)
             for candidate in batch
             if rows[candidate.index].status == OK
         }
@@ -261,7 +208,7 @@ class BestOfN:
         with watch.measure("fidelity"):
             fidelities = measure_fidelity(torch.stack(list(images.values())), source[None])
         with watch.measure("judging"):
-            judgements = self._judge(list(images.values()))
+            judgements = judge_images(self.scorer, list(images.values()))
         for index, fidelity, judgement in zip(images, fidelities, judgements, strict=True):
             assessments[index] = judgement
             row = replace(rows[index], fidelity=fidelity).judged(judgement)
@@ -271,23 +218,50 @@ class BestOfN:
             rows[index] = row
         return list(rows.values())
 
-    def _judge(self, images: list[Tensor]) -> list[Assessment]:
-        """Judge a batch; when the judge raises, one by one, so that one image fails alone."""
-        try:
-            with torch.no_grad():
-                return list(self.scorer.assess(images))
-        except Exception as error:
-            if len(images) > 1:
-                return [self._judge([image])[0] for image in images]
-            return [Assessment.failed("judge_error", _describe(error))]
+    def _measure_consensus(self, rows: list[Row], candidates: Sequence[Candidate]) -> list[Row]:
+        """The rows, usable ones with their distance to what these agree on."""
+        images = {candidate.index: candidate for candidate in candidates}
+        usable = [row for row in rows if row.status == OK]
+        distances = consensus_distances(
+            [_pixels(images[int(row.index)]) for row in usable],
+            [row.rating for row in usable],
+            self.config.temperature,
+        )
+        known = {row.index: distance for row, distance in zip(usable, distances, strict=True)}
+        return [
+            replace(row, consensus_distance=known.get(row.index, row.consensus_distance))
+            for row in rows
+        ]
+
+    def _ask_second(
+        self, rows: list[Row], candidates: Sequence[Candidate], source: Tensor
+    ) -> tuple[list[Row], dict[Index, Assessment]]:
+        """The rows with the second judge's ratings of the input and the finalists."""
+        finalists = contenders(rows, self.config)[: self.config.finalists]
+        if self.second is None or not finalists:
+            return rows, {}
+        images = {candidate.index: candidate for candidate in candidates}
+        indices: list[Index] = ["input", *(row.index for row in finalists)]
+        pixels = [source, *(_pixels(images[int(row.index)]) for row in finalists)]
+        judgements = dict(zip(indices, judge_images(self.second, pixels), strict=True))
+        rows = [
+            row.judged_again(judgements[row.index]) if row.index in judgements else row
+            for row in rows
+        ]
+        return rows, judgements
 
     def _resolved_config(self) -> dict[str, Any]:
         return {
             **asdict(self.config),
             "restorer": self.restorer.name,
-            "scorer": getattr(self.scorer, "name", type(self.scorer).__name__),
+            "scorer": _name(self.scorer),
+            "second": None if self.second is None else _name(self.second),
         }
 
 
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _pixels(candidate: Candidate) -> Tensor:
+    return candidate.image.detach().float().cpu().clamp(0, 1)
+
+
+def _name(scorer: Scorer) -> str:
+    return getattr(scorer, "name", type(scorer).__name__)

@@ -59,11 +59,18 @@ def best_of_n(
     scorer: Annotated[
         str | None, typer.Option(help='"proxy", or a judge\'s folder or hub id.  [default: proxy]')
     ] = None,
+    second: Annotated[
+        str | None,
+        typer.Option(help="A second judge, who chooses among the best: folder, hub id, address."),
+    ] = None,
+    finalists: Annotated[
+        int | None, typer.Option(help="How many the second judge sees.  [default: 3]")
+    ] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="k of the bound rating − k·std.  [default: 0.5]")
+        float | None, typer.Option(help="Stds of doubt about the input.  [default: 1.5]")
     ] = None,
     min_gain: Annotated[
-        float | None, typer.Option(help="Rating points to gain over the input.  [default: 0.1]")
+        float | None, typer.Option(help="Rating points to gain over the input.  [default: 0]")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Candidates made at once.  [default: 1]")
@@ -88,6 +95,8 @@ def best_of_n(
         "seed": seed,
         "restorer": restorer,
         "scorer": scorer,
+        "second": second,
+        "finalists": finalists,
         "confidence": confidence,
         "min_gain": min_gain,
         "batch_size": batch_size,

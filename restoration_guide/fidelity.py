@@ -1,8 +1,9 @@
 """Fidelity of a restored candidate to its degraded input, without the clean image.
 
 A restorer may add the fine detail that the damage destroyed; what the damage left standing, the
-coarse structure and the colours, it must keep. Both terms therefore look only at what survives
-blur, noise and compression. They are differentiable in the candidate.
+coarse structure and the colours, it must keep. Every term therefore looks only at what survives
+blur, noise and compression. All are differentiable in the candidate. Against the clean image, where
+there is one: :mod:`restoration_guide.reference`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,16 @@ from torch.nn import functional
 PSNR_CAP_DB = 100.0
 """PSNR of identical images: the mean squared error is floored at 1e-10."""
 
+BLURS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+"""Standard deviations in pixels that :func:`explained_psnr` tries."""
+
 TERMS = {
     "low_pass_distance": ("RMS of pixel values in [0, 1]", "lower is better"),
     "degraded_psnr": (f"dB, at most {PSNR_CAP_DB:g}", "higher is better"),
+    "explained_psnr": (f"dB, at most {PSNR_CAP_DB:g}", "higher is better"),
+    "ll_distance": ("RMS of pixel values in [0, 1]", "lower is better"),
+    "structure": ("SSIM of the low band, at most 1", "higher is better"),
+    "colour_drift": ("RMS of a*b* in CIELAB units", "lower is better"),
 }
 """Unit and direction of each term of :class:`Fidelity`."""
 
@@ -34,8 +42,9 @@ class FidelityLimits:
     pairs was .028 and the smallest coarse PSNR 26.5 dB, so that all pass. What must not pass is the
     clean photo altered: of another photo (distance ≥ .127, ≤ 16.7 dB) none passed, of a foreign 64²
     patch 2.8 %, of brightness + .08 4.7 %, of red + .1 5.0 %, of contrast × 1.3 11.4 %. No limit
-    parts the two wholly: in a chart that is nearly all white, clipping undoes the alteration
-    (distance down to .004, up to 46 dB), and contrast changes a flat or dark photo little.
+    parts the two wholly: in a chart that is nearly all white, clipping undoes the alteration, and
+    contrast changes a flat or dark photo little. The other terms have no limit: at the tightest
+    ones that all clean photos keep, they stop nothing that the low-pass distance lets pass.
     """
 
     max_low_pass_distance: float = 0.04
@@ -45,22 +54,28 @@ class FidelityLimits:
 
     def __post_init__(self) -> None:
         if not self.max_low_pass_distance >= 0:
-            raise ValueError(
-                "max_low_pass_distance is a distance ≥ 0 in pixel values of [0, 1]; "
-                f"got {self.max_low_pass_distance}. Use inf to switch the limit off."
-            )
+            got = f"got {self.max_low_pass_distance}; inf switches the limit off."
+            raise ValueError(f"max_low_pass_distance is a distance ≥ 0 in pixel values, {got}")
         if math.isnan(self.min_degraded_psnr):
             raise ValueError("min_degraded_psnr is a number of dB, not NaN; -inf switches it off.")
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Both terms for one candidate; units and directions in :data:`TERMS`."""
+    """Every term for one candidate; units and directions in :data:`TERMS`. NaN: not measured."""
 
     low_pass_distance: float
     """RMS difference of the Gaussian low-pass, pixel values of [0, 1]; lower is better."""
     degraded_psnr: float
     """PSNR on the coarse grid, dB; higher is better."""
+    explained_psnr: float = math.nan
+    """PSNR of the candidate, blurred as the input seems to be, dB; higher is better."""
+    ll_distance: float = math.nan
+    """RMS difference of the wavelet's low band, pixel values of [0, 1]; lower is better."""
+    structure: float = math.nan
+    """SSIM of the low band, at most 1; higher is better."""
+    colour_drift: float = math.nan
+    """RMS difference of the coarse a*b*, CIELAB units; lower is better."""
 
     def violations(self, limits: FidelityLimits) -> tuple[str, ...]:
         """The limits this candidate breaks, in words; empty when it is faithful.
@@ -105,9 +120,7 @@ def low_pass_distance(candidate: Tensor, degraded: Tensor, *, sigma: float = 3.0
         ValueError: shapes differ or are not (B, 3, H, W), or ``sigma`` is negative.
     """
     _check_pair(candidate, degraded)
-    difference = _blur(candidate - degraded, sigma)
-    flat = difference.flatten(1)
-    return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
+    return _rms(_blur(candidate - degraded, sigma))
 
 
 def degrade_and_compare(
@@ -131,27 +144,120 @@ def degrade_and_compare(
         ValueError: shapes differ or are not (B, 3, H, W); ``factor`` < 1; ``sigma`` < 0.
     """
     _check_pair(candidate, degraded)
-    if factor < 1:
-        raise ValueError(f"factor is the side of a coarse cell in pixels, ≥ 1; got {factor}.")
-    blurred = _blur(candidate - degraded, sigma)
-    coarse = functional.avg_pool2d(blurred, factor, ceil_mode=True, count_include_pad=False)
-    mse = coarse.square().flatten(1).mean(dim=1)
-    return -10.0 * torch.log10(mse.clamp_min(10 ** (-PSNR_CAP_DB / 10)))
+    return _psnr(_shrink(_blur(candidate - degraded, sigma), factor))
+
+
+def explained_psnr(
+    candidate: Tensor, degraded: Tensor, *, factor: int = 2, sigma: float | None = None
+) -> Tensor:
+    """PSNR of the degraded image against the blurred candidate, both shrunk by area.
+
+    A restoration that only sharpened is explained perfectly by the right blur; one that drew
+    something else by none.
+
+    Args:
+        candidate, degraded: (B, 3, H, W) in [0, 1].
+        factor: how much both are shrunk.
+        sigma: the blur that degraded the image, in pixels; None tries :data:`BLURS` and takes, for
+            each image, the one that explains it best.
+
+    Returns:
+        (B,) dB for a peak of 1, at most :data:`PSNR_CAP_DB`.
+
+    Raises:
+        ValueError: shapes differ or are not (B, 3, H, W); ``factor`` < 1; ``sigma`` < 0.
+    """
+    _check_pair(candidate, degraded)
+    target = _shrink(degraded, factor)
+    blurs = BLURS if sigma is None else (sigma,)
+    tried = [_shrink(_blur(candidate, blur), factor) - target for blur in blurs]
+    return torch.stack([_psnr(difference) for difference in tried]).amax(0)
+
+
+def ll_distance(candidate: Tensor, degraded: Tensor, *, level: int = 3) -> Tensor:
+    """RMS difference of the low-low band of the Haar wavelet: means of 2^level × 2^level blocks.
+
+    Args:
+        candidate, degraded: (B, 3, H, W) in [0, 1].
+        level: depth of the transform, ≥ 0.
+
+    Returns:
+        (B,) in [0, 1], pixel values; 0 for identical images (with zero gradient there).
+
+    Raises:
+        ValueError: shapes differ or are not (B, 3, H, W); ``level`` < 0.
+    """
+    _check_pair(candidate, degraded)
+    if level < 0:
+        raise ValueError(f"level is the depth of the wavelet transform, ≥ 0; got {level}.")
+    return _rms(_shrink(candidate - degraded, 2**level))
+
+
+def structure(candidate: Tensor, degraded: Tensor, *, factor: int = 4) -> Tensor:
+    """SSIM (torchmetrics: Gaussian window of 11, σ 1.5) of both images shrunk by area.
+
+    Args:
+        candidate, degraded: (B, 3, H, W) in [0, 1].
+        factor: how much they are shrunk; grids below the window's 11 are extended by their border.
+
+    Returns:
+        (B,) at most 1; 1 for identical images.
+
+    Raises:
+        ValueError: shapes differ or are not (B, 3, H, W); ``factor`` < 1.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _check_pair(candidate, degraded)
+    pair = [_shrink(image, factor) for image in (candidate, degraded)]
+    height, width = pair[0].shape[-2:]
+    missing = 0, max(11 - width, 0), 0, max(11 - height, 0)
+    a, b = (functional.pad(image, missing, mode="replicate") for image in pair)
+    similarity = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    return torch.as_tensor(similarity).reshape(len(candidate))
+
+
+def colour_drift(candidate: Tensor, degraded: Tensor, *, factor: int = 16) -> Tensor:
+    """RMS difference of a* and b* (CIELAB) of both images shrunk by area.
+
+    Args:
+        candidate, degraded: (B, 3, H, W) sRGB in [0, 1].
+        factor: how much they are shrunk.
+
+    Returns:
+        (B,) ≥ 0 in CIELAB units; about 2 is just noticeable.
+
+    Raises:
+        ValueError: shapes differ or are not (B, 3, H, W); ``factor`` < 1.
+    """
+    from kornia.color import rgb_to_lab
+
+    _check_pair(candidate, degraded)
+    chroma = [rgb_to_lab(_shrink(image, factor))[:, 1:] for image in (candidate, degraded)]
+    return _rms(chroma[0] - chroma[1])
 
 
 def measure_fidelity(candidates: Tensor, degraded: Tensor) -> list[Fidelity]:
-    """Both terms, in fp32 and without gradients, for each of a batch of candidates.
+    """Every term, in fp32 and without gradients, for each of a batch of candidates.
 
     Args:
         candidates: (B, 3, H, W) in [0, 1].
         degraded: (B, 3, H, W), or (1, 3, H, W) for candidates of one input.
     """
+    functions = {
+        "low_pass_distance": low_pass_distance,
+        "degraded_psnr": degrade_and_compare,
+        "explained_psnr": explained_psnr,
+        "ll_distance": ll_distance,
+        "structure": structure,
+        "colour_drift": colour_drift,
+    }
     with torch.no_grad():
         candidates = candidates.float()
         degraded = degraded.float().expand_as(candidates)
-        distances = low_pass_distance(candidates, degraded).tolist()
-        psnrs = degrade_and_compare(candidates, degraded).tolist()
-    return [Fidelity(*terms) for terms in zip(distances, psnrs, strict=True)]
+        terms = {name: term(candidates, degraded).tolist() for name, term in functions.items()}
+    columns = zip(*terms.values(), strict=True)
+    return [Fidelity(**dict(zip(terms, column, strict=True))) for column in columns]
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
@@ -164,6 +270,25 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
 
     size = 2 * math.ceil(3 * sigma) + 1
     return gaussian_blur2d(images, (size, size), (sigma, sigma), border_type="replicate")
+
+
+def _shrink(images: Tensor, factor: int) -> Tensor:
+    """Means of ``factor`` × ``factor`` cells; the last ones average the pixels they have."""
+    if factor < 1:
+        raise ValueError(f"factor is the side of a coarse cell in pixels, ≥ 1; got {factor}.")
+    return functional.avg_pool2d(images, factor, ceil_mode=True, count_include_pad=False)
+
+
+def _psnr(difference: Tensor) -> Tensor:
+    """(B,) dB of (B, …) for a peak of 1."""
+    mse = difference.square().flatten(1).mean(dim=1)
+    return -10.0 * torch.log10(mse.clamp_min(10 ** (-PSNR_CAP_DB / 10)))
+
+
+def _rms(difference: Tensor) -> Tensor:
+    """(B,) of (B, …), with zero gradient at zero."""
+    flat = difference.flatten(1)
+    return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
 
 
 def _check_pair(candidate: Tensor, degraded: Tensor) -> None:

@@ -29,6 +29,7 @@ from PIL import Image
 from restoration_guide.comparison import View, draw_comparison
 from restoration_guide.fidelity import TERMS
 from restoration_guide.reference import (
+    UNITS,
     ReferenceFigures,
     compare_with_reference,
     rank_of_choice,
@@ -108,7 +109,7 @@ def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) ->
         del entry["seconds"]
         if figures:
             known = figures.get(entry["index"])
-            entry |= asdict(known) if known else {"psnr": None, "ms_ssim": None}
+            entry |= asdict(known) if known else dict.fromkeys(UNITS)
         table.append(entry)
     height, width = selection.input.shape[-2:]
     timing = selection.timing

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from restoration_guide.best_of_n import BestOfN, BestOfNConfig
+from restoration_guide.choice import ChoiceRule
 from restoration_guide.restorers import load_restorer
 from zoomiqa_core.scorer import load_scorer
 
@@ -24,6 +25,8 @@ class RunConfig(BestOfNConfig):
     """``"builtin"`` or the folder of a saved pipeline."""
     scorer: str = "proxy"
     """``"proxy"`` or the folder or hub id of a judge."""
+    second: str | None = None
+    """Folder, hub id or address of a second judge, who chooses among the best; None for none."""
     seed: int = 0
     """Seed of the candidates, ≥ 0."""
     threads: int | None = None
@@ -38,14 +41,17 @@ class RunConfig(BestOfNConfig):
 
     def build(self) -> BestOfN:
         """Load the restorer and the judge."""
+        settings = {
+            name: getattr(self, name)
+            for name in (*ChoiceRule.__dataclass_fields__, "batch_size", "finalists")
+        }
         return BestOfN(
             load_restorer(self.restorer),
             load_scorer(self.scorer),
             self.n,
-            batch_size=self.batch_size,
-            confidence=self.confidence,
-            min_gain=self.min_gain,
+            second=None if self.second is None else load_scorer(self.second),
             limits=self.fidelity,
+            **settings,
         )
 
 

@@ -48,6 +48,13 @@ class Row:
     """The restorer's settings; empty for the input."""
     fidelity: Fidelity | None = None
     """None for the input and for candidates without usable pixels."""
+    consensus_distance: float = math.nan
+    """RMS distance to what all candidates agree on, in pixel values of [0, 1]
+    (:func:`restoration_guide.choice.consensus_distances`); NaN where it was not measured."""
+    second_rating: float | None = None
+    """Rating by the second judge; NaN when that judge failed, None when it was not asked."""
+    second_error: str = ""
+    """Why the second judge failed."""
     seconds: float | None = None
     """Restoration time; None for the input."""
 
@@ -66,6 +73,13 @@ class Row:
             return replace(self, status="judgement_failed", detail=detail)
         return replace(self, rating=rating, rating_std=std)
 
+    def judged_again(self, judgement: Assessment) -> Row:
+        """The row with the second judge's rating, or NaN with the reason why it has none."""
+        if judgement.valid and math.isfinite(judgement.rating):
+            return replace(self, second_rating=judgement.rating)
+        detail = ": ".join(filter(None, (judgement.error, judgement.message)))
+        return replace(self, second_rating=math.nan, second_error=detail or "rating is not finite")
+
     def to_dict(self, confidence: float) -> dict[str, Any]:
         """One flat record for tables and JSON."""
         terms = self.fidelity.to_dict() if self.fidelity else dict.fromkeys(TERMS)
@@ -76,6 +90,9 @@ class Row:
             "rating": self.rating,
             "rating_std": self.rating_std,
             "lower_bound": self.lower_bound(confidence),
+            "consensus_distance": self.consensus_distance,
+            "second_rating": self.second_rating,
+            "second_error": self.second_error,
             **terms,
             "status": self.status,
             "detail": self.detail,
@@ -109,6 +126,8 @@ class Selection:
     """What was done to the image when it was read."""
     error: str | None = None
     """What stopped the restorer early (an error, Ctrl-C); None when all candidates came."""
+    second_assessments: Mapping[Index, Assessment] = field(default_factory=dict)
+    """Judgements of the second judge by index: of the input and the finalists."""
     scorer: Scorer | None = field(default=None, repr=False)
     """The judge, kept to draw quality maps when a report asks for them."""
 
@@ -119,14 +138,23 @@ class Selection:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """One dictionary per row: the input, then the candidates by index."""
-        return [row.to_dict(self.config["confidence"]) for row in self.rows]
+        """One dictionary per row: the input, then the candidates by index.
+
+        ``gain`` is the rating above the input's.
+        """
+        confidence, before = self.config["confidence"], self.row("input").rating
+        return [{**row.to_dict(confidence), "gain": row.rating - before} for row in self.rows]
 
     @property
     def skipped(self) -> dict[str, int]:
         """Number of skipped candidates by reason; the input is not counted."""
         statuses = (row.status for row in self.rows if row.index != "input")
         return dict(sorted(Counter(status for status in statuses if status != OK).items()))
+
+    @property
+    def second_failures(self) -> int:
+        """How many of the second judge's judgements failed."""
+        return sum(not judgement.valid for judgement in self.second_assessments.values())
 
     def image(self, index: Index) -> Tensor:
         """(3, H, W) in [0, 1] of a candidate or of the input.

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from benchmarks import measure_fidelity_limits
-from benchmarks.damaged_photos import SIDE, centre_crop, damage, damage_generator, read_photos
+from benchmarks.damaged_photos import (
+    SIDE,
+    centre_crop,
+    damage,
+    damage_generator,
+    read_crops,
+    read_photos,
+)
 from restoration_guide.fidelity import Fidelity
 from restoration_guide.restorers import candidate_generator
 from zoomiqa_core.images import save_png
@@ -45,6 +52,25 @@ def test_photos_are_spread_and_keep_their_numbers(folder: Path) -> None:
         read_photos(folder, 0)
 
 
+def test_further_crops_come_from_the_corners(folder: Path) -> None:
+    photos, crops = read_photos(folder), read_crops(folder, 9)
+    assert [crop.name for crop in crops[:6]] == [photo.name for photo in photos]
+    assert [(crop.number, crop.name) for crop in crops[6:]] == [
+        (6, "a.png, top left"),
+        (8, "c.png, top left"),
+        (10, "e.png, top left"),
+    ]
+    # The photos are 1 px higher and 4 px wider than a crop, the middle starts at (0, 2).
+    assert torch.equal(crops[6].clean[:, :, 2:], photos[0].clean[:, :, :-2])
+    assert torch.equal(read_crops(folder, 2)[1].clean, read_photos(folder, 2)[1].clean)
+    every = read_crops(folder, 30)
+    assert len({crop.number for crop in every}) == 30
+    assert torch.equal(every[12].clean[:, :, :-2], photos[0].clean[:, :, 2:])  # top right
+    assert torch.equal(every[-1].clean[:, :-1, 2:], photos[-1].clean[:, 1:, :-2])  # bottom left
+    with pytest.raises(ValueError, match="6 photos give 30 crops; 31 were asked for"):
+        read_crops(folder, 31)
+
+
 def test_damage_depends_on_number_and_seed_alone(folder: Path) -> None:
     every, some = read_photos(folder), read_photos(folder, 3)
     first = damage(every[2], "noise_jpeg", seed=0)
@@ -79,15 +105,21 @@ def test_alterations_by_hand() -> None:
     assert torch.equal(changed["another photo"], other)
 
 
-def test_summary_looks_at_what_is_nearest_to_the_limits() -> None:
-    group = [Fidelity(0.01, 30.0), Fidelity(0.05, 26.0), Fidelity(0.03, 20.0)]
-    worst = measure_fidelity_limits.summary(group, must_pass=True)
-    nearest = measure_fidelity_limits.summary(group, must_pass=False)
-    assert worst == pytest.approx((0.05, 20.0, 1 / 3))
-    assert nearest == pytest.approx((0.01, 30.0, 1 / 3))
+def test_tightest_limits_by_hand() -> None:
+    clean = [Fidelity(0.01, 30.0, 31.0, 0.02, 0.9, 1.0), Fidelity(0.03, 32.0, 29.0, 0.01, 0.8, 2.0)]
+    tightest = measure_fidelity_limits.worst(clean)
+    assert list(tightest.values()) == [0.03, 30.0, 29.0, 0.02, 0.8, 2.0]
+    altered = [
+        Fidelity(0.02, 35.0, 35.0, 0.01, 0.7, 1.0),  # only its structure is worse
+        Fidelity(0.05, 20.0, 20.0, 0.05, 0.9, 3.0),  # only its structure is not
+    ]
+    shares = measure_fidelity_limits.passing_shares(altered, tightest)
+    assert [shares[name] for name in tightest] == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert (shares["all terms"], shares["defaults"]) == (0.0, 0.5)
+    assert measure_fidelity_limits.passing_shares(clean, tightest)["all terms"] == 1.0
 
 
 def test_a_tiny_measurement(folder: Path, capsys) -> None:
     measure_fidelity_limits.main(["--photos", str(folder), "--count", "2"])
     printed = capsys.readouterr().out
-    assert "mixed" in printed and "another photo" in printed
+    assert "mixed" in printed and "another photo" in printed and "colour_drift" in printed

@@ -9,42 +9,44 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluate_best_of_n, evaluate_proxy, evaluate_restorer
+from benchmarks import evaluate_best_of_n, evaluate_proxy, evaluate_restorer, measure_choice
 from benchmarks.check_kadid_strengths import central_crop, differing_cells, read_cell_means
-from benchmarks.evaluate_best_of_n import Trial, pristine_summary, strategies, sweep
+from benchmarks.evaluate_best_of_n import Trial, strategies
+from benchmarks.kept_restorer import KeptRestorer
+from benchmarks.measure_choice import Case
+from benchmarks.training_crops import crops, kind_of
+from restoration_guide.best_of_n import BestOfN
+from restoration_guide.choice import ChoiceRule
+from restoration_guide.fidelity import FidelityLimits
 from restoration_guide.reference import ReferenceFigures
 from restoration_guide.restorers.builtin import BuiltinRestorer, TinyRestorationPipeline
 from restoration_guide.selection import Index, Row
 from zoomiqa_core.data.kadid import DISTORTIONS
 from zoomiqa_core.images import save_png
+from zoomiqa_core.scorer import load_scorer
 
 
-def trial(
-    name: str,
-    psnrs: list[float],
-    ratings: list[float],
-    choice: Index,
-    stds: list[float] | None = None,
-) -> Trial:
-    """A photo by its PSNRs and ratings, the input's first; MS-SSIM is a hundredth of the PSNR."""
+def trial(name: str, psnrs: list[float], ratings: list[float], choice: Index) -> Trial:
+    """A crop by its PSNRs and ratings, the input's first; MS-SSIM is a hundredth of the PSNR."""
     indices: list[Index] = ["input", *range(len(psnrs) - 1)]
-    stds = stds or [0.0] * len(psnrs)
-    rows = tuple(Row(i, r, s) for i, r, s in zip(indices, ratings, stds, strict=True))
-    figures: dict[Index, ReferenceFigures] = {
-        i: ReferenceFigures(p, p / 100) for i, p in zip(indices, psnrs, strict=True)
+    rows = tuple(Row(i, r, 0.0) for i, r in zip(indices, ratings, strict=True))
+    figures: dict[Index, dict[str, float]] = {
+        i: {"psnr": p, "ms_ssim": p / 100} for i, p in zip(indices, psnrs, strict=True)
     }
-    return Trial(name, rows, choice, figures, seconds=1.0, judging_share=0.1)
+    return Trial(name, rows, choice, figures, {"first": 0}, seconds=1.0, judging_share=0.1)
 
 
-# random 24, oracle 26, the judge's 24; the ratings' ranks 1 3 2 against 1 2 3 give an SRCC of .5
-A = trial("a", [20, 22, 24, 26], [3.0, 3.1, 3.5, 3.3], 1, [0.0, 0.0, 0.4, 0.0])
-# random 30, oracle and judge 33; the ranks agree
+# random 24, oracle 26, the choice's 24, the first's 22; the ratings' ranks 1 3 2 against 1 2 3 give
+# an SRCC of .5
+A = trial("a", [20, 22, 24, 26], [3.0, 3.1, 3.5, 3.3], 1)
+# random 30, oracle and choice 33, first 28; the ranks agree
 B = trial("b", [30, 28, 29, 33], [3.0, 2.0, 2.5, 4.0], 2)
 SKIPPED = Trial(
     "skipped",
     (Row("input", 3.0, 0.0), Row(0, status="not_finite")),
     "input",
-    {"input": ReferenceFigures(10.0, 0.1)},
+    {"input": {"psnr": 10.0, "ms_ssim": 0.1}},
+    {},
     seconds=1.0,
     judging_share=0.1,
 )
@@ -57,22 +59,25 @@ def test_strategies_by_hand() -> None:
     expected = {
         "input": 25.0,
         "random": 27.0,
-        "judge": 28.5,
         "oracle": 29.5,
-        "judge - random": 1.5,
-        "judge - input": 3.5,
+        "best of N": 28.5,
+        "first": 25.0,
+        "best of N - input": 3.5,
+        "best of N - random": 1.5,
         "oracle - random": 2.5,
-        "share of headroom": 0.6,
+        "share of best of N": 0.6,
+        "share of first": -0.8,
+        "best of N - first": 3.5,
         "SRCC with rating": 0.75,
     }
     found = {name: estimate.value for name, estimate in strategies([A, B], "psnr").items()}
     assert found == pytest.approx(expected)
-    assert strategies([A, B], "ms_ssim")["judge"].value == pytest.approx(0.285)
-    gain = strategies([A, B], "psnr")["judge - random"]
+    assert strategies([A, B], "ms_ssim")["best of N"].value == pytest.approx(0.285)
+    gain = strategies([A, B], "psnr")["best of N - random"]
     assert (gain.low, gain.high) == pytest.approx((0.0, 3.0))  # A twice, B twice
 
 
-def test_photos_without_a_usable_candidate_are_left_out_and_counted() -> None:
+def test_crops_without_a_usable_candidate_are_left_out_and_counted() -> None:
     assert strategies([A, SKIPPED, B], "psnr") == strategies([A, B], "psnr")
     assert strategies([SKIPPED], "psnr") == {}
     assert evaluate_best_of_n.with_candidates([A, SKIPPED, B]) == [A, B]
@@ -92,38 +97,72 @@ def test_a_rank_correlation_needs_three_judged_candidates() -> None:
     assert evaluate_best_of_n.rank_correlation(A, "psnr") == pytest.approx(0.5)
 
 
-def test_sweep_by_hand() -> None:
-    pristine = trial("p", [100, 30], [3.0, 3.25], 0)
-    records = sweep([A, B, SKIPPED], [pristine])
-    found = {(record["confidence"], record["min_gain"]): record for record in records}
-    assert len(found) == len(records) == 20
-
-    # no caution: A takes 1 (24 - 24), B takes 2 (33 - 30)
-    assert found[0.0, 0.0]["psnr_over_random"] == pytest.approx(1.5)
-    assert (found[0.0, 0.0]["inputs_kept"], found[0.0, 0.0]["pristine_kept"]) == (1, 0)
-    # A's best gains no more than .5, so that its input stays (20 - 24)
-    assert found[0.0, 0.5]["psnr_over_random"] == pytest.approx(-0.5)
-    assert (found[0.0, 0.5]["inputs_kept"], found[0.0, 0.5]["pristine_kept"]) == (2, 1)
-    # one spread down, A's candidate 1 falls to 3.1 and 2 is taken (26 - 24)
-    assert found[1.0, 0.0]["psnr_over_random"] == pytest.approx(2.5)
-    assert found[1.0, 0.0]["ms_ssim_over_random"] == pytest.approx(0.025)
-    assert found[0.0, 0.2]["pristine_kept"] == 0 and found[0.0, 0.3]["pristine_kept"] == 1
-
-
-def test_sweep_without_any_candidate_has_no_gain() -> None:
-    assert all(math.isnan(record["psnr_over_random"]) for record in sweep([SKIPPED], []))
+def test_a_trial_on_a_tiny_restorer(pipe: TinyRestorationPipeline, tmp_path: Path) -> None:
+    clean = torch.rand(3, 176, 176, generator=torch.Generator().manual_seed(0))
+    damaged = (clean * 0.8 + 0.1).clamp(0, 1)
+    kept = KeptRestorer(BuiltinRestorer(pipe), tmp_path)
+    search = BestOfN(kept, load_scorer("proxy"), n=3, limits=FidelityLimits(math.inf, -math.inf))
+    also = {"brisque": lambda image: -float(image.mean())}
+    first = evaluate_best_of_n.run_trial(search, "a", damaged, clean, 0, also)
+    assert set(first.figures) == {"input", 0, 1, 2}
+    assert first.picks["first"] == 0
+    darkest = min((0, 1, 2), key=lambda i: -first.figures[i]["brisque"])
+    assert first.picks["BRISQUE"] == darkest
+    ratings = {row.index: row.rating for row in first.rows if row.index != "input"}
+    assert first.picks["rating alone"] == max(ratings, key=lambda i: ratings[i])
+    # Kept candidates give the same trial, and their seconds count as if they had been made now.
+    again = evaluate_best_of_n.run_trial(search, "a", damaged, clean, 0, also)
+    assert again.figures == first.figures and again.rows[1].seconds == first.rows[1].seconds
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
-def test_pristine_summary_by_hand() -> None:
-    changed = [trial("x", [100, 31.5], [3, 4], 0), trial("y", [100, 28.0], [3, 4], 0)]
-    assert pristine_summary([SKIPPED, *changed]) == {
-        "photos": 3,
-        "kept": 1,
-        "changed": 2,
-        "worst_psnr": 28.0,
-        "changed_photos": {"x": 31.5, "y": 28.0},
-    }
-    assert pristine_summary([SKIPPED])["worst_psnr"] is None
+def test_an_undamaged_photo_that_is_left_alone_is_not_restored() -> None:
+    search = BestOfN(BuiltinRestorer.__new__(BuiltinRestorer), load_scorer("proxy"), good_rating=1)
+    photo = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert evaluate_best_of_n.distance_when_undamaged(search, photo, 0) is None
+
+
+# --- the numbers of the choice -------------------------------------------------------------------
+
+
+def case(kind: str, psnrs: list[float], ratings: list[float], distances: list[float]) -> Case:
+    shown = trial("c", psnrs, ratings, "input")
+    figures = tuple(ReferenceFigures(p, p / 100) for p in psnrs)
+    gains = [rating - ratings[0] for rating in ratings[1:]]
+    return Case(kind, shown.rows, figures, {"rating": gains}, {0.5: distances})
+
+
+def test_measured_rules_by_hand() -> None:
+    # The rule takes the nearest of the better ones: 1 (24); random 24, oracle 26.
+    damaged = case("mixed", [20, 22, 24, 26], [3.0, 2.9, 3.5, 3.6], [0.1, 0.2, 0.3])
+    changed = case("undamaged", [100, 30, 40, 35], [3.0, 3.2, 3.1, 2.0], [0.2, 0.1, 0.0])
+    rule = ChoiceRule(temperature=0.5, good_rating=4.0)
+    assert measure_choice.rule_record([damaged, changed], rule) == pytest.approx(
+        {
+            "share, MS-SSIM": 0.0,
+            "share, PSNR": 0.0,
+            "inputs kept": 0,
+            "undamaged changed": 1,
+            "worst, dB": 40.0,
+        }
+    )
+    # 3.0 and 2.9 < 3: one sign of three is wrong; SRCC 1; the best by rating is the oracle's.
+    assert measure_choice.pair_record([damaged], "rating") == pytest.approx(
+        {"SRCC": 1.0, "share, MS-SSIM": 1.0, "share, PSNR": 1.0, "sign is right": 2 / 3}
+    )
+
+
+def test_training_crops_are_the_same_again_and_of_every_kind(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name in "abcde":
+        save_png(torch.rand(3, 260, 257, generator=generator), tmp_path / f"{name}.png")
+    first, again = ([*crops(tmp_path, 5, 0, kind_of)] for _ in range(2))
+    assert [crop.kind for crop in first] == ["undamaged", "mixed", "undamaged", "mixed", "blur"]
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.image, one.clean) == (one.kind == "undamaged")
+    with pytest.raises(ValueError, match="6 crops need as many photos"):
+        next(crops(tmp_path, 6, 0, kind_of))
 
 
 # --- the restorer --------------------------------------------------------------------------------

@@ -1,99 +1,18 @@
-"""Choosing by hand arithmetic, and the loop around it under everything that can go wrong."""
+"""The loop around the choice, under everything that can go wrong."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
-from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted, choose
+from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
 from restoration_guide.fidelity import FidelityLimits
 from restoration_guide.screening import screen
-from restoration_guide.selection import Row
 from zoomiqa_core.images import ImageError, ImageLimits, TooLargeError, TooSmallError
-
-INPUT = Row("input", 3.0, 0.2)
-
-
-def row(index: int, rating: float, std: float = 0.2, status: str = "ok") -> Row:
-    return Row(index, rating, std, status)
-
-
-# --- choose(): by hand ---------------------------------------------------------------------------
-
-
-def test_highest_lower_bound_wins_not_the_highest_rating() -> None:
-    # k = 1: 4.0 − 0.9 = 3.1, 3.8 − 0.2 = 3.6, against the input's 3.0.
-    index, reason = choose([INPUT, row(0, 4.0, 0.9), row(1, 3.8, 0.2)], 1.0, 0.1)
-    assert index == 1
-    assert reason == "candidate 1 is best: lower bound 3.60 against the input's rating 3.00"
-
-
-def test_confidence_zero_trusts_the_rating() -> None:
-    assert choose([INPUT, row(0, 4.0, 0.9), row(1, 3.8, 0.2)], 0.0, 0.1).index == 0
-
-
-def test_gain_must_exceed_the_minimum() -> None:
-    # Binary fractions, so that the arithmetic is exact: 3.25 − 0.25 = 3.0 and 2.5 + 0.5 = 3.0.
-    source, same = Row("input", 2.5, 0.25), row(0, 3.25, 0.25)
-    assert choose([source, same], 1.0, 0.5).index == "input"
-    assert choose([source, same], 1.0, 0.25).index == 0
-
-
-def test_no_gain_keeps_the_input_even_without_a_minimum() -> None:
-    index, reason = choose([INPUT, row(0, 3.0)], 1.0, 0.0)
-    assert index == "input"
-    assert "the best candidate (0)" in reason and "more than 0" in reason
-
-
-def test_ties_go_to_the_lowest_index_in_any_order() -> None:
-    rows = [row(3, 4.0), row(1, 4.0), INPUT, row(2, 4.0)]
-    assert choose(rows, 1.0, 0.1).index == 1
-    assert choose(rows[::-1], 1.0, 0.1).index == 1
-
-
-def test_skipped_rows_cannot_win() -> None:
-    rows = [INPUT, row(0, 5.0, 0.0, "unfaithful"), row(1, 3.5)]
-    assert choose(rows, 1.0, 0.1).index == 1
-    index, reason = choose(rows[:2], 1.0, 0.1)
-    assert (index, reason) == (
-        "input",
-        "input kept: no candidate to choose from, all 1 were skipped (1 unfaithful)",
-    )
-
-
-def test_no_candidates_at_all() -> None:
-    assert choose([INPUT], 1.0, 0.1).reason.endswith("none was finished")
-
-
-def test_input_without_judgement_is_kept() -> None:
-    source = Row("input", math.nan, math.nan, "judgement_failed", "truncated")
-    index, reason = choose([source, row(0, 4.0)], 1.0, 0.1)
-    assert index == "input" and "could not be judged (truncated)" in reason
-
-
-def test_rows_without_input_are_refused() -> None:
-    with pytest.raises(ValueError, match="needs the row of the input"):
-        choose([row(0, 4.0)], 1.0, 0.1)
-
-
-numbers = st.floats(1, 5)
-
-
-@given(st.lists(st.tuples(numbers, st.floats(0, 1)), max_size=6), st.floats(0, 2), st.floats(0, 1))
-def test_choice_is_the_best_admissible_row(figures, k: float, min_gain: float) -> None:
-    rows = [INPUT, *(row(i, rating, std) for i, (rating, std) in enumerate(figures))]
-    index = choose(rows, k, min_gain).index
-    bound = INPUT.rating + min_gain
-    bounds = {i: rating - k * std for i, (rating, std) in enumerate(figures)}
-    if index == "input":
-        assert all(value <= bound for value in bounds.values())
-    else:
-        assert bounds[int(index)] == max(bounds.values()) > bound
-
 
 # --- screen(): by hand ---------------------------------------------------------------------------
 
@@ -163,10 +82,13 @@ def test_the_best_candidate_comes_out(photo, stubs) -> None:
         "temperature": 0.0,
         "churn": False,
     }
-    bounds = [entry["lower_bound"] for entry in result.table]
-    k = result.config["confidence"]
-    assert bounds == [entry["rating"] - k * entry["rating_std"] for entry in result.table]
-    assert result.table[int(result.choice) + 1]["lower_bound"] == max(bounds)
+    before, *others = result.table
+    assert [entry["gain"] for entry in others] == [
+        entry["rating"] - before["rating"] for entry in others
+    ]
+    assert before["gain"] == 0 and math.isnan(before["consensus_distance"])
+    distances = [entry["consensus_distance"] for entry in others]
+    assert distances[int(result.choice)] == min(distances) > 0
     assert 0 < result.timing.judging_share < 1
 
 
@@ -278,6 +200,72 @@ def test_unjudged_input_is_kept(photo, stubs) -> None:
     assert result.skipped == {"judgement_failed": 2}
 
 
+# --- two judges ----------------------------------------------------------------------------------
+
+
+class Sharpness:
+    """A second judge with another taste: it likes what the first dislikes."""
+
+    name = "sharpness"
+
+    def __init__(self, stubs, fails_on=None) -> None:
+        self.first = stubs.Scorer(fails_on=fails_on)
+
+    def assess(self, images):
+        return [
+            replace(judged, rating=6 - judged.rating) if judged.valid else judged
+            for judged in self.first.assess(images)
+        ]
+
+
+def steady(image: Tensor, _: torch.Generator) -> Tensor:
+    """Half-way to the mean: noisier than ``smooth``, less noisy than the input."""
+    return (image + functional.avg_pool2d(image[None], 3, 1, 1, count_include_pad=False)[0]) / 2
+
+
+def test_the_second_judge_has_the_last_word_on_the_finalists(photo, stubs) -> None:
+    restorer = stubs.Restorer([stubs.smooth, steady, stubs.smooth, stubs.smooth])
+    second = Sharpness(stubs)
+    alone = BestOfN(restorer, stubs.Scorer(), n=4)(photo)
+    result = BestOfN(restorer, stubs.Scorer(), n=4, second=second, finalists=4)(photo)
+    assert second.first.judged == 5 and result.second_failures == 0
+    assert set(result.second_assessments) == {"input", 0, 1, 2, 3}
+    # It likes the noisy input best of all.
+    assert alone.choice != "input" and result.choice == "input"
+    assert "by the second judge" in result.reason and result.config["second"] == "sharpness"
+    ratings = {entry["index"]: entry["second_rating"] for entry in result.table}
+    assert max(ratings, key=lambda index: ratings[index]) == "input"
+
+
+def test_the_second_judge_sees_no_more_than_the_finalists(photo, stubs) -> None:
+    second = stubs.Scorer()
+    result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=5, second=second, finalists=2)(photo)
+    assert second.judged == 3  # the input and two
+    asked = [entry["index"] for entry in result.table if entry["second_rating"] is not None]
+    nearest = sorted(result.rows[1:], key=lambda row: row.consensus_distance)[:2]
+    assert set(asked) == {"input", *(row.index for row in nearest)}
+    assert result.choice in asked
+
+
+def test_failures_of_the_second_judge_are_counted_and_said(photo, stubs) -> None:
+    def candidates_only(image: Tensor) -> bool:
+        return not torch.equal(image, photo)
+
+    alone = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3)(photo)
+    for fails_on, count in ((candidates_only, 3), (lambda _: True, 4)):
+        second = stubs.Scorer(fails_on=fails_on)
+        result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3, second=second)(photo)
+        assert result.choice == alone.choice and result.second_failures == count
+        assert "by the first judge alone: the second failed on all 3" in result.reason
+        assert result.row(result.choice).second_error == "scripted: the script says so"
+
+
+def test_the_second_judge_is_not_asked_where_there_is_nothing_to_choose(photo, stubs) -> None:
+    second = stubs.Scorer()
+    BestOfN(stubs.Restorer([black]), stubs.Scorer(), n=2, second=second)(photo)
+    assert second.judged == 0
+
+
 def test_too_many_candidates_are_not_taken(photo, stubs) -> None:
     class Eager(stubs.Restorer):
         def restore(self, image, *, n, seed=0, batch_size=1):
@@ -320,7 +308,7 @@ def test_sizes_the_restorer_cannot_take_are_named_before_it_runs(photo, stubs) -
 
 @pytest.mark.parametrize(
     "settings",
-    [{"n": 0}, {"batch_size": 0}, {"confidence": -1}, {"min_gain": math.nan}],
+    [{"n": 0}, {"batch_size": 0}, {"finalists": 0}, {"confidence": -1}, {"min_gain": math.nan}],
 )
 def test_settings_out_of_range(settings) -> None:
     with pytest.raises(ValueError, match="≥"):

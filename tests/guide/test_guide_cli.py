@@ -215,7 +215,7 @@ def test_options_win_over_the_file(run, photo_file, stubs, tmp_path) -> None:
     [
         ("m: 2", "m"),
         ("n: many", "many"),
-        ("n: 0", "n and batch_size count candidates"),
+        ("n: 0", "finalists count candidates"),
         ("[1, 2]", "expected a mapping"),
         ("n: [", "settings.yaml"),
         ("seed: -1", "seed must not be negative"),

@@ -1,0 +1,204 @@
+"""Which image to keep: a pure function of the table of judgements.
+
+Three questions, in this order:
+
+1. Is there something to repair? The input stays when its rating may be good already, that is when
+   ``rating + confidence · rating_std`` reaches ``good_rating``.
+2. Which candidates are better at all? Those rated more than ``min_gain`` above the input.
+3. Which of these? The one nearest to what all candidates agree on: the mean of the candidates,
+   each weighted by ``softmax(rating / temperature)``. Candidates are samples of what the clean
+   photo may be, and the sample nearest to their mean has the least expected squared distance to it
+   (minimum Bayes risk: Kumar & Byrne, *Minimum Bayes-Risk Decoding*, HLT-NAACL 2004; here with
+   the judge's opinion as the weight of a sample). Where candidates cannot be told apart, the
+   weights are equal and the safest, most central one is kept.
+
+Why not simply the highest rating: a judge that was trained on different photos says whether a photo
+is damaged far better than which of two restorations of it is nearer to the truth.
+``benchmarks/measure_choice.py`` measures both and fits the numbers below on training photos.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from restoration_guide.selection import OK, Index, Row
+
+
+@dataclass(frozen=True)
+class ChoiceRule:
+    """The numbers behind the choice."""
+
+    confidence: float = 1.5
+    """How many standard deviations of its rating the input's quality may lie above it: doubt
+    counts against a change."""
+    good_rating: float = 4.5
+    """Rating from which an input is left alone; inf restores whatever comes."""
+    min_gain: float = 0.0
+    """Rating points by which a candidate must be rated above the input."""
+    temperature: float = 0.5
+    """Rating points by which a candidate must be better to weigh e times as much in what all agree
+    on. 0 trusts the judge alone (the highest rating wins), inf the agreement alone."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.confidence < math.inf and 0 <= self.min_gain < math.inf):
+            raise ValueError(
+                "confidence and min_gain are finite numbers ≥ 0; got "
+                f"confidence={self.confidence}, min_gain={self.min_gain}."
+            )
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature is a number ≥ 0; got {self.temperature}.")
+        if math.isnan(self.good_rating):
+            raise ValueError("good_rating is a rating (1–5), or inf to switch it off; not NaN.")
+
+    def may_be_good(self, source: Row) -> bool:
+        """Whether the input is so good, or the judge so unsure of it, that it is left alone."""
+        return source.rating + self.confidence * source.rating_std >= self.good_rating
+
+
+class Choice(NamedTuple):
+    """Which row, and why."""
+
+    index: Index
+    reason: str
+
+
+def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
+    """Pick the row to keep.
+
+    Where a second judge has rated the input and finalists, its highest rating wins among those it
+    rates more than ``min_gain`` above the input; where it failed on the input or on every finalist,
+    the first judge's choice stands and the reason says so.
+
+    Args:
+        rows: the input (index ``"input"``) and the candidates; only status ``"ok"`` can win.
+            Candidates without a consensus distance come last, by rating.
+        rule: the numbers.
+
+    Returns:
+        The winner; ties go to the lowest index. The input when no candidate is left, when it may be
+        good already, when no candidate is better, or when the input itself has no valid judgement:
+        what cannot be compared cannot be shown to be better.
+
+    Raises:
+        ValueError: no row is the input.
+    """
+    source = _input_of(rows)
+    order = contenders(rows, rule)
+    if not order:
+        return Choice("input", f"input kept: {_why_kept(rows, source, rule)}")
+    finalists = [row for row in order if row.second_rating is not None]
+    if finalists:
+        return _second_choice(source, order[0], finalists, rule)
+    return Choice(order[0].index, _praise(order, source))
+
+
+def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
+    """The candidates that may replace the input, the first judge's choice first; else empty.
+
+    Raises:
+        ValueError: no row is the input.
+    """
+    source = _input_of(rows)
+    if source.status != OK or rule.may_be_good(source):
+        return []
+    better = [
+        row
+        for row in rows
+        if row.index != "input" and row.status == OK and row.rating - source.rating > rule.min_gain
+    ]
+    return sorted(better, key=_place)
+
+
+def consensus_distances(
+    images: Sequence[Tensor], ratings: Sequence[float], temperature: float
+) -> list[float]:
+    """How far each candidate is from what all agree on.
+
+    Args:
+        images: (3, H, W) of one shape in [0, 1].
+        ratings: of each image.
+        temperature: of the weights ``softmax(rating / temperature)``; at 0 the best share it all.
+
+    Returns:
+        RMS distance of each to the weighted mean, in pixel values.
+    """
+    if not images:
+        return []
+    scores = torch.tensor(ratings, dtype=torch.float64)
+    best = scores == scores.max()
+    weights = best / best.sum() if temperature == 0 else torch.softmax(scores / temperature, 0)
+    mean = torch.zeros_like(images[0], dtype=torch.float32)
+    for weight, image in zip(weights.tolist(), images, strict=True):
+        mean += weight * image
+    return [float((image - mean).square().mean().sqrt()) for image in images]
+
+
+def _input_of(rows: Sequence[Row]) -> Row:
+    source = next((row for row in rows if row.index == "input"), None)
+    if source is None:
+        raise ValueError("the choice needs the row of the input (index 'input') among its rows.")
+    return source
+
+
+def _place(row: Row) -> tuple[float, float, int]:
+    distance = row.consensus_distance
+    return (math.inf if math.isnan(distance) else distance, -row.rating, int(row.index))
+
+
+def _praise(order: Sequence[Row], source: Row) -> str:
+    best = order[0]
+    figures = f"{best.rating - source.rating:+.2f} rating points over the input"
+    if math.isnan(best.consensus_distance) or len(order) == 1:
+        return f"candidate {best.index} is best: {figures}"
+    return (
+        f"candidate {best.index} is best: {figures}, and of the {len(order)} better ones the "
+        "nearest to what all candidates agree on"
+    )
+
+
+def _why_kept(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> str:
+    candidates = [row for row in rows if row.index != "input"]
+    usable = [row for row in candidates if row.status == OK]
+    if not usable:
+        counts = sorted(Counter(row.status for row in candidates).items())
+        skipped = ", ".join(f"{count} {status}" for status, count in counts)
+        why = f"all {len(candidates)} were skipped ({skipped})" if counts else "none was finished"
+        return f"no candidate to choose from, {why}"
+    if source.status != OK:
+        return (
+            f"it could not be judged ({source.detail}), so no candidate can be shown to be better"
+        )
+    if rule.may_be_good(source):
+        return (
+            f"it may be good already, its rating {source.rating:.2f} + {rule.confidence:g} × "
+            f"{source.rating_std:.2f} reaches {rule.good_rating:g}"
+        )
+    best = max(usable, key=lambda row: (row.rating, -int(row.index)))
+    return (
+        f"the best candidate ({best.index}) is rated {best.rating:.2f} against its "
+        f"{source.rating:.2f}, and a gain of more than {rule.min_gain:g} is asked for"
+    )
+
+
+def _second_choice(source: Row, first: Row, finalists: Sequence[Row], rule: ChoiceRule) -> Choice:
+    judged = [row for row in finalists if math.isfinite(row.second_rating or math.nan)]
+    before = source.second_rating
+    failures = len(finalists) - len(judged)
+    if before is None or not math.isfinite(before) or not judged:
+        what = "the input" if judged else f"all {len(finalists)} finalists"
+        why = f"by the first judge alone: the second failed on {what}"
+        return Choice(first.index, f"candidate {first.index} is best {why}")
+    lost = f"; the second judge failed on {failures} of {len(finalists)}" if failures else ""
+    best = max(judged, key=lambda row: (row.second_rating, -finalists.index(row)))
+    after = best.second_rating or math.nan
+    figures = f"{after:.2f} against the input's {before:.2f} by the second judge{lost}"
+    if after - before > rule.min_gain:
+        return Choice(best.index, f"candidate {best.index} is best of the finalists: {figures}")
+    return Choice("input", f"input kept: the best finalist ({best.index}) has {figures}")
