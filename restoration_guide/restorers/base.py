@@ -51,6 +51,9 @@ class Candidate:
     """(3, H, W) float32 in [0, 1] on the input's grid."""
     seconds: float
     """Wall-clock of this candidate: its share when several were made together."""
+    nfe: int | None = None
+    """Network evaluations it added to the run; one that several candidates share counts with the
+    first of them, so that the sum is the run's. None where the restorer does not count."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Preview:
     """Network evaluations the whole candidate takes."""
     image: Tensor
     """(3, H, W) float32 in [0, 1] on the input's grid: the predicted clean image x0."""
+    nfe: int | None = None
+    """Network evaluations it added to the run so far, counted like `Candidate.nfe`."""
 
 
 class Observer(Protocol):
