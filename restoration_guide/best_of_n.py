@@ -15,6 +15,7 @@ out_of_range       … with pixels outside [0, 1]
 constant           … that is black or one flat colour while the input is not
 judgement_failed   … the judge failed on
 unfaithful         … beyond a fidelity limit
+pruned             … ended half-way (:mod:`restoration_guide.prune`); rated by its preview
 =================  =================================================================
 """
 
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from restoration_guide.fidelity import FidelityLimits, measure_fidelity
+from restoration_guide.prune import NO_RUNGS, PruneConfig, Pruner
 from restoration_guide.screening import screened
 from restoration_guide.selection import OK, Index, Row, Selection
 from restoration_guide.timing import Stopwatch
@@ -57,6 +59,10 @@ class BestOfNConfig:
     min_gain: float = 0.1
     """Rating points by which a candidate's lower bound must exceed the input's rating."""
     fidelity: FidelityLimits = field(default_factory=FidelityLimits)
+    prune: PruneConfig | None = None
+    """Ends candidates half-way; None makes every candidate to its end."""
+    deadline_s: float | None = None
+    """Seconds after which to choose among what is finished by then; None waits for all."""
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.batch_size < 1:
@@ -69,6 +75,8 @@ class BestOfNConfig:
                 "confidence and min_gain are finite numbers ≥ 0; got "
                 f"confidence={self.confidence}, min_gain={self.min_gain}."
             )
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise ValueError(f"deadline_s is a time in seconds, > 0; got {self.deadline_s}.")
 
 
 class Choice(NamedTuple):
@@ -141,6 +149,10 @@ class BestOfN:
         confidence: k of the lower bound ``rating − k · rating_std``.
         min_gain: rating points by which a candidate's lower bound must exceed the input's rating.
         limits: fidelity limits; None for the measured defaults.
+        prune: ends candidates half-way; None makes every candidate to its end.
+        deadline_s: seconds after which to choose among the candidates finished by then. The time
+            that is left is spent as evaluations at the pace so far, so that it is passed by one
+            evaluation and the last judgements at most.
 
     Raises:
         ValueError: a setting is out of range.
@@ -156,11 +168,13 @@ class BestOfN:
         confidence: float = BestOfNConfig.confidence,
         min_gain: float = BestOfNConfig.min_gain,
         limits: FidelityLimits | None = None,
+        prune: PruneConfig | None = None,
+        deadline_s: float | None = None,
     ) -> None:
         self.restorer = restorer
         self.scorer = scorer
         limits = FidelityLimits() if limits is None else limits
-        self.config = BestOfNConfig(n, batch_size, confidence, min_gain, limits)
+        self.config = BestOfNConfig(n, batch_size, confidence, min_gain, limits, prune, deadline_s)
 
     def __call__(
         self,
@@ -190,13 +204,15 @@ class BestOfN:
         source = decoded.pixels
         with watch.measure("judging"):
             judgement = self._judge([source])[0]
+        pruner = self._pruner(source, seed, watch)
         with watch.measure("restoring"):
-            candidates, error = self._restore(source, seed, progress)
+            candidates, error = self._restore(source, seed, progress, pruner)
         assessments: dict[Index, Assessment] = {"input": judgement}
         rows: list[Row] = []
         for first in range(0, len(candidates), self.config.batch_size):
             batch = candidates[first : first + self.config.batch_size]
             rows += self._rows(batch, source, assessments, watch)
+        rows += [] if pruner is None else pruner.ended
         rows.sort(key=lambda row: int(row.index))
         rows.insert(0, Row("input").judged(judgement))
 
@@ -222,18 +238,42 @@ class BestOfN:
             raise SearchInterrupted(selection) from None
         return selection
 
+    def _pruner(self, source: Tensor, seed: int, watch: Stopwatch) -> Pruner | None:
+        """What ends candidates half-way, by the same rows that the choice is made by."""
+        config = self.config
+        if config.prune is None and config.deadline_s is None:
+            return None
+        return Pruner(
+            config.prune or NO_RUNGS,
+            self.restorer.plan,
+            seed,
+            rate=lambda previews: self._rows(previews, source, {}, watch),
+            value=lambda row: row.lower_bound(config.confidence),
+            deadline=watch.start + (config.deadline_s or math.inf),
+            judging_s=watch.seconds["judging"],
+        )
+
     def _restore(
-        self, source: Tensor, seed: int, progress: Callable[[Candidate], None] | None
+        self,
+        source: Tensor,
+        seed: int,
+        progress: Callable[[Candidate], None] | None,
+        pruner: Pruner | None,
     ) -> tuple[list[Candidate], BaseException | None]:
         """Finished candidates, and what stopped the restorer early."""
         finished: list[Candidate] = []
         n, batch_size = self.config.n, self.config.batch_size
+        watched = {} if pruner is None else {"observer": pruner}
         try:
-            stream = self.restorer.restore(source[None], n=n, seed=seed, batch_size=batch_size)
+            stream = self.restorer.restore(
+                source[None], n=n, seed=seed, batch_size=batch_size, **watched
+            )
             for candidate in islice(stream, n):
                 finished.append(candidate)
                 if progress is not None:
                     progress(candidate)
+                if pruner is not None and not pruner.finish(candidate):
+                    break
         except KeyboardInterrupt as interrupt:
             if not finished:
                 raise

@@ -46,6 +46,8 @@ class RunConfig(BestOfNConfig):
             confidence=self.confidence,
             min_gain=self.min_gain,
             limits=self.fidelity,
+            prune=self.prune,
+            deadline_s=self.deadline_s,
         )
 
 

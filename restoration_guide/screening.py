@@ -53,6 +53,7 @@ def screened(candidate: Candidate, source: Tensor) -> Row:
         seed=candidate.seed,
         settings=asdict(candidate.settings),
         seconds=candidate.seconds,
+        nfe=candidate.nfe,
     )
 
 

@@ -202,6 +202,7 @@ class TinyRestorationPipeline(DiffusionPipeline):
             return heat * noise
 
         bar: Any = self.progress_bar
+        scheduler: Any = self.scheduler
         latents = draw_noise()
         for i in bar(range(num_inference_steps)):
             latents, predicted_residual = self.advance(
@@ -215,7 +216,7 @@ class TinyRestorationPipeline(DiffusionPipeline):
             if callback_on_step_end is not None:
                 named = {"latents": latents, "predicted_residual": predicted_residual}
                 wanted = {k: named[k] for k in callback_on_step_end_tensor_inputs}
-                timestep = self.scheduler.timesteps[i]
+                timestep = scheduler.timesteps[i]
                 latents = callback_on_step_end(self, i, timestep, wanted).pop("latents", latents)
 
         restored = self.restored_image(degraded, scale * latents, image.shape[-2:])
