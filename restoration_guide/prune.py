@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from restoration_guide.restorers.base import Candidate, Preview, Settings
+from restoration_guide.restorers.base import AnySettings, Candidate, Preview
 from restoration_guide.selection import OK, Row
 
 Rate = Callable[[Sequence[Candidate]], Sequence[Row]]
@@ -90,7 +90,7 @@ class Pruner:
     def __init__(
         self,
         config: PruneConfig,
-        plan: Sequence[Settings],
+        plan: Sequence[AnySettings],
         seed: int,
         *,
         rate: Rate,

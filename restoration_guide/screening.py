@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,12 +45,14 @@ def screen(image: Tensor, source: Tensor) -> tuple[str, str]:
 def screened(candidate: Candidate, source: Tensor) -> Row:
     """A candidate's row with its status, before it is measured and judged."""
     status, detail = screen(candidate.image.detach().float().cpu(), source)
+    if status != OK:
+        detail = "; ".join((detail, *candidate.notes))
     return Row(
         candidate.index,
         status=status,
         detail=detail,
         seed=candidate.seed,
-        settings=asdict(candidate.settings),
+        settings=candidate.settings_dict,
         seconds=candidate.seconds,
         nfe=candidate.nfe,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from zoomiqa_core.images import ImageLimits
 
 @dataclass(frozen=True)
 class Settings:
-    """How one candidate is sampled."""
+    """How the bundled restorer samples one candidate."""
 
     steps: int
     """Network evaluations, at least 1; 1 is the minimum-mean-square-error estimate."""
@@ -37,6 +37,10 @@ class Settings:
             raise ValueError(f"temperature must lie in [0, 2], got {self.temperature}.")
 
 
+AnySettings = Settings | Mapping[str, Any]
+"""One entry of a plan: the bundled restorer's, or keyword arguments of a pipeline's call."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One restored image and how it was made."""
@@ -45,7 +49,7 @@ class Candidate:
     """Place in the run, from 0; with the seed it determines the image."""
     seed: int
     """Seed of the run."""
-    settings: Settings
+    settings: AnySettings
     """`plan[index % len(plan)]`."""
     image: Tensor
     """(3, H, W) float32 in [0, 1] on the input's grid."""
@@ -54,6 +58,15 @@ class Candidate:
     nfe: int | None = None
     """Network evaluations it added to the run; one that several candidates share counts with the
     first of them, so that the sum is the run's. None where the restorer does not count."""
+    notes: tuple[str, ...] = ()
+    """What was done to make it fit, and what the pipeline said of it, e.g. that its safety checker
+    flagged the image."""
+
+    @property
+    def settings_dict(self) -> dict[str, Any]:
+        """The settings by name, whatever their type."""
+        given = self.settings
+        return asdict(given) if isinstance(given, Settings) else dict(given)
 
 
 @dataclass(frozen=True)
@@ -90,10 +103,13 @@ class Restorer(Protocol):
 
     name: str
     """What reports and configurations call it; for a folder its path as given."""
-    plan: tuple[Settings, ...]
-    """Settings the candidates cycle through."""
     limits: ImageLimits
     """Sizes it can restore; images are read with them, so a wrong size is named before decoding."""
+
+    @property
+    def plan(self) -> Sequence[AnySettings]:
+        """Settings the candidates cycle through."""
+        ...
 
     def restore(
         self,
