@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from restoration_guide.best_of_n import BestOfN
 from restoration_guide.compose import ComposeConfig, compose_regions
 from restoration_guide.reference import psnr, reference_figures
 from restoration_guide.run_config import RunConfig
-from restoration_guide.selection import Selection
+from restoration_guide.selection import Index, Selection
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.metrics import bootstrap
 from zoomiqa_core.scorer import load_scorer
@@ -75,12 +76,13 @@ def damaged_halves(photo: Photo, kinds: tuple[str, str], seed: int) -> Tensor:
     return torch.cat([left[..., :middle], right[..., middle:]], dim=-1)
 
 
-def winner_by_half(selection: Selection, clean: Tensor) -> tuple[object, object]:
+def winner_by_half(selection: Selection, clean: Tensor) -> tuple[Index, Index]:
     """Index of the image nearest to the clean one in the left and in the right half."""
     middle = clean.shape[-1] // 2
-    indices = [row.index for row in selection.rows if row.index == "input" or row.fidelity]
+    rows = [row for row in selection.rows if row.index == "input" or row.fidelity is not None]
+    indices: list[Index] = [row.index for row in rows]
 
-    def nearest(half: slice) -> object:
+    def nearest(half: slice) -> Index:
         return max(
             indices, key=lambda index: psnr(selection.image(index)[..., half], clean[..., half])
         )
@@ -149,30 +151,30 @@ def main() -> None:
     search, config = run.build(), ComposeConfig()
     second = _second_judge(options.second)
     photos = read_photos(options.photos, options.count)
-    trials = []
+    settings = {**asdict(run), "compose": asdict(config), "second": options.second}
+    trials: list[Trial] = []
     for place, photo in enumerate(track(photos, "photos", console=Console(stderr=True))):
         kinds = PAIRS[place * STRIDE % len(PAIRS)]
         trials.append(run_trial(search, config, photo, kinds, run.seed, second))
+        groups = grouped(trials)
+        record = {
+            "config": settings,
+            "hardware": hardware(),
+            "summary": {name: summary(group) for name, group in groups.items()},
+            "counts": {name: len(group) for name, group in groups.items()},
+            "trials": [asdict(trial) for trial in trials],
+        }
+        write_text_atomic(options.out, to_json(record))
+    _print(Console(), trials, options.second)
 
-    groups = {
-        "all": trials,
+
+def grouped(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """All photos, those of mixed winners, and those whose composition was kept."""
+    return {
+        "all": list(trials),
         "mixed winners": [trial for trial in trials if trial.mixed],
         "composed": [trial for trial in trials if trial.status == "ok"],
     }
-    record = {
-        "config": {**asdict(run), "compose": asdict(config), "second": options.second},
-        "hardware": hardware(),
-        "summary": {name: summary(group) for name, group in groups.items()},
-        "counts": {name: len(group) for name, group in groups.items()},
-        "seconds": float(np.mean([trial.seconds for trial in trials])),
-        "trials": [asdict(trial) for trial in trials],
-    }
-    write_text_atomic(options.out, to_json(record))
-    _print(Console(), groups, options.second)
-    console = Console()
-    statuses = [trial.status for trial in trials]
-    console.print({status: statuses.count(status) for status in sorted(set(statuses))})
-    console.print(f"{record['seconds']:.2f} s a composition; written to {options.out}")
 
 
 def _second_judge(name: str) -> Callable[[Tensor], float]:
@@ -195,16 +197,18 @@ def _figures(
     }
 
 
-def _print(console: Console, groups: dict[str, list[Trial]], second: str) -> None:
-    for name, trials in groups.items():
-        table = Table(title=f"{name}: {len(trials)} photos")
+def _print(console: Console, trials: Sequence[Trial], second: str) -> None:
+    for name, group in grouped(trials).items():
+        table = Table(title=f"{name}: {len(group)} photos")
         for heading in ("", "single", "composed", "difference"):
             table.add_column(heading)
-        for figure, row in summary(trials).items():
-            label = figure.replace("second judge", second)
+        for figure, row in summary(group).items():
             values = ("{:.4f} [{:.4f}, {:.4f}]".format(*row[key]) for key in row)
-            table.add_row(label, *values)
+            table.add_row(figure.replace("second judge", second), *values)
         console.print(table)
+    console.print(dict(Counter(trial.status for trial in trials)))
+    seconds = [trial.seconds for trial in trials]
+    console.print(f"{np.mean(seconds):.2f} s a composition")
 
 
 if __name__ == "__main__":

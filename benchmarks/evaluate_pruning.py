@@ -16,7 +16,7 @@ every row, as JSON. Terms:
   reaches it with the finished candidates, by the lower bound, over the candidates of more than one
   step; "drift" adds to every preview how much the same candidate's bound rises on the other photos.
 
-``--deadlines 2 4`` also searches each photo under deadlines, in seconds, unpruned.
+The file is written after every photo: a run cut short leaves the figures of the photos it did.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from restoration_guide.prune import PruneConfig
 from restoration_guide.reference import compare_with_reference
 from restoration_guide.restorers.base import Candidate, Preview, Restorer
 from restoration_guide.run_config import RunConfig
-from restoration_guide.selection import Selection
+from restoration_guide.selection import Index, Selection
 from zoomiqa_core.data.degradations import PRESETS
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.metrics import Estimate, bootstrap, srcc
@@ -105,55 +105,37 @@ class Trial:
     seconds: dict[str, float]
     same_choice: bool
     progress: Progress
-    deadlines: dict[float, dict[str, float]]
 
 
 def run_trial(
-    full: BestOfN,
-    pruned: BestOfN,
-    anytime: Sequence[BestOfN],
-    name: str,
-    damaged: Tensor,
-    clean: Tensor,
-    seed: int,
+    full: BestOfN, pruned: BestOfN, name: str, damaged: Tensor, clean: Tensor, seed: int
 ) -> Trial:
-    """Search one photo every way."""
-    recorder = full.restorer
-    if not isinstance(recorder, Recorder):
-        raise TypeError("the full search needs a Recorder for its previews")
+    """Search one photo both ways; the full search's restorer is a :class:`Recorder`."""
+    recorder: Any = full.restorer
     whole = _finished(full(damaged, seed=seed), name)
     previews = recorder.previews
     part = _finished(pruned(damaged, seed=seed), name)
     distances = compare_with_reference(whole, clean)
     config = full.config
 
-    picks = {"input": "input", "full": whole.choice, "pruned": part.choice}
+    picks: dict[str, Index] = {"input": "input", "full": whole.choice, "pruned": part.choice}
     nfe = {"full": _spent(whole), "pruned": _spent(part)}
     for count in range(1, config.n):
-        rows = whole.rows[: count + 1]
+        rows = whole.rows[: count + 1]  # the input's comes first
         picks[f"first {count}"] = choose(rows, config.confidence, config.min_gain).index
         nfe[f"first {count}"] = sum(row.nfe or 0 for row in rows)
-    deadlines = {}
-    for search in anytime:
-        early = _finished(search(damaged, seed=seed), name)
-        deadlines[float(search.config.deadline_s or 0)] = {
-            "seconds": early.timing.total,
-            "finished": len(early.candidates),
-            **{f"{m}_gain": getattr(distances[early.choice], m) for m in METRICS},
-        }
-        for metric in METRICS:
-            deadlines[float(search.config.deadline_s or 0)][f"{metric}_gain"] -= getattr(
-                distances["input"], metric
-            )
     return Trial(
         name,
         {m: {key: getattr(distances[i], m) for key, i in picks.items()} for m in METRICS},
         nfe,
         {"full": whole.timing.total, "pruned": part.timing.total},
         whole.choice == part.choice,
-        _progress(whole, previews, full.scorer, config.confidence),
-        deadlines,
+        _progress(whole, previews, pruned.scorer, config.confidence),
     )
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
+    return float(np.mean(part) / np.mean(whole))
 
 
 def gains(trials: Sequence[Trial], metric: str) -> dict[str, Estimate]:
@@ -229,48 +211,42 @@ def main() -> None:
     parser.add_argument("--at", type=float, nargs="*", default=PruneConfig.at)
     parser.add_argument("--keep", type=float, nargs="*", default=PruneConfig.keep)
     parser.add_argument("--max-nfe", type=int, default=None)
-    parser.add_argument("--deadlines", type=float, nargs="*", default=())
     parser.add_argument("--restorer", default=RunConfig.restorer)
     parser.add_argument("--scorer", default=RunConfig.scorer)
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_pruning.json"))
     options = parser.parse_args()
-    schedule = PruneConfig(tuple(options.at), tuple(options.keep), options.max_nfe)
     run = RunConfig(
         n=options.n,
         seed=options.seed,
         restorer=options.restorer,
         scorer=options.scorer,
-        prune=schedule,
+        prune=PruneConfig(tuple(options.at), tuple(options.keep), options.max_nfe),
     )
     pruned = run.build()
     full = BestOfN(Recorder(pruned.restorer), pruned.scorer, run.n)
-    anytime = [
-        BestOfN(pruned.restorer, pruned.scorer, run.n, deadline_s=seconds)
-        for seconds in options.deadlines
-    ]
-    trials = []
-    for photo in track(
-        read_photos(options.photos, options.count), "photos", console=Console(stderr=True)
-    ):
+    trials: list[Trial] = []
+    photos = read_photos(options.photos, options.count)
+    for photo in track(photos, "photos", console=Console(stderr=True)):
         damaged = damage(photo, options.preset, seed=run.seed)
-        trials.append(run_trial(full, pruned, anytime, photo.name, damaged, photo.clean, run.seed))
+        trials.append(run_trial(full, pruned, photo.name, damaged, photo.clean, run.seed))
+        record = {"config": asdict(run), "preset": options.preset, **summary(trials)}
+        write_text_atomic(options.out, to_json(record))
+    _print(Console(), trials, options.preset)
 
-    results = {metric: gains(trials, metric) for metric in METRICS}
-    others = {**costs(trials), **rank_correlations(trials)}
-    record = {
-        "config": asdict(run),
+
+def summary(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Every figure, for JSON."""
+    tables = {**{m: gains(trials, m) for m in METRICS}, "costs": costs(trials)}
+    tables["ranks"] = rank_correlations(trials)
+    return {
         "photos": len(trials),
-        "preset": options.preset,
         "fewer": first_within(trials),
         "hardware": hardware(),
-        "gains": {m: {k: e._asdict() for k, e in table.items()} for m, table in results.items()},
-        "costs": {name: estimate._asdict() for name, estimate in others.items()},
+        **{n: {k: e._asdict() for k, e in table.items()} for n, table in tables.items()},
         "nfe": {key: sum(t.nfe[key] for t in trials) for key in ("full", "pruned")},
         "most_nfe": max(trial.nfe["pruned"] / trial.nfe["full"] for trial in trials),
         "trials": [_to_record(trial) for trial in trials],
     }
-    write_text_atomic(options.out, to_json(record))
-    _print(Console(), record, results, others, trials)
 
 
 def _finished(selection: Selection, name: str) -> Selection:
@@ -299,10 +275,6 @@ def _progress(
     )
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
-    return float(np.mean(part) / np.mean(whole))
-
-
 def _to_record(trial: Trial) -> dict[str, Any]:
     record = asdict(trial)
     previews = trial.progress.previews
@@ -315,32 +287,16 @@ def _interval(estimate: Estimate, digits: int) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _print(
-    console: Console,
-    record: dict[str, Any],
-    results: dict[str, dict[str, Estimate]],
-    others: dict[str, Estimate],
-    trials: Sequence[Trial],
-) -> None:
-    table = Table(title=f"best of {record['config']['n']}, {record['photos']} photos")
-    for heading in (record["preset"], "PSNR, dB", "MS-SSIM"):
+def _print(console: Console, trials: Sequence[Trial], preset: str) -> None:
+    table = Table(title=f"{preset}, {len(trials)} photos; fewer: {first_within(trials)}")
+    for heading in ("", "PSNR, dB", "MS-SSIM"):
         table.add_column(heading)
-    for name in results["psnr"]:
-        table.add_row(
-            name.replace("fewer", f"fewer ({record['fewer']})"),
-            _interval(results["psnr"][name], 2),
-            _interval(results["ms_ssim"][name], 4),
-        )
+    psnr, ms_ssim = (gains(trials, metric) for metric in METRICS)
+    for name in psnr:
+        table.add_row(name, _interval(psnr[name], 2), _interval(ms_ssim[name], 4))
     console.print(table)
-    for name, estimate in others.items():
+    for name, estimate in {**costs(trials), **rank_correlations(trials)}.items():
         console.print(f"{name}: {_interval(estimate, 3)}")
-    console.print(f"NFE {record['nfe']}; the most on a photo: {record['most_nfe']:.3f} of full")
-    for deadline in sorted({key for trial in trials for key in trial.deadlines}):
-        early = [trial.deadlines[deadline] for trial in trials]
-        means = {key: float(np.mean([row[key] for row in early])) for key in early[0]}
-        worst = max(row["seconds"] for row in early)
-        figures = ", ".join(f"{key} {value:.4g}" for key, value in means.items())
-        console.print(f"deadline {deadline:g} s: {figures}; the longest {worst:.2f} s")
 
 
 if __name__ == "__main__":

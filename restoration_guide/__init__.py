@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted, choose
+    from restoration_guide.compose import ComposeConfig, compose_regions
     from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
+    from restoration_guide.prune import PruneConfig
     from restoration_guide.report_folder import ReportExistsError
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
@@ -17,8 +19,10 @@ __all__ = [
     "BestOfN",
     "BestOfNConfig",
     "Candidate",
+    "ComposeConfig",
     "Fidelity",
     "FidelityLimits",
+    "PruneConfig",
     "ReportExistsError",
     "Restorer",
     "Row",
@@ -26,6 +30,7 @@ __all__ = [
     "Selection",
     "Settings",
     "choose",
+    "compose_regions",
     "load_restorer",
     "measure_fidelity",
 ]
@@ -35,9 +40,12 @@ _LAZY = {
     "BestOfNConfig": "best_of_n",
     "SearchInterrupted": "best_of_n",
     "choose": "best_of_n",
+    "ComposeConfig": "compose",
+    "compose_regions": "compose",
     "Fidelity": "fidelity",
     "FidelityLimits": "fidelity",
     "measure_fidelity": "fidelity",
+    "PruneConfig": "prune",
     "ReportExistsError": "report_folder",
     "load_restorer": "restorers",
     "Candidate": "restorers.base",

@@ -35,9 +35,9 @@ class ComposeConfig:
 
     smoothing: float = 1.0
     """Standard deviation, in cells, of the Gaussian that the judge's maps are smoothed with."""
-    margin: float = 0.1
+    margin: float = 0.05
     """Rating points by which another map must exceed that of the best single image in a cell."""
-    switch_cost: float = 0.1
+    switch_cost: float = 0.05
     """Rating points that every pair of neighbouring cells with different labels costs."""
     max_local_distance: float = 0.06
     """Largest :func:`local_distance` at which an image may be taken in a cell."""
