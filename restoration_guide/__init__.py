@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
     from restoration_guide.choice import Choice, ChoiceRule, choose
+    from restoration_guide.compose import ComposeConfig, compose_regions
     from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
+    from restoration_guide.prune import PruneConfig
     from restoration_guide.report_folder import ReportExistsError
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
@@ -20,8 +22,10 @@ __all__ = [
     "Candidate",
     "Choice",
     "ChoiceRule",
+    "ComposeConfig",
     "Fidelity",
     "FidelityLimits",
+    "PruneConfig",
     "ReportExistsError",
     "Restorer",
     "Row",
@@ -29,6 +33,7 @@ __all__ = [
     "Selection",
     "Settings",
     "choose",
+    "compose_regions",
     "load_restorer",
     "measure_fidelity",
 ]
@@ -40,9 +45,12 @@ _LAZY = {
     "Choice": "choice",
     "ChoiceRule": "choice",
     "choose": "choice",
+    "ComposeConfig": "compose",
+    "compose_regions": "compose",
     "Fidelity": "fidelity",
     "FidelityLimits": "fidelity",
     "measure_fidelity": "fidelity",
+    "PruneConfig": "prune",
     "ReportExistsError": "report_folder",
     "load_restorer": "restorers",
     "Candidate": "restorers.base",

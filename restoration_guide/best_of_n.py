@@ -15,12 +15,14 @@ out_of_range       … with pixels outside [0, 1]
 constant           … that is black or one flat colour while the input is not
 judgement_failed   … the judge failed on
 unfaithful         … beyond a fidelity limit
+pruned             … ended half-way (:mod:`restoration_guide.prune`); rated by its preview
 =================  =================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -28,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from restoration_guide.choice import ChoiceRule, choose, consensus_distances, contenders
+from restoration_guide.choice import ChoiceRule, choose, contenders, with_consensus
 from restoration_guide.fidelity import FidelityLimits, measure_fidelity
 from restoration_guide.judging import describe_error, judge_images
+from restoration_guide.prune import NO_RUNGS, PruneConfig, Pruner
 from restoration_guide.screening import screened
 from restoration_guide.selection import OK, Index, Row, Selection
 from restoration_guide.timing import Stopwatch
@@ -55,6 +58,10 @@ class BestOfNConfig(ChoiceRule):
     finalists: int = 3
     """How many of the best the second judge is shown, where there is one."""
     fidelity: FidelityLimits = field(default_factory=FidelityLimits)
+    prune: PruneConfig | None = None
+    """Ends candidates half-way; None makes every candidate to its end."""
+    deadline_s: float | None = None
+    """Seconds after which to choose among what is finished by then; None waits for all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +70,8 @@ class BestOfNConfig(ChoiceRule):
                 f"n, batch_size and finalists count candidates, ≥ 1; got n={self.n}, "
                 f"batch_size={self.batch_size}, finalists={self.finalists}."
             )
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise ValueError(f"deadline_s is a time in seconds, > 0; got {self.deadline_s}.")
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -82,7 +91,9 @@ class BestOfN:
         n: number of candidates.
         second: a second judge, e.g. a Zoom-IQA model, that chooses among the first one's best.
         limits: fidelity limits; None for the measured defaults.
-        settings: any other of :class:`BestOfNConfig`, e.g. ``temperature=0``.
+        settings: any other of :class:`BestOfNConfig`, e.g. ``temperature=0``, ``prune`` or
+            ``deadline_s``. The time that is left before the deadline is spent as evaluations at
+            the pace so far, so that it is passed by one evaluation and the last judgements at most.
 
     Raises:
         TypeError: there is no such setting.
@@ -133,18 +144,21 @@ class BestOfN:
         source = decoded.pixels
         with watch.measure("judging"):
             judgement = judge_images(self.scorer, [source])[0]
+        pruner = self._pruner(source, seed, watch)
         with watch.measure("restoring"):
-            candidates, error = self._restore(source, seed, progress)
+            candidates, error = self._restore(source, seed, progress, pruner)
         assessments: dict[Index, Assessment] = {"input": judgement}
         rows: list[Row] = []
         for first in range(0, len(candidates), self.config.batch_size):
             batch = candidates[first : first + self.config.batch_size]
             rows += self._rows(batch, source, assessments, watch)
+        rows += [] if pruner is None else pruner.ended
         rows.sort(key=lambda row: int(row.index))
-        rows = self._measure_consensus(rows, candidates)
+        images = {candidate.index: candidate for candidate in candidates}
+        rows = with_consensus(rows, lambda i: _pixels(images[int(i)]), self.config.temperature)
         rows.insert(0, Row("input").judged(judgement))
         with watch.measure("judging"):
-            rows, second_assessments = self._ask_second(rows, candidates, source)
+            rows, second_assessments = self._ask_second(rows, images, source)
 
         choice = choose(rows, self.config)
         described = None if error is None else describe_error(error)
@@ -169,18 +183,42 @@ class BestOfN:
             raise SearchInterrupted(selection) from None
         return selection
 
+    def _pruner(self, source: Tensor, seed: int, watch: Stopwatch) -> Pruner | None:
+        """What ends candidates half-way, by the same rows that the choice is made by."""
+        config = self.config
+        if config.prune is None and config.deadline_s is None:
+            return None
+        return Pruner(
+            config.prune or NO_RUNGS,
+            self.restorer.plan,
+            seed,
+            rate=lambda previews: self._rows(previews, source, {}, watch),
+            value=lambda row: row.rating,
+            deadline=watch.start + (config.deadline_s or math.inf),
+            judging_s=watch.seconds["judging"],
+        )
+
     def _restore(
-        self, source: Tensor, seed: int, progress: Callable[[Candidate], None] | None
+        self,
+        source: Tensor,
+        seed: int,
+        progress: Callable[[Candidate], None] | None,
+        pruner: Pruner | None,
     ) -> tuple[list[Candidate], BaseException | None]:
         """Finished candidates, and what stopped the restorer early."""
         finished: list[Candidate] = []
         n, batch_size = self.config.n, self.config.batch_size
+        watched = {} if pruner is None else {"observer": pruner}
         try:
-            stream = self.restorer.restore(source[None], n=n, seed=seed, batch_size=batch_size)
+            stream = self.restorer.restore(
+                source[None], n=n, seed=seed, batch_size=batch_size, **watched
+            )
             for candidate in islice(stream, n):
                 finished.append(candidate)
                 if progress is not None:
                     progress(candidate)
+                if pruner is not None and not pruner.finish(candidate):
+                    break
         except KeyboardInterrupt as interrupt:
             if not finished:
                 raise
@@ -218,29 +256,13 @@ class BestOfN:
             rows[index] = row
         return list(rows.values())
 
-    def _measure_consensus(self, rows: list[Row], candidates: Sequence[Candidate]) -> list[Row]:
-        """The rows, usable ones with their distance to what these agree on."""
-        images = {candidate.index: candidate for candidate in candidates}
-        usable = [row for row in rows if row.status == OK]
-        distances = consensus_distances(
-            [_pixels(images[int(row.index)]) for row in usable],
-            [row.rating for row in usable],
-            self.config.temperature,
-        )
-        known = {row.index: distance for row, distance in zip(usable, distances, strict=True)}
-        return [
-            replace(row, consensus_distance=known.get(row.index, row.consensus_distance))
-            for row in rows
-        ]
-
     def _ask_second(
-        self, rows: list[Row], candidates: Sequence[Candidate], source: Tensor
+        self, rows: list[Row], images: Mapping[int, Candidate], source: Tensor
     ) -> tuple[list[Row], dict[Index, Assessment]]:
         """The rows with the second judge's ratings of the input and the finalists."""
         finalists = contenders(rows, self.config)[: self.config.finalists]
         if self.second is None or not finalists:
             return rows, {}
-        images = {candidate.index: candidate for candidate in candidates}
         indices: list[Index] = ["input", *(row.index for row in finalists)]
         pixels = [source, *(_pixels(images[int(row.index)]) for row in finalists)]
         judgements = dict(zip(indices, judge_images(self.second, pixels), strict=True))

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -114,6 +114,24 @@ def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
         if row.index != "input" and row.status == OK and row.rating - source.rating > rule.min_gain
     ]
     return sorted(better, key=_place)
+
+
+def with_consensus(
+    rows: Sequence[Row], image: Callable[[Index], Tensor], temperature: float
+) -> list[Row]:
+    """The rows, usable candidates with their distance to what these agree on.
+
+    Args:
+        rows: of candidates and, if wanted, of the input, which stays as it is.
+        image: (3, H, W) in [0, 1] of a usable candidate.
+        temperature: see :func:`consensus_distances`.
+    """
+    usable = [row for row in rows if row.status == OK and row.index != "input"]
+    distances = consensus_distances(
+        [image(row.index) for row in usable], [row.rating for row in usable], temperature
+    )
+    known = {row.index: distance for row, distance in zip(usable, distances, strict=True)}
+    return [replace(row, consensus_distance=known.get(row.index, math.nan)) for row in rows]
 
 
 def consensus_distances(

@@ -125,6 +125,7 @@ def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) ->
         "reason": selection.reason,
         "error": selection.error,
         "skipped": selection.skipped,
+        "nfe": selection.nfe,
         "rows": table,
         "rank_of_choice": rank_of_choice(selection, figures) if figures else None,
         "fidelity_terms": {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from restoration_guide.best_of_n import BestOfN, BestOfNConfig
-from restoration_guide.choice import ChoiceRule
 from restoration_guide.restorers import load_restorer
 from zoomiqa_core.scorer import load_scorer
 
@@ -43,7 +42,8 @@ class RunConfig(BestOfNConfig):
         """Load the restorer and the judge."""
         settings = {
             name: getattr(self, name)
-            for name in (*ChoiceRule.__dataclass_fields__, "batch_size", "finalists")
+            for name in BestOfNConfig.__dataclass_fields__
+            if name not in ("n", "fidelity")
         }
         return BestOfN(
             load_restorer(self.restorer),

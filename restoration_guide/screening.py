@@ -54,6 +54,7 @@ def screened(candidate: Candidate, source: Tensor) -> Row:
         seed=candidate.seed,
         settings=candidate.settings_dict,
         seconds=candidate.seconds,
+        nfe=candidate.nfe,
     )
 
 

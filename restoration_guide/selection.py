@@ -56,7 +56,11 @@ class Row:
     second_error: str = ""
     """Why the second judge failed."""
     seconds: float | None = None
-    """Restoration time; None for the input."""
+    """Restoration time; None for the input and for pruned candidates."""
+    nfe: int | None = None
+    """Network evaluations it added to the run; None for the input, or where none are counted."""
+    nfe_saved: int = 0
+    """Evaluations it would have taken further; above 0 for pruned candidates alone."""
 
     def lower_bound(self, confidence: float) -> float:
         """The rating one can count on (:func:`zoomiqa_core.assessment.lower_bound`)."""
@@ -97,6 +101,7 @@ class Row:
             "status": self.status,
             "detail": self.detail,
             "seconds": self.seconds,
+            "nfe": self.nfe,
         }
 
 
@@ -155,6 +160,18 @@ class Selection:
     def second_failures(self) -> int:
         """How many of the second judge's judgements failed."""
         return sum(not judgement.valid for judgement in self.second_assessments.values())
+
+    @property
+    def nfe(self) -> dict[str, int] | None:
+        """Network evaluations: ``spent``, and ``full``, those of all these candidates unpruned.
+
+        None where the restorer does not count them.
+        """
+        counted = [row for row in self.rows if row.nfe is not None]
+        if not counted:
+            return None
+        spent = sum(row.nfe or 0 for row in counted)
+        return {"spent": spent, "full": spent + sum(row.nfe_saved for row in counted)}
 
     def image(self, index: Index) -> Tensor:
         """(3, H, W) in [0, 1] of a candidate or of the input.

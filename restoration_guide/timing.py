@@ -24,20 +24,27 @@ class Timing:
 
 
 class Stopwatch:
-    """Adds up seconds under names, and knows the total since it was made."""
+    """Adds up seconds under names, and knows the total since it was made.
+
+    Parts may nest: what is judged in the middle of restoring counts as judging alone.
+    """
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
+        self._inside = 0.0
         self.seconds = {"restoring": 0.0, "judging": 0.0, "fidelity": 0.0}
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
         """Count the seconds inside the ``with`` block towards ``part``."""
         start = time.perf_counter()
+        outside, self._inside = self._inside, 0.0
         try:
             yield
         finally:
-            self.seconds[part] += time.perf_counter() - start
+            elapsed = time.perf_counter() - start
+            self.seconds[part] += elapsed - self._inside
+            self._inside = outside + elapsed
 
     def read(self) -> Timing:
         """The figures so far."""

@@ -12,7 +12,14 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
-from restoration_guide.restorers.base import Candidate, Settings, candidate_generator
+from restoration_guide.restorers.base import (
+    Candidate,
+    Observer,
+    Preview,
+    Settings,
+    candidate_generator,
+)
+from restoration_guide.restorers.chains import Chain, Sampler, grouped
 from restoration_guide.restorers.pipeline import (
     MIN_SIDE,
     RestorationOutput,
@@ -136,12 +143,23 @@ class BuiltinRestorer:
         return 1 if self.pipe.device.type == "cpu" else batch_size
 
     def restore(
-        self, image: Tensor, *, n: int, seed: int = 0, batch_size: int = 1
+        self,
+        image: Tensor,
+        *,
+        n: int,
+        seed: int = 0,
+        batch_size: int = 1,
+        observer: Observer | None = None,
     ) -> Iterator[Candidate]:
         """Yield candidates 0 … n - 1 of (1, 3, H, W) float in [0, 1], sides of at least 8 px.
 
+        In order of their index, group after group. With an `observer` all candidates advance
+        together, one evaluation at a time, so that it can compare all of them: they come in the
+        order in which they are finished, those of fewest steps first, before the observer sees the
+        others' previews. That holds the states of all candidates in memory, n times the image.
+
         Raises:
-            ValueError: Bad shape, n or batch_size.
+            ValueError: Bad shape, n or batch_size; an observer names a candidate it was not shown.
             TypeError: The image is not a float tensor.
         """
         check_image(image)
@@ -149,40 +167,53 @@ class BuiltinRestorer:
             raise ValueError(f"Expected one image (1, 3, H, W), got {tuple(image.shape)}.")
         if n < 1 or batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
-        return self._restore(image, n, seed, batch_size)
+        return self._restore(image, n, seed, self.group_limit(batch_size), observer)
 
     @torch.no_grad()
-    def _restore(self, image: Tensor, n: int, seed: int, batch_size: int) -> Iterator[Candidate]:
+    def _restore(
+        self, image: Tensor, n: int, seed: int, limit: int, observer: Observer | None
+    ) -> Iterator[Candidate]:
         started = time.perf_counter()
-        first = self.pipe.first_prediction(image)
+        sampler = Sampler(self.pipe, image)
         shared = (time.perf_counter() - started) / n
-        for group in self._groups(n, self.group_limit(batch_size)):
-            started = time.perf_counter()
-            plan = [self.settings(index) for index in group]
-            (images,) = self.pipe(
-                image.expand(len(group), -1, -1, -1),
-                plan[0].steps,
-                strength=torch.tensor([s.strength for s in plan]),
-                temperature=torch.tensor([s.temperature for s in plan]),
-                stochastic=plan[0].churn,
-                generator=[candidate_generator(seed, index) for index in group],
-                first_prediction=first,
-                output_type="pt",
-                return_dict=False,
-            )
-            images = images.to("cpu", torch.float32)
-            seconds = shared + (time.perf_counter() - started) / len(group)
-            for index, settings, result in zip(group, plan, images, strict=True):
-                yield Candidate(index, seed, settings, result, seconds)
+        chains = [
+            Chain(index, self.settings(index), candidate_generator(seed, index), seconds=shared)
+            for index in range(n)
+        ]
+        chains[0].nfe = 1  # the shared evaluation
+        for alive in [chains] if observer is not None else grouped(chains, limit):
+            while alive:
+                for group in grouped(alive, limit):
+                    sampler.advance(group)
+                for chain in (chain for chain in alive if chain.finished):
+                    yield Candidate(
+                        chain.index,
+                        seed,
+                        chain.settings,
+                        sampler.image(chain),
+                        chain.seconds,
+                        chain.nfe,
+                    )
+                alive = [chain for chain in alive if not chain.finished]
+                if observer is not None and alive:
+                    alive = _let_go_on(alive, observer, sampler)
+        self.pipe.maybe_free_model_hooks()
 
-    def _groups(self, n: int, limit: int) -> Iterator[list[int]]:
-        """Split 0 … n - 1 in order into runs of equal steps and churn, at most `limit` long."""
-        group: list[int] = []
-        for index in range(n):
-            if group:
-                a, b = self.settings(group[0]), self.settings(index)
-                if len(group) == limit or (a.steps, a.churn) != (b.steps, b.churn):
-                    yield group
-                    group = []
-            group.append(index)
-        yield group
+
+def _let_go_on(alive: list[Chain], observer: Observer, sampler: Sampler) -> list[Chain]:
+    """The candidates that the observer goes on with."""
+    going_on = set(
+        observer(
+            [
+                Preview(chain.index, chain.step, chain.steps, sampler.image(chain), chain.nfe)
+                for chain in alive
+            ]
+        )
+    )
+    unknown = going_on - {chain.index for chain in alive}
+    if unknown:
+        raise ValueError(
+            f"The observer goes on with candidates {sorted(unknown)}, but was shown "
+            f"{[chain.index for chain in alive]}."
+        )
+    return [chain for chain in alive if chain.index in going_on]

@@ -107,6 +107,51 @@ class TinyRestorationPipeline(DiffusionPipeline):
         t = torch.ones(len(degraded), device=degraded.device, dtype=degraded.dtype)
         return self.predict_residual(torch.zeros_like(degraded), degraded, t)
 
+    def advance(
+        self,
+        latents: Tensor,
+        degraded: Tensor,
+        i: int,
+        steps: int,
+        *,
+        renew_noise: Callable[[], Tensor] | None = None,
+        first_prediction: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Step i of `steps`: one network evaluation, differentiable. Nothing is kept between calls.
+
+        Args:
+            latents: State z (B, 3, H, W) on the padded grid; at step 0 it is noise.
+            degraded: Result of `prepare_image`, or (1, 3, H, W) for states of one image.
+            i: Step, from 0.
+            steps: Steps of the whole chain; their times are evenly spaced.
+            renew_noise: Draws the noise of a stochastic sampler; not called at the first and at
+                the last step.
+            first_prediction: Replaces the network evaluation of step 0.
+
+        Returns:
+            The next state, and r̂: after the last step both are the prediction.
+        """
+        scheduler: Any = self.scheduler
+        times = [1.0 - k / steps for k in range(steps)]
+        scheduler.set_timesteps(sigmas=times, device=latents.device)
+        scheduler.set_begin_index(i)
+        degraded = degraded.expand_as(latents)
+        t = scheduler.sigmas[i].to(latents.dtype).expand(len(latents))
+        if i == 0 and first_prediction is not None:
+            residual = first_prediction.to(latents.device, latents.dtype).expand_as(latents)
+        else:
+            residual = self.predict_residual(latents, degraded, t)
+        if renew_noise is not None and 0 < i < steps - 1:
+            latents = rf.interpolate(residual, renew_noise(), t)
+        model_output = rf.velocity(latents, residual, t)
+        timestep = scheduler.timesteps[i]
+        return scheduler.step(model_output, timestep, latents, return_dict=False)[0], residual
+
+    def restored_image(self, degraded: Tensor, residual: Tensor, size: Sequence[int]) -> Tensor:
+        """Images (B, 3, *size) in [0, 1] from the padded input and a residual of any scale."""
+        restored = rf.apply_residual(degraded, residual, self.flow)[..., : size[0], : size[1]]
+        return ((restored + 1.0) / 2.0).clamp(0.0, 1.0)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -156,29 +201,25 @@ class TinyRestorationPipeline(DiffusionPipeline):
             noise = randn_tensor(degraded.shape, generator=generators, device=device, dtype=dtype)
             return heat * noise
 
-        scheduler: Any = self.scheduler
         bar: Any = self.progress_bar
-        times = [1.0 - i / num_inference_steps for i in range(num_inference_steps)]
-        scheduler.set_timesteps(sigmas=times, device=device)
+        scheduler: Any = self.scheduler
         latents = draw_noise()
-        for i, timestep in enumerate(bar(scheduler.timesteps)):
-            t = scheduler.sigmas[i].to(dtype).expand(count)
-            if i == 0 and first_prediction is not None:
-                predicted_residual = first_prediction.to(device, dtype).expand_as(degraded)
-            else:
-                predicted_residual = self.predict_residual(latents, degraded, t)
-            if stochastic and 0 < i < num_inference_steps - 1:
-                latents = rf.interpolate(predicted_residual, draw_noise(), t)
-            model_output = rf.velocity(latents, predicted_residual, t)
-            latents = scheduler.step(model_output, timestep, latents, return_dict=False)[0]
+        for i in bar(range(num_inference_steps)):
+            latents, predicted_residual = self.advance(
+                latents,
+                degraded,
+                i,
+                num_inference_steps,
+                renew_noise=draw_noise if stochastic else None,
+                first_prediction=first_prediction,
+            )
             if callback_on_step_end is not None:
                 named = {"latents": latents, "predicted_residual": predicted_residual}
                 wanted = {k: named[k] for k in callback_on_step_end_tensor_inputs}
+                timestep = scheduler.timesteps[i]
                 latents = callback_on_step_end(self, i, timestep, wanted).pop("latents", latents)
 
-        restored = rf.apply_residual(degraded, scale * latents, self.flow)
-        restored = restored[..., : image.shape[-2], : image.shape[-1]]
-        restored = ((restored + 1.0) / 2.0).clamp(0.0, 1.0)
+        restored = self.restored_image(degraded, scale * latents, image.shape[-2:])
         self.maybe_free_model_hooks()
         images = restored if output_type == "pt" else _to_pil(restored)
         return RestorationOutput(images=images) if return_dict else (images,)

@@ -19,6 +19,7 @@ from restoration_guide.restorers.builtin import (
     TinyRestorationPipeline,
     WeightsError,
 )
+from restoration_guide.restorers.chains import Chain, grouped
 from restoration_guide.run_config import resolve_config
 from zoomiqa_core.images import ImageLimits
 
@@ -113,11 +114,12 @@ def test_batched_groups_agree_with_single_candidates(pipe: TinyRestorationPipeli
         torch.testing.assert_close(both[i : i + 1], alone, atol=2e-6, rtol=0)
 
 
-def test_groups_keep_order_and_never_mix_steps_or_churn(pipe: TinyRestorationPipeline) -> None:
+def test_groups_keep_order_and_never_mix_steps_or_churn() -> None:
     plan = tuple(
         Settings(s, 1.0, 1.0, c) for s, c in ((2, False), (2, False), (2, True), (3, True))
     )
-    groups = list(BuiltinRestorer(pipe, plan=plan)._groups(7, 4))
+    chains = [Chain(i, plan[i % 4], candidate_generator(0, i)) for i in range(7)]
+    groups = [[chain.index for chain in group] for group in grouped(chains, 4)]
     assert groups == [[0, 1], [2], [3], [4, 5], [6]]
 
 

@@ -1,0 +1,215 @@
+"""What composing regions adds to the best single candidate, on photos damaged differently by half.
+
+    python -m benchmarks.evaluate_composition --photos PHOTOS --count 24 --seed 0
+
+The left and the right half of every 256 x 256 centre crop are damaged by two different presets, or
+one of them not at all; the pairs take turns. Each photo is searched once and composed once. Prints
+means and differences with 95 % bootstrap intervals and writes them, with every photo's figures, as
+JSON. Terms:
+
+- single: the search's choice; composed: the choice after composing, which is the single one where
+  judge, fidelity and seam did not agree;
+- mixed winners: photos whose candidate nearest to the clean crop, by PSNR, is not the same in both
+  halves (the input counts as a candidate);
+- second judge: BRISQUE (lower is better), or any other judge by name (higher is better), which took
+  no part in the choice;
+- seam: mean step across the borders of regions beyond that of every source, in 8-bit steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.damaged_photos import Photo, damage, read_photos
+from benchmarks.peers import brisque
+from benchmarks.timing import hardware
+from restoration_guide.best_of_n import BestOfN
+from restoration_guide.compose import ComposeConfig, compose_regions
+from restoration_guide.reference import psnr, reference_figures
+from restoration_guide.run_config import RunConfig
+from restoration_guide.selection import Index, Selection
+from zoomiqa_core.files import to_json, write_text_atomic
+from zoomiqa_core.metrics import bootstrap
+from zoomiqa_core.scorer import load_scorer
+
+KINDS = ("undamaged", "noise_jpeg", "blur", "x4")
+PAIRS = tuple(itertools.permutations(KINDS, 2))
+STRIDE = 5
+"""Through the pairs, so that a few photos see every kind on every side; 5 and 12 are coprime."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One photo before and after composing."""
+
+    name: str
+    left: str
+    right: str
+    status: str
+    """Of the composition's row; "none" when nothing was composed."""
+    detail: str
+    mixed: bool
+    single: dict[str, float]
+    composed: dict[str, float]
+    seconds: float
+    """Of composing alone."""
+
+
+def damaged_halves(photo: Photo, kinds: tuple[str, str], seed: int) -> Tensor:
+    """(3, SIDE, SIDE): the left half of one damaged version beside the right half of another."""
+    left, right = (
+        photo.clean if kind == "undamaged" else damage(photo, kind, seed=seed) for kind in kinds
+    )
+    middle = left.shape[-1] // 2
+    return torch.cat([left[..., :middle], right[..., middle:]], dim=-1)
+
+
+def winner_by_half(selection: Selection, clean: Tensor) -> tuple[Index, Index]:
+    """Index of the image nearest to the clean one in the left and in the right half."""
+    middle = clean.shape[-1] // 2
+    rows = [row for row in selection.rows if row.index == "input" or row.fidelity is not None]
+    indices: list[Index] = [row.index for row in rows]
+
+    def nearest(half: slice) -> Index:
+        return max(
+            indices, key=lambda index: psnr(selection.image(index)[..., half], clean[..., half])
+        )
+
+    return nearest(slice(0, middle)), nearest(slice(middle, None))
+
+
+def run_trial(
+    search: BestOfN,
+    config: ComposeConfig,
+    photo: Photo,
+    kinds: tuple[str, str],
+    seed: int,
+    second: Callable[[Tensor], float],
+) -> Trial:
+    """Search and compose one photo."""
+    selection = search(damaged_halves(photo, kinds, seed), seed=seed)
+    if selection.error is not None:
+        raise RuntimeError(f"{photo.name}: the restorer failed: {selection.error}")
+    after = compose_regions(selection, config)
+    row = after.rows[-1] if after is not selection else None
+    winners = winner_by_half(selection, photo.clean)
+    return Trial(
+        photo.name,
+        *kinds,
+        "none" if row is None else row.status,
+        "" if row is None else row.detail,
+        winners[0] != winners[1],
+        _figures(selection, photo.clean, second),
+        _figures(after, photo.clean, second),
+        after.timing.total - selection.timing.total,
+    )
+
+
+def summary(trials: Sequence[Trial]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Means of both and of their difference, by figure."""
+    found = {}
+    for name in trials[0].single if trials else ():
+        single = [trial.single[name] for trial in trials]
+        composed = [trial.composed[name] for trial in trials]
+        found[name] = {
+            "single": bootstrap(np.mean, single),
+            "composed": bootstrap(np.mean, composed),
+            "difference": bootstrap(lambda a, b: float(np.mean(a) - np.mean(b)), composed, single),
+        }
+    return found
+
+
+def main() -> None:
+    """Run the comparison and write it down."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=RunConfig.n)
+    parser.add_argument("--restorer", default=RunConfig.restorer)
+    parser.add_argument("--scorer", default=RunConfig.scorer)
+    parser.add_argument("--second", default="brisque", help="the second judge")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_composition.json"))
+    options = parser.parse_args()
+    run = RunConfig(
+        n=options.n, seed=options.seed, restorer=options.restorer, scorer=options.scorer
+    )
+    search, config = run.build(), ComposeConfig()
+    second = _second_judge(options.second)
+    photos = read_photos(options.photos, options.count)
+    settings = {**asdict(run), "compose": asdict(config), "second": options.second}
+    trials: list[Trial] = []
+    for place, photo in enumerate(track(photos, "photos", console=Console(stderr=True))):
+        kinds = PAIRS[place * STRIDE % len(PAIRS)]
+        trials.append(run_trial(search, config, photo, kinds, run.seed, second))
+        groups = grouped(trials)
+        record = {
+            "config": settings,
+            "hardware": hardware(),
+            "summary": {name: summary(group) for name, group in groups.items()},
+            "counts": {name: len(group) for name, group in groups.items()},
+            "trials": [asdict(trial) for trial in trials],
+        }
+        write_text_atomic(options.out, to_json(record))
+    _print(Console(), trials, options.second)
+
+
+def grouped(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """All photos, those of mixed winners, and those whose composition was kept."""
+    return {
+        "all": list(trials),
+        "mixed winners": [trial for trial in trials if trial.mixed],
+        "composed": [trial for trial in trials if trial.status == "ok"],
+    }
+
+
+def _second_judge(name: str) -> Callable[[Tensor], float]:
+    if name == "brisque":
+        judge = brisque()
+        return lambda image: float(judge(image[None]))
+    scorer = load_scorer(name)
+    return lambda image: scorer.assess(image).rating
+
+
+def _figures(
+    selection: Selection, clean: Tensor, second: Callable[[Tensor], float]
+) -> dict[str, float]:
+    row, figures = selection.row(selection.choice), reference_figures(selection.best, clean)
+    return {
+        "PSNR, dB": figures.psnr,
+        "MS-SSIM": float(figures.ms_ssim or 0.0),
+        "second judge": second(selection.best),
+        "rating": row.rating,
+    }
+
+
+def _print(console: Console, trials: Sequence[Trial], second: str) -> None:
+    for name, group in grouped(trials).items():
+        table = Table(title=f"{name}: {len(group)} photos")
+        for heading in ("", "single", "composed", "difference"):
+            table.add_column(heading)
+        for figure, row in summary(group).items():
+            values = ("{:.4f} [{:.4f}, {:.4f}]".format(*row[key]) for key in row)
+            table.add_row(figure.replace("second judge", second), *values)
+        console.print(table)
+    console.print(dict(Counter(trial.status for trial in trials)))
+    seconds = [trial.seconds for trial in trials]
+    console.print(f"{np.mean(seconds):.2f} s a composition")
+
+
+if __name__ == "__main__":
+    main()
