@@ -45,10 +45,12 @@ def screen(image: Tensor, source: Tensor) -> tuple[str, str]:
 def screened(candidate: Candidate, source: Tensor) -> Row:
     """A candidate's row with its status, before it is measured and judged."""
     status, detail = screen(candidate.image.detach().float().cpu(), source)
+    if status != OK:
+        detail = "; ".join((detail, *candidate.notes))
     return Row(
         candidate.index,
         status=status,
-        detail="; ".join(filter(None, (detail, *candidate.notes))),
+        detail=detail,
         seed=candidate.seed,
         settings=candidate.settings_dict,
         seconds=candidate.seconds,
