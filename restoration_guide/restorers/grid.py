@@ -53,12 +53,10 @@ class Grid:
         Other sizes than asked for are resized when the aspect ratio is the same, and otherwise
         returned as they are.
         """
-        full = self.padded_size(size)
-        height, width = images.shape[-2:]
-        if (height, width) != full:
-            if abs(height * full[1] / (width * full[0]) - 1) > ASPECT_TOLERANCE:
-                return images
-            images = _resized(images, full)
+        full, came = self.padded_size(size), (images.shape[-2], images.shape[-1])
+        if not _same_shape(came, full):
+            return images
+        images = images if came == full else _resized(images, full)
         return images[..., : size[0], : size[1]]
 
     def notes(self, size: tuple[int, int], output: tuple[int, int]) -> tuple[str, ...]:
@@ -69,7 +67,7 @@ class Grid:
             said.append(f"padded to {full[1]}×{full[0]} and cropped back")
         if self.scale > 1:
             said.append(f"reduced {self.scale} times, as the pipeline enlarges")
-        if output != full:
+        if output != full and _same_shape(output, full):
             said.append(f"came as {output[1]}×{output[0]}, resized to {full[1]}×{full[0]}")
         return tuple(said)
 
@@ -98,6 +96,10 @@ def _ramp(length: int) -> Tensor:
     width = max(1, length // OVERLAP)
     distance = torch.minimum(torch.arange(1, length + 1), torch.arange(length, 0, -1))
     return (distance / width).clamp(max=1.0)
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= ASPECT_TOLERANCE
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ from restoration_guide.restorers.contract import Contract
 from restoration_guide.restorers.grid import Grid
 from restoration_guide.restorers.previews import decode_latents
 from restoration_guide.restorers.stepping import StepWatch
-from zoomiqa_core.images import to_pil
+from zoomiqa_core.images import read_image, to_pil
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -206,13 +206,13 @@ class PipelineAdapter:
     def _images(self, output: Any) -> tuple[Tensor, list[bool]]:
         """(B, 3, h, w) and, per image, whether a safety checker flagged it."""
         images: Any = output[0] if isinstance(output, tuple) else getattr(output, "images", output)
-        if isinstance(images, list) and all(isinstance(image, Tensor) for image in images):
-            images = torch.stack(images)
+        if isinstance(images, list):  # of PIL images, where the call knows no "pt"
+            images = torch.stack([read_image(image).pixels for image in images])
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
             shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(
-                f"{type(self.pipe).__name__} gave {shape} instead of images (B, 3, H, W); it must "
-                'honour output_type="pt" and return what it restored.'
+                f"{type(self.pipe).__name__} gave {shape} instead of images (B, 3, H, W); its call "
+                "must return what it restored, as tensors or PIL images."
             )
         flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(images)
         return images, [bool(flag) for flag in flagged]

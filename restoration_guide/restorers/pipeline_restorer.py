@@ -79,7 +79,8 @@ class PipelineRestorer:
 
         Raises:
             TypeError: See `read_contract`.
-            ValueError: An empty plan, or a tile smaller than four units of the pipeline's grid.
+            ValueError: An empty plan, arguments that the call does not have, or a tile smaller than
+                four units of the pipeline's grid.
         """
         options = dict(options or {})
         contract = read_contract(pipe, options) if contract is None else contract
@@ -87,6 +88,7 @@ class PipelineRestorer:
         self.plan = _default_plan(pipe, options) if plan is None else tuple(plan)
         if not self.plan:
             raise ValueError("The plan needs at least one entry; {} for the defaults.")
+        _check_names(pipe, options, *self.plan)
         smallest = 4 * contract.multiple * contract.scale
         if tile is not None and tile < smallest:
             raise ValueError(f"tile must be at least {smallest} px for this pipeline, got {tile}.")
@@ -153,9 +155,9 @@ class PipelineRestorer:
         limit = self.group_limit(batch_size)
         if observer is None:
             return self._restore(image, n, seed, limit)
-        if not self.contract.previews or self._tiled(image):
-            why = "it works in tiles" if self._tiled(image) else "of its scheduler or attention"
-            raise ValueError(f"{self.name} shows no previews, because {why}: search without them.")
+        refusal = self._refusal(image)
+        if refusal is not None:
+            raise ValueError(f"{self.name} shows no previews, because {refusal}.")
         if not self.contract.shrinks:
             limit = 1
         return self._observed(image, n, seed, limit, observer)
@@ -222,12 +224,34 @@ class PipelineRestorer:
         entries = [list(range(first, n, len(self.plan))) for first in range(min(n, len(self.plan)))]
         return sorted(part for entry in entries for part in _parts(entry, limit))
 
+    def _refusal(self, image: Tensor) -> str | None:
+        """Why there are no previews of this image."""
+        if not self.contract.previews:
+            return "of its scheduler or attention: search without them"
+        if self._tiled(image):
+            return "it works in tiles: search without them"
+        parts = self.adapter.pipe.components.values()
+        if any(getattr(part, "is_cache_enabled", False) for part in parts):
+            return "a cache keeps one call's state: disable_cache() of its network, or do without"
+        return None
+
     def _tiled(self, image: Tensor) -> bool:
         return self.tile is not None and max(image.shape[-2:]) > self.tile
 
 
 def _parts(group: list[int], limit: int) -> list[list[int]]:
     return [group[first : first + limit] for first in range(0, len(group), limit)]
+
+
+def _check_names(pipe: DiffusionPipeline, *given: Mapping[str, Any]) -> None:
+    """Refuse unknown arguments, which calls with `**kwargs` would swallow."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    unknown = sorted({name for entry in given for name in entry} - set(parameters))
+    if unknown:
+        raise ValueError(
+            f"The call of {type(pipe).__name__} has no {', '.join(unknown)}; it has "
+            f"{', '.join(name for name in parameters if name not in ('self', 'kwargs'))}."
+        )
 
 
 def _default_plan(

@@ -39,7 +39,7 @@ def test_padding_by_hand() -> None:
 def test_notes_say_what_was_done() -> None:
     grid = Grid(multiple=8, scale=4)
     assert grid.notes((32, 64), (32, 64)) == ("reduced 4 times, as the pipeline enlarges",)
-    assert Grid(8).notes((16, 16), (16, 16)) == ()
+    assert Grid(8).notes((16, 16), (16, 16)) == Grid(8).notes((16, 16), (16, 32)) == ()
     assert Grid(8).notes((16, 15), (32, 32)) == (
         "padded to 16×16 and cropped back",
         "came as 32×32, resized to 16×16",

@@ -20,6 +20,7 @@ from restoration_guide.restorers import Restorer, candidate_generator, load_rest
 from restoration_guide.restorers.contract import read_contract
 from restoration_guide.restorers.pipeline_restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
+from zoomiqa_core.images import to_pil
 
 
 class OwnPipeline(DiffusionPipeline):
@@ -238,7 +239,7 @@ def test_tiles(own: Any) -> None:
     assert not torch.equal(two[0].image, two[1].image)
     (small,) = restorer.restore(image(30, 30), n=1)
     assert "in tiles" not in " ".join(small.notes)
-    with pytest.raises(ValueError, match="because it works in tiles"):
+    with pytest.raises(ValueError, match="because it works in tiles: search without"):
         restorer.restore(image(40, 90), n=1, observer=keep_all)
 
 
@@ -256,6 +257,12 @@ def test_images_for_pipelines_that_take_pil(own: Any) -> None:
     assert "came as 64×48, resized to 32×24" in made.notes
     with pytest.raises(ValueError, match="gives no gradients"):
         restorer.adapter.call(image(), {}, [candidate_generator(0, 0)], grad=True)
+
+
+def test_a_call_that_gives_pil_images(own: Any) -> None:
+    own.after = lambda good: [to_pil(one) for one in good]
+    (made,) = load_restorer(own, options={"gain": 0.0}).restore(image(), n=1)
+    torch.testing.assert_close(made.image, image()[0], atol=0.6 / 255, rtol=0)
 
 
 def test_gradients_switched_off_are_named(own: Any) -> None:
@@ -282,9 +289,16 @@ def test_rejections_teach_the_fix(own: Any) -> None:
         list(restorer.restore(image(), n=2, observer=lambda previews: [7]))
     with pytest.raises(ValueError, match="one generator per image"):
         restorer.adapter.call(image(), {}, [])
+    with pytest.raises(ValueError, match=r"has no gian; it has image, generator, gain\."):
+        load_restorer(own, plan=[{}, {"gian": 0.1}])
+    with pytest.raises(ValueError, match="has no strenght"):  # a call with **kwargs
+        load_restorer(tiny_pipelines.build("sd_img2img"), options={"strenght": 0.1})
     own.after = lambda good: good[0]
     with pytest.raises(TypeError, match=r"OwnPipeline gave \(3, 24, 32\) instead of images"):
         list(restorer.restore(image(), n=1))
+    own.unet.is_cache_enabled = True
+    with pytest.raises(ValueError, match="a cache keeps one call's state"):
+        restorer.restore(image(), n=1, observer=keep_all)
     own.scheduler = None
     silent: Any = load_restorer(own)
     with pytest.raises(ValueError, match="shows no previews, because of its scheduler"):
