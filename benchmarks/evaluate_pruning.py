@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mixed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n", type=int, default=RunConfig.n)
+    parser.add_argument("--protect", type=int, default=PruneConfig.protect)
     parser.add_argument("--at", type=float, nargs="*", default=PruneConfig.at)
     parser.add_argument("--keep", type=float, nargs="*", default=PruneConfig.keep)
     parser.add_argument("--max-nfe", type=int, default=None)
@@ -222,7 +223,7 @@ def main() -> None:
         seed=options.seed,
         restorer=options.restorer,
         scorer=options.scorer,
-        prune=PruneConfig(tuple(options.at), tuple(options.keep), options.max_nfe),
+        prune=PruneConfig(options.protect, tuple(options.at), tuple(options.keep), options.max_nfe),
     )
     pruned = run.build()
     full = BestOfN(Recorder(pruned.restorer), pruned.scorer, run.n)

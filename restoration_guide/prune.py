@@ -4,8 +4,8 @@ Successive halving (Jamieson & Talwalkar, AISTATS 2016) over the candidates of o
 a share of the evaluations done, the best-rated previews go on and the others end. Where a restorer
 makes candidates in groups, one group after another, each is compared with what was seen at that
 rung so far and nobody waits for the rest, as in ASHA (Li et al., MLSys 2020). Departures: what
-ended is never taken up again, and the choice is made among finished candidates alone, by their own
-ratings.
+ended is never taken up again, previews that repeat an earlier candidate's come last, and the choice
+is made among finished candidates alone, by their own ratings.
 
 A preview is the predicted clean image, smoother than the candidate it becomes, and a judge that was
 trained on photographs ranks previews less surely than candidates. ``benchmarks.evaluate_pruning``
@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import torch
+
 from restoration_guide.restorers.base import AnySettings, Candidate, Preview
 from restoration_guide.selection import OK, Row
 
@@ -31,10 +33,13 @@ Rate = Callable[[Sequence[Candidate]], Sequence[Row]]
 class PruneConfig:
     """The schedule, declared before anything is seen, and the budget."""
 
-    at: tuple[float, ...] = (0.2, 0.6)
+    protect: int = 3
+    """So many first candidates face no rung: plans begin with what serves most photos, and a
+    preview says little of what later evaluations add."""
+    at: tuple[float, ...] = (0.2,)
     """Rungs, rising within (0, 1): a candidate is compared after the first evaluation by which this
     share of its evaluations is done. Empty: the budget alone ends candidates."""
-    keep: tuple[float, ...] = (0.4, 0.5)
+    keep: tuple[float, ...] = (0.2,)
     """For each rung, the share of the candidates seen there so far that goes on, rounded up."""
     max_nfe: int | None = None
     """Most network evaluations of the whole run; None sets no limit."""
@@ -50,27 +55,33 @@ class PruneConfig:
             raise ValueError(f"rungs rise within (0, 1); got at={self.at}.")
         if not all(0.0 < share <= 1.0 for share in self.keep):
             raise ValueError(f"shares to keep lie in (0, 1]; got keep={self.keep}.")
+        if self.protect < 0:
+            raise ValueError(f"protect counts candidates, at least 0; got {self.protect}.")
         if self.max_nfe is not None and self.max_nfe < 1:
             raise ValueError(f"max_nfe counts evaluations, at least 1; got {self.max_nfe}.")
 
-    def rungs(self, step: int, steps: int) -> list[int]:
-        """Numbers of the rungs that a candidate reaches with evaluation ``step`` of ``steps``."""
-        before, now = (step - 1) / steps + 1e-9, step / steps + 1e-9
-        return [number for number, share in enumerate(self.at) if before < share <= now]
+    def rungs(self, preview: Preview) -> list[int]:
+        """Numbers of the rungs that a candidate reaches with its last evaluation."""
+        if preview.index < self.protect:
+            return []
+        before, now = (preview.step - 1) / preview.steps, preview.step / preview.steps
+        rounding = 1e-9
+        return [k for k, at in enumerate(self.at) if before + rounding < at <= now + rounding]
 
-    def expected_cost(self, step: int, steps: int) -> float:
-        """Evaluations that a candidate with ``step`` of ``steps`` done still costs on average.
+    def expected_cost(self, preview: Preview) -> float:
+        """Evaluations that a candidate which goes on still costs on average.
 
         Every further evaluation counts with the chance to get there, by the shares kept on the way.
         """
         cost, chance = 0.0, 1.0
-        for done in range(step, steps):
+        for step in range(preview.step + 1, preview.steps + 1):
             cost += chance
-            chance *= math.prod(self.keep[rung] for rung in self.rungs(done + 1, steps))
+            rungs = self.rungs(replace(preview, step=step))
+            chance *= math.prod(self.keep[rung] for rung in rungs)
         return cost
 
 
-NO_RUNGS = PruneConfig((), ())
+NO_RUNGS = PruneConfig(at=(), keep=())
 """For a deadline without a schedule."""
 
 
@@ -108,8 +119,8 @@ class Pruner:
         self.started = time.perf_counter()
         self.ended: list[Row] = []
         """Rows of the candidates ended so far, rated by their last preview."""
-        self._pools: list[list[tuple[float, int]]] = [[] for _ in config.at]
-        """For each rung what was seen there, as (-value, index): the best sorts first."""
+        self._pools: list[list[tuple[bool, float, int]]] = [[] for _ in config.at]
+        """For each rung what was seen there: (repeats another, -value, index), the best first."""
         self._nfe: dict[int, int] = {}
         self._finished = 0
         self._alive: dict[int, Preview] = {}
@@ -144,11 +155,14 @@ class Pruner:
         """Those that the schedule keeps."""
         alive = list(previews)
         for rung, (share, keep) in enumerate(zip(self.config.at, self.config.keep, strict=True)):
-            here = [p for p in alive if rung in self.config.rungs(p.step, p.steps)]
-            pool = self._pools[rung] = sorted(self._pools[rung] + self._ranked(here))
+            here = [p for p in alive if rung in self.config.rungs(p)]
+            repeats = {p.index for p in here if _repeats(p, previews)}
+            pool = self._pools[rung]
+            pool += [(index in repeats, loss, index) for loss, index in self._ranked(here)]
+            pool.sort()
             going_on = math.ceil(keep * len(pool))
             for preview in here:
-                place = [index for _, index in pool].index(preview.index) + 1
+                place = [index for _, _, index in pool].index(preview.index) + 1
                 if place > going_on:
                     alive.remove(preview)
                     self._end(preview, f"place {place} of {len(pool)} at {share:.0%} of the steps")
@@ -165,7 +179,7 @@ class Pruner:
             preview = by_index[index]
             cost = float(preview.steps - preview.step)
             if kept:
-                cost = self.config.expected_cost(preview.step, preview.steps)
+                cost = self.config.expected_cost(preview)
             if cost <= left:
                 kept.append(preview)
                 left -= cost
@@ -215,6 +229,11 @@ class Pruner:
     def _candidate(self, preview: Preview) -> Candidate:
         settings = self.plan[preview.index % len(self.plan)]
         return Candidate(preview.index, self.seed, settings, preview.image, 0.0, preview.nfe)
+
+
+def _repeats(preview: Preview, others: Sequence[Preview]) -> bool:
+    """Whether an earlier candidate shows the same pixels, so that this one adds nothing yet."""
+    return any(p.index < preview.index and torch.equal(p.image, preview.image) for p in others)
 
 
 def _nfe(preview: Preview) -> int:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ PLAN = tuple(Settings(steps, 1.0, 0.5, False) for steps in (1, 4, 4, 4, 4, 2))
 PIXELS = torch.zeros(3, 8, 8)
 
 
-def preview(index: int, step: int, steps: int = 4, nfe: int | None = None) -> Preview:
-    return Preview(index, step, steps, PIXELS, nfe)
+def preview(index: int, step: int, steps: int = 4, shade: float | None = None) -> Preview:
+    """A preview of one shade, by default the candidate's own."""
+    return Preview(index, step, steps, PIXELS + (index / 10 if shade is None else shade))
 
 
 def candidate(index: int, nfe: int | None) -> Candidate:
@@ -50,7 +52,7 @@ def pruner(config: PruneConfig, rate: Callable, **options: float) -> Pruner:
 
 
 def test_the_best_share_goes_on_and_the_others_are_named() -> None:
-    prune = pruner(PruneConfig((0.25,), (0.5,)), Table({0: 2.0, 1: 3.0, 2: 3.5, 3: 1.0, 4: 2.5}))
+    prune = pruner(PruneConfig(0, (0.25,), (0.5,)), Table({0: 2.0, 1: 3.0, 2: 3.5, 3: 1.0, 4: 2.5}))
     going_on = prune([preview(i, 1) for i in range(5)])
     assert going_on == {1, 2, 4}  # ⌈.5 · 5⌉ = 3
     assert [(row.index, row.rating, row.status) for row in prune.ended] == [
@@ -63,13 +65,33 @@ def test_the_best_share_goes_on_and_the_others_are_named() -> None:
 
 
 def test_equal_previews_go_by_index() -> None:
-    prune = pruner(PruneConfig((0.25,), (0.5,)), Table(dict.fromkeys(range(4), 3.0)))
+    prune = pruner(PruneConfig(0, (0.25,), (0.5,)), Table(dict.fromkeys(range(4), 3.0)))
     assert prune([preview(i, 1) for i in (3, 1, 0, 2)]) == {0, 1}
 
 
+def test_a_preview_that_repeats_an_earlier_candidate_comes_last() -> None:
+    prune = pruner(PruneConfig(0, (0.25,), (0.6,)), Table({0: 4.0, 1: 4.0, 2: 3.0, 3: 2.0}))
+    same = [preview(0, 1, shade=0.5), preview(1, 1, shade=0.5), preview(2, 1), preview(3, 1)]
+    assert prune(same) == {0, 2, 3}  # ⌈.6 · 4⌉ = 3, and 1 is what 0 is
+
+
+def test_the_first_candidates_face_no_rung() -> None:
+    table = Table({2: 4.0, 3: 3.0, 4: 2.0})
+    prune = pruner(PruneConfig(2, (0.25,), (0.3,)), table)
+    assert prune([preview(i, 1) for i in range(5)]) == {0, 1, 2}  # ⌈.3 · 3⌉ = 1 of 2, 3 and 4
+    assert table.asked == [[2, 3, 4]]
+    prune = pruner(PruneConfig(2, (0.25,), (1.0,)), Table({1: 3.0, 3: 3.0}))
+    repeated = [preview(1, 1, shade=0.5), preview(3, 1, shade=0.5)]
+    assert prune(repeated) == {1, 3} and prune.config.expected_cost(repeated[0]) == 3
+
+
 def test_a_rung_is_reached_by_the_share_of_the_steps() -> None:
-    config = PruneConfig((0.2, 0.5), (0.5, 0.5))
-    reached = {(s, n): config.rungs(s, n) for n in (2, 3, 4, 5) for s in range(1, n)}
+    config = PruneConfig(0, (0.2, 0.5), (0.5, 0.5))
+    reached = {
+        (step, steps): config.rungs(preview(0, step, steps))
+        for steps in (2, 3, 4, 5)
+        for step in range(1, steps)
+    }
     assert reached == {
         (1, 2): [0, 1],
         (1, 3): [0],
@@ -86,13 +108,13 @@ def test_a_rung_is_reached_by_the_share_of_the_steps() -> None:
 
 def test_rungs_between_evaluations_cost_no_judgement() -> None:
     table = Table({0: 2.0, 1: 3.0})
-    prune = pruner(PruneConfig((0.75,), (0.5,)), table)
+    prune = pruner(PruneConfig(0, (0.75,), (0.5,)), table)
     assert prune([preview(0, 1), preview(1, 1)]) == {0, 1} and table.asked == []
     assert prune([preview(0, 3), preview(1, 3)]) == {1} and table.asked == [[0, 1]]
 
 
 def test_a_candidate_that_passes_two_rungs_at_once_faces_both() -> None:
-    config = PruneConfig((0.2, 0.5), (0.75, 0.5))
+    config = PruneConfig(0, (0.2, 0.5), (0.75, 0.5))
     prune = pruner(config, Table({1: 3.0, 2: 2.0, 3: 1.0, 5: 2.5}))
     # rung .2: ⌈.75 · 4⌉ = 3 stay (1, 5, 2); rung .5 sees only 5, the one of two steps: it stays
     here = [preview(1, 1), preview(2, 1), preview(3, 1), preview(5, 1, 2)]
@@ -103,7 +125,7 @@ def test_a_candidate_that_passes_two_rungs_at_once_faces_both() -> None:
 
 
 def test_groups_are_compared_with_what_was_seen_so_far() -> None:
-    prune = pruner(PruneConfig((0.25,), (0.5,)), Table({0: 3.0, 1: 2.0, 2: 3.5, 3: 2.5, 4: 2.9}))
+    prune = pruner(PruneConfig(0, (0.25,), (0.5,)), Table({0: 3.0, 1: 2.0, 2: 3.5, 3: 2.5, 4: 2.9}))
     assert prune([preview(0, 1)]) == {0}  # ⌈.5 · 1⌉: nobody waits
     assert prune([preview(1, 1)]) == set()  # second of two
     assert prune([preview(2, 1), preview(3, 1)]) == {2}  # 3 is third of four
@@ -113,7 +135,7 @@ def test_groups_are_compared_with_what_was_seen_so_far() -> None:
 
 def test_faulty_previews_come_last_and_say_why() -> None:
     table = Table({0: 4.0, 1: 2.0, 2: math.nan}, {0: "unfaithful", 2: "judgement_failed"})
-    prune = pruner(PruneConfig((0.25,), (0.3,)), table)
+    prune = pruner(PruneConfig(0, (0.25,), (0.3,)), table)
     assert prune([preview(i, 1) for i in range(3)]) == {1}
     assert prune.ended[0].detail.endswith("; its preview: unfaithful, why")
 
@@ -122,16 +144,16 @@ def test_faulty_previews_come_last_and_say_why() -> None:
 
 
 def test_expected_cost_by_hand() -> None:
-    config = PruneConfig((0.25, 0.5), (0.5, 0.4))
+    config = PruneConfig(0, (0.25, 0.5), (0.5, 0.4))
     # one evaluation for certain, then .5 and .5 · .4 twice over: 1 + .5 + .2 + .2
-    assert config.expected_cost(0, 4) == pytest.approx(1.9)
-    assert config.expected_cost(1, 4) == pytest.approx(1 + 0.4 + 0.4)
-    assert config.expected_cost(3, 4) == 1 and NO_RUNGS.expected_cost(1, 4) == 3
+    assert config.expected_cost(preview(0, 0)) == pytest.approx(1.9)
+    assert config.expected_cost(preview(0, 1)) == pytest.approx(1 + 0.4 + 0.4)
+    assert config.expected_cost(preview(0, 3)) == 1 and NO_RUNGS.expected_cost(preview(0, 1)) == 3
 
 
 def test_the_budget_pays_the_best_to_the_end() -> None:
     table = Table({1: 2.0, 2: 3.0, 3: 2.5, 4: 1.0})
-    prune = pruner(PruneConfig((), (), max_nfe=11), table)
+    prune = pruner(PruneConfig(at=(), keep=(), max_nfe=11), table)
     prune.finish(candidate(0, 1))
     # 1 + 4 · 1 are spent, 6 of 11 are left: two candidates of three evaluations more each
     assert prune([preview(i, 1) for i in (1, 2, 3, 4)]) == {2, 3}
@@ -141,12 +163,12 @@ def test_the_budget_pays_the_best_to_the_end() -> None:
 
 def test_a_budget_that_suffices_asks_no_judge() -> None:
     table = Table({})
-    assert pruner(PruneConfig((), (), max_nfe=4), table)([preview(1, 1)]) == {1}
+    assert pruner(PruneConfig(at=(), keep=(), max_nfe=4), table)([preview(1, 1)]) == {1}
     assert table.asked == []
 
 
 def test_a_cheaper_candidate_takes_what_the_best_cannot_use() -> None:
-    prune = pruner(PruneConfig((), (), max_nfe=4), Table({1: 4.0, 5: 2.0}))
+    prune = pruner(PruneConfig(at=(), keep=(), max_nfe=4), Table({1: 4.0, 5: 2.0}))
     assert prune([preview(1, 1, 4), preview(5, 1, 2)]) == {5}  # 2 left, the best needs 3
 
 
@@ -154,7 +176,7 @@ def test_a_cheaper_candidate_takes_what_the_best_cannot_use() -> None:
 @pytest.mark.parametrize("config", [NO_RUNGS, PruneConfig()])
 def test_the_budget_is_never_passed(pipe, stubs, photo, max_nfe: int, config) -> None:
     restorer = BuiltinRestorer(pipe, plan=PLAN)
-    prune = PruneConfig(config.at, config.keep, max_nfe)
+    prune = replace(config, max_nfe=max_nfe)
     result = BestOfN(restorer, stubs.Scorer(), n=6, prune=prune)(photo[:, :16, :16])
     nfe = result.nfe
     assert nfe is not None and nfe["spent"] <= max_nfe
@@ -196,7 +218,7 @@ def test_pruned_candidates_are_rows_and_the_others_are_unchanged(
 ) -> None:
     restorer, scorer = BuiltinRestorer(pipe, plan=PLAN), stubs.Scorer()
     full = BestOfN(restorer, scorer, n=6)(photo, seed=3)
-    search = BestOfN(restorer, scorer, n=6, prune=PruneConfig((0.25,), (0.4,)))
+    search = BestOfN(restorer, scorer, n=6, prune=PruneConfig(0, (0.25,), (0.4,)))
     result = search(photo, seed=3)
     ended = [row for row in result.rows if row.status == "pruned"]
     assert [row.index for row in result.rows] == ["input", *range(6)]
@@ -215,10 +237,15 @@ def test_pruned_candidates_are_rows_and_the_others_are_unchanged(
 
     record = json.loads((result.report(tmp_path / "report") / "report.json").read_text("utf-8"))
     assert record["nfe"] == result.nfe and record["skipped"] == {"pruned": 3}
-    assert record["config"]["prune"] == {"at": [0.25], "keep": [0.4], "max_nfe": None}
+    assert record["config"]["prune"] == {
+        "protect": 0,
+        "at": [0.25],
+        "keep": [0.4],
+        "max_nfe": None,
+    }
     assert record["rows"][0]["nfe"] is None and record["rows"][1]["nfe"] == 1
     named = resolve_config(tmp_path / "report" / "config.yaml", {})
-    assert named.prune == PruneConfig((0.25,), (0.4,)) and named.deadline_s is None
+    assert named.prune == PruneConfig(0, (0.25,), (0.4,)) and named.deadline_s is None
 
 
 def test_a_deadline_returns_what_is_finished(pipe, stubs, photo) -> None:
@@ -247,6 +274,7 @@ def test_a_restorer_that_shows_nothing_stops_between_candidates(stubs, photo) ->
         ({"at": (1.0,), "keep": (0.5,)}, "rise within"),
         ({"at": (0.5,), "keep": (0.0,)}, "shares to keep"),
         ({"max_nfe": 0}, "at least 1"),
+        ({"protect": -1}, "at least 0"),
     ],
 )
 def test_schedules_that_are_none(settings, message) -> None:
