@@ -21,9 +21,15 @@ class RunConfig(BestOfNConfig):
     """A search and what it is made of; ``config.yaml`` of a report holds exactly these keys."""
 
     restorer: str = "builtin"
-    """``"builtin"`` or the folder of a saved pipeline."""
+    """``"builtin"``, or the folder or hub id of a diffusers pipeline."""
+    prompt: str | None = None
+    """Words for a pipeline that takes a prompt."""
+    negative_prompt: str | None = None
+    """Words for what to avoid, for a pipeline that takes them."""
     scorer: str = "proxy"
     """``"proxy"`` or the folder or hub id of a judge."""
+    device: str = "cpu"
+    """Where restorer and judge compute; ``"cuda"`` is each process's own GPU."""
     seed: int = 0
     """Seed of the candidates, ≥ 0."""
     threads: int | None = None
@@ -38,9 +44,15 @@ class RunConfig(BestOfNConfig):
 
     def build(self) -> BestOfN:
         """Load the restorer and the judge."""
+        settings = {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "device": None if self.device == "cpu" else self.device,
+        }
+        given = {name: value for name, value in settings.items() if value is not None}
         return BestOfN(
-            load_restorer(self.restorer),
-            load_scorer(self.scorer),
+            load_restorer(self.restorer, **given),
+            load_scorer(self.scorer, device=self.device),
             self.n,
             batch_size=self.batch_size,
             confidence=self.confidence,
