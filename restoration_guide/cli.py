@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,7 +105,7 @@ def best_of_n(
         totals_in_words,
         write_index,
     )
-    from zoomiqa_core.launch import launched_process
+    from zoomiqa_core.launch import interrupted_once, launched_process
 
     options = {
         "n": n,
@@ -122,11 +122,13 @@ def best_of_n(
     }
     run, paths = _resolve(config, options), find_images(inputs)
     jobs = [Job(*pair) for pair in zip(paths, output_folders(paths, out), strict=True)]
-    with launched_process(run.device) as process:
+    with launched_process(run.device) as process, interrupted_once():
         search = _load(run, out)
         try:
             for job in share_of(process, jobs, asdict(run)):
-                record_outcome(job, _restore(job, run, search, len(jobs) > 1, resume, overwrite))
+                failure = _restore(job, run, search, len(jobs) > 1, resume, overwrite)
+                with suppress(OSError):  # a full disk is the image's failure: it stays pending
+                    record_outcome(job, failure)
             process.wait()
         finally:
             if process.is_main:
@@ -267,7 +269,7 @@ def _progress(path: Path, n: int) -> Iterator[Callable[[Candidate], None] | None
 
 def _finish(statuses: Sequence[str]) -> None:
     """The exit code: 1 when something failed, 2 when no image gave a valid result."""
-    if {"failed", "stopped"} & set(statuses):
+    if {"failed", "stopped", "pending"} & set(statuses):
         raise typer.Exit(ERROR)
     if not {"restored", "kept"} & set(statuses):
         typer.echo("error: no input gave a valid result", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from restoration_guide.report_figures import (
     columns,
     figure,
     heading,
+    name_of,
     outcome_in_words,
     rating_share,
 )
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 THUMBNAIL_SIDE = 192
 SLIDER_SIDE = 1024
 
-SHOWN_APART = ("index", "seed", "rating", "rating_std", "lower_bound", "seconds")
+SHOWN_APART = ("index", "seed", "rating", "rating_std", "seconds")
 """Keys of a row with columns of their own."""
 
 
@@ -63,7 +65,13 @@ def render_page(selection: Selection, record: dict[str, Any], comparison: Image.
         HTML with a policy that forbids all requests.
     """
     rows = [
-        {**entry, "thumbnail": _thumbnail(selection, row), "seconds": row.seconds}
+        {
+            "name": name_of(row.index),
+            "thumbnail": _thumbnail(selection, row),
+            "seconds": row.seconds,
+            "words": _words(entry),
+            **entry,
+        }
         for entry, row in zip(record["rows"], selection.rows, strict=True)
     ]
     return render(
@@ -76,6 +84,15 @@ def render_page(selection: Selection, record: dict[str, Any], comparison: Image.
         rows=rows,
         terms=columns(record["rows"], record["fidelity_terms"], SHOWN_APART),
     )
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    """A row's status and whatever else it has in words."""
+    said = {key: value for key, value in entry.items() if isinstance(value, str) and value}
+    status, detail = said.pop("status"), said.pop("detail", "")
+    said.pop("index", None)
+    others = [f"{heading(key)}: {value}" for key, value in said.items()]
+    return "; ".join([": ".join(filter(None, (heading(status), detail))), *others])
 
 
 def jpeg_uri(picture: Image.Image, side: int | None = None) -> str:

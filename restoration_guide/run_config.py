@@ -39,6 +39,8 @@ class RunConfig(BestOfNConfig):
         super().__post_init__()
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}.")
+        if self.restorer == "builtin" and (self.prompt or self.negative_prompt):
+            raise ValueError("the builtin restorer takes no prompt; choose a pipeline that does.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
 Item = TypeVar("Item")
+
+REPEAT_S = 2.0
+"""Seconds within which a second Ctrl-C is the launcher's echo of the first."""
 
 
 class Process(NamedTuple):
@@ -43,3 +48,30 @@ def launched_process(device: str = "cpu") -> Iterator[Process]:
         yield Process(state.process_index, state.num_processes, state.wait_for_everyone)
     finally:
         state.destroy_process_group()
+
+
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and no other soon after it.
+
+    Schedulers end a job with SIGTERM, and launchers answer Ctrl-C, which every process gets, with
+    one more signal to each: without this it would hit while finished work is being written down. A
+    second Ctrl-C after :data:`REPEAT_S` seconds ends that too.
+    """
+    first: float | None = None
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if first is None or (number == signal.SIGINT and now - first > REPEAT_S):
+            first = now if first is None else first
+            raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

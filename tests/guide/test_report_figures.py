@@ -28,7 +28,7 @@ def test_figures_for_people() -> None:
         ([41.88, 9.1], 2),  # 41.88
         ([0.0049, 0.0004], 6),  # 0.004900
         ([0.98], 4),  # 0.9800
-        ([1234.5], 0),
+        ([1234.5], 2),
         ([1e-9], 6),  # never more
         ([4, 12], 0),  # whole numbers
         ([0.0], 2),
@@ -59,3 +59,4 @@ def test_words() -> None:
     assert term_notes().keys() == TERMS.keys()
     words = fidelity_in_words(Fidelity(0.00494, 41.88))
     assert words == "low pass distance 0.00494, degraded PSNR 41.9 dB"
+    assert fidelity_in_words(Fidelity(0.01, math.nan)) == "low pass distance 0.01"
