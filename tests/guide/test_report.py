@@ -125,6 +125,49 @@ def test_the_page_has_a_row_for_every_candidate(selection, tmp_path) -> None:
     assert "not finite: " in source
 
 
+def test_rows_of_other_kinds_and_other_figures(selection, tmp_path, monkeypatch) -> None:
+    """A candidate ended early has no image, a composed one no number, and terms may be added."""
+    best = selection.candidates[0]
+    rows = [
+        *selection.rows[:2],
+        replace(selection.rows[2], status="pruned", detail="after 2 of 5 steps"),
+        replace(selection.rows[1], index="composed"),
+    ]
+    candidates = (best, replace(best, index="composed"))
+    mixed = replace(selection, rows=tuple(rows), candidates=candidates, choice="composed")
+    table = [{**row, "nfe": 5, "second_error": "it <gave> up"} for row in mixed.table]
+    monkeypatch.setattr(type(mixed), "table", table)
+    folder = mixed.report(tmp_path / "r")
+    assert sorted(path.name for path in (folder / "candidates").iterdir()) == [
+        "00.png",
+        "composed.png",
+    ]
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    heads = sum(tag == "th" for tag, _ in page.tags)
+    assert sum(tag == "td" for tag, _ in page.tags) == heads * len(rows)
+    assert "composed of 2 chosen" in page.text and "NFE" in page.text
+    assert "pruned: after 2 of 5 steps; second error: it <gave> up" in page.text
+    alternatives = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert alternatives[-3:] == ["input", "candidate 0", "composed"]  # one for each image there is
+    assert read(folder)["files"]["candidates"]["composed"] == "candidates/composed.png"
+
+
+def test_a_judge_that_cannot_draw_does_not_cost_the_report(selection, tmp_path) -> None:
+    class Blind(type(selection.scorer)):
+        def quality_map(self, image):
+            raise RuntimeError("out of memory")
+
+    folder = replace(selection, scorer=Blind()).report(tmp_path / "r")
+    assert read(folder)["choice"] == selection.choice
+    assert Image.open(folder / "comparison.png").width >= 620
+
+
+def test_settings_that_json_does_not_know_are_kept_in_words(selection, tmp_path) -> None:
+    rows = [replace(row, settings={"generator": torch.Generator}) for row in selection.rows]
+    folder = replace(selection, rows=tuple(rows)).report(tmp_path / "r")
+    assert "Generator" in read(folder)["rows"][1]["settings"]["generator"]
+
+
 # --- folders that hold something -----------------------------------------------------------------
 
 
