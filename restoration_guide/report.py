@@ -35,7 +35,6 @@ from restoration_guide.reference import (
 from restoration_guide.report_figures import (
     fidelity_in_words,
     figure,
-    name_of,
     outcome_in_words,
     rating_in_words,
     term_notes,
@@ -175,10 +174,11 @@ def compare(selection: Selection) -> Image.Image:
             maps, regions = drawn, [f"rating {figure(rating)}" for rating in ratings]
     except Exception as error:  # a judge that cannot draw does not cost the report
         bbox, note = None, f"{note}; no quality map: {type(error).__name__}: {error}"
-    headings = ("Input", f"Best ({name_of(selection.choice)})")
     views = [
         View(heading, rating_in_words(row), selection.image(row.index), quality_map, region)
-        for heading, row, quality_map, region in zip(headings, shown, maps, regions, strict=False)
+        for heading, row, quality_map, region in zip(
+            ("Input", "Best"), shown, maps, regions, strict=False
+        )
     ]
     reason = selection.reason
     if after.fidelity is not None:

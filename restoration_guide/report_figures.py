@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 ACRONYMS = frozenset({"psnr", "ssim", "ms", "lpips", "dists", "rms", "dwt", "ll", "nfe", "niqe"})
 
+RATINGS = frozenset({"lower_bound", "gain", "second_rating"})
+"""Keys of figures in rating units, which are shown like ratings."""
+
 
 class Column(NamedTuple):
     """A column of figures."""
@@ -44,7 +47,8 @@ def columns(
         values = [row[key] for row in rows if _is_number(row.get(key))]
         if values and key not in without:
             title = ", ".join(terms.get(key, {}).values())
-            shown.append(Column(key, heading(key), title, digits_for(values)))
+            digits = 2 if key in RATINGS else digits_for(values)
+            shown.append(Column(key, heading(key), title, digits))
     return shown
 
 

@@ -220,6 +220,7 @@ def test_options_win_over_the_file(run, photo_file, stubs, tmp_path) -> None:
         ("[1, 2]", "expected a mapping"),
         ("n: [", "settings.yaml"),
         ("seed: -1", "seed must not be negative"),
+        ("prompt: a sharp photo", "the builtin restorer takes no prompt"),
     ],
 )
 def test_bad_settings_teach(tmp_path, text, words) -> None:

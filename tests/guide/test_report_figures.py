@@ -43,13 +43,14 @@ def test_digits_by_hand(values, digits) -> None:
 def test_columns_follow_the_rows() -> None:
     rows = [
         {"index": "input", "rating": 3.0, "lpips": None, "words": "none", "done": True},
-        {"index": 0, "rating": 3.5, "lpips": 0.25, "nfe": 4, "words": "some", "empty": None},
+        {"index": 0, "rating": 3.5, "lpips": 0.25, "nfe": 4, "words": "some", "gain": 0.5},
     ]
     found = columns(rows, {"lpips": {"unit": "distance", "direction": "lower"}}, ["rating"])
     assert [tuple(column) for column in found] == [
         ("index", "index", "", 0),
         ("lpips", "LPIPS", "distance, lower", 4),
         ("nfe", "NFE", "", 0),
+        ("gain", "gain", "", 2),
     ]
 
 
