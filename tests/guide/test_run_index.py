@@ -54,7 +54,7 @@ def reported(folder: Path, **changes) -> Path:
         ({"choice": "input"}, "kept", 0.0),
         ({"error": "KeyboardInterrupt"}, "stopped", 0.5),
         ({"rows": [{"index": "input", "rating": 3.0}], "choice": "input"}, "unjudged", None),
-        ({"rows": None}, "failed", None),
+        ({"rows": None}, "pending", None),  # no report of ours
     ],
 )
 def test_a_row_says_what_came_of_an_image(tmp_path, changes, status, gain) -> None:
@@ -93,7 +93,7 @@ def test_totals_by_hand(tmp_path) -> None:
 def test_the_index_remembers_earlier_commands(tmp_path) -> None:
     reported(tmp_path / "a")
     record_outcome(Job(Path("b.png"), tmp_path / "b"), Failure("failed", "OSError", "full"))
-    (tmp_path / "notes").mkdir()
+    reported(tmp_path / "theirs", rows=None)
     (tmp_path / "other.error.json").write_text('{"theirs": 1}', encoding="utf-8")
     rows = write_index(tmp_path, [Job(Path("c.png"), tmp_path / "c")])
     assert [row["name"] for row in rows] == ["c.png"]  # of this command
