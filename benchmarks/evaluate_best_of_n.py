@@ -242,7 +242,7 @@ def main() -> None:
         "undamaged_changed": changed,
         "seconds_per_photo": float(np.mean([trial.seconds for trial in trials])),
         "judging_share": float(np.mean([trial.judging_share for trial in trials])),
-        "trials": [_to_record(trial, run.confidence) for trial in trials],
+        "trials": [_to_record(trial) for trial in trials],
     }
     write_text_atomic(options.out, to_json(record))
     table = Table(title=f"best of {run.n}, {len(trials)} crops, {options.preset}")
@@ -276,8 +276,8 @@ def _skipped(trials: Sequence[Trial]) -> dict[str, int]:
     return dict(Counter(status for status in statuses if status != "ok"))
 
 
-def _to_record(trial: Trial, confidence: float) -> dict[str, object]:
-    rows = [{**row.to_dict(confidence), **trial.figures.get(row.index, {})} for row in trial.rows]
+def _to_record(trial: Trial) -> dict[str, object]:
+    rows = [{**row.to_dict(), **trial.figures.get(row.index, {})} for row in trial.rows]
     return {"name": trial.name, "choice": trial.choice, "picks": trial.picks, "rows": rows}
 
 

@@ -39,6 +39,7 @@ from restoration_guide.fidelity import TERMS
 from restoration_guide.reference import ReferenceFigures, compare_with_reference
 from restoration_guide.restorers import load_restorer
 from restoration_guide.selection import Row
+from zoomiqa_core.assessment import lower_bound
 from zoomiqa_core.metrics import srcc
 from zoomiqa_core.scorer import ProxyScorer, load_scorer
 
@@ -103,7 +104,9 @@ def measure_case(search: BestOfN, scorer: ProxyScorer, crop: Crop, seed: int) ->
     views = [(rating + view) / 2 for rating, view in zip(ratings, mirrored[1:], strict=True)]
     statistics = {
         "rating": [row.rating - source.rating for row in others],
-        "rating - .5 std": [row.lower_bound(0.5) - source.rating for row in others],
+        "rating - .5 std": [
+            lower_bound(row.rating, row.rating_std, 0.5) - source.rating for row in others
+        ],
         "rating, two views": [view - (source.rating + mirrored[0]) / 2 for view in views],
         "map difference": gains,
         "map difference / its error": [

@@ -276,6 +276,7 @@ class BestOfN:
         return {
             **asdict(self.config),
             "restorer": self.restorer.name,
+            **getattr(self.restorer, "config", {}),
             "scorer": _name(self.scorer),
             "second": None if self.second is None else _name(self.second),
         }

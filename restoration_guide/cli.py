@@ -9,27 +9,25 @@ the others.
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoomiqa_core.command_line import ERROR, NOTHING_VALID, CommandGroup
-from zoomiqa_core.images import ImageError, find_images, read_image
+from zoomiqa_core.command_line import ERROR, NOTHING_VALID, CommandGroup, stop
+from zoomiqa_core.images import ImageError, find_images
 
 if TYPE_CHECKING:
     from restoration_guide.best_of_n import BestOfN
     from restoration_guide.restorers.base import Candidate
     from restoration_guide.run_config import RunConfig
+    from restoration_guide.run_index import Failure, Job
     from restoration_guide.selection import Selection
 
 DEMO_PHOTO = Path(__file__).resolve().parent / "demo" / "photo.jpg"
-
-Outcome = Literal["done", "invalid", "error"]
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -39,7 +37,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-N = Annotated[int | None, typer.Option("--n", help="Candidates per image.  [default: 8]")]
+# torchrun reads the whole line and takes `--n` for one of its own options: there it is `-n`.
+N = Annotated[int | None, typer.Option("-n", "--n", help="Candidates per image.  [default: 8]")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the candidates.  [default: 0]")]
 
 
@@ -54,7 +53,14 @@ def best_of_n(
     n: N = None,
     seed: Seed = None,
     restorer: Annotated[
-        str | None, typer.Option(help='"builtin", or a folder.  [default: builtin]')
+        str | None,
+        typer.Option(help='"builtin", or a pipeline\'s folder or hub id.  [default: builtin]'),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Words for a pipeline that takes a prompt.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What such a pipeline is to avoid.")
     ] = None,
     scorer: Annotated[
         str | None, typer.Option(help='"proxy", or a judge\'s folder or hub id.  [default: proxy]')
@@ -65,6 +71,9 @@ def best_of_n(
     ] = None,
     finalists: Annotated[
         int | None, typer.Option(help="How many the second judge sees.  [default: 3]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help='Where both compute, e.g. "cuda".  [default: cpu]')
     ] = None,
     confidence: Annotated[
         float | None, typer.Option(help="Stds of doubt about the input.  [default: 1.5]")
@@ -87,27 +96,55 @@ def best_of_n(
         bool, typer.Option("--overwrite", help="Replace reports of other runs.")
     ] = False,
 ) -> None:
-    """Restore each image N ways, keep the best and write a report folder."""
+    """Restore each image N ways, keep the best; a report folder for each, an index of all.
+
+    Several processes share the images: `accelerate launch --multi_gpu -m restoration_guide.cli
+    best-of-n … --device cuda`, or torchrun on CPUs. Cut short, the same command goes on with
+    `--resume`, on any number of processes.
+    """
+    from restoration_guide.batch import share_of
     from restoration_guide.output_folders import output_folders
+    from restoration_guide.run_index import (
+        PAGE,
+        Job,
+        record_outcome,
+        totals,
+        totals_in_words,
+        write_index,
+    )
+    from zoomiqa_core.launch import interrupted_once, launched_process
 
     options = {
         "n": n,
         "seed": seed,
         "restorer": restorer,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
         "scorer": scorer,
         "second": second,
         "finalists": finalists,
+        "device": device,
         "confidence": confidence,
         "min_gain": min_gain,
         "batch_size": batch_size,
         "threads": threads,
     }
-    run, search = _prepare(config, options)
-    paths = find_images(inputs)
-    outcomes = []
-    for path, folder in zip(paths, output_folders(paths, out), strict=True):
-        outcomes.append(_process(path, folder, run, search, overwrite=overwrite, resume=resume))
-    _finish(Counter(outcomes))
+    run, paths = _resolve(config, options), find_images(inputs)
+    jobs = [Job(*pair) for pair in zip(paths, output_folders(paths, out), strict=True)]
+    with launched_process(run.device) as process, interrupted_once():
+        search = _load(run, out)
+        try:
+            for job in share_of(process, jobs, asdict(run)):
+                failure = _restore(job, run, search, len(jobs) > 1, resume, overwrite)
+                with suppress(OSError):  # a full disk is the image's failure: it stays pending
+                    record_outcome(job, failure)
+            process.wait()
+        finally:
+            if process.is_main:
+                rows = write_index(out, jobs)
+                typer.echo(f"{totals_in_words(totals(rows))}\nindex {out / PAGE}")
+        if process.is_main:
+            _finish([row["status"] for row in rows])
 
 
 @app.command()
@@ -122,103 +159,104 @@ def demo(
     ] = None,
 ) -> None:
     """Restore a bundled, damaged photo: everything is local, and it takes under a minute."""
-    run, search = _prepare(None, {"n": n, "seed": seed})
-    outcome = _process(photo or DEMO_PHOTO, out, run, search, overwrite=True)
-    _finish(Counter([outcome]))
+    from restoration_guide.run_index import Job, image_row
+
+    run = _resolve(None, {"n": n, "seed": seed})
+    job = Job(photo or DEMO_PHOTO, out)
+    failure = _restore(job, run, _load(run), overwrite=True)
+    _finish([failure.status if failure else image_row(out)["status"]])
 
 
-def _prepare(config: Path | None, options: dict[str, Any]) -> tuple[RunConfig, BestOfN]:
-    """Resolve the settings and load the models; whatever fails here ends the program."""
+def _resolve(config: Path | None, options: dict[str, Any]) -> RunConfig:
+    """The settings of a run; bad ones end the program."""
+    from restoration_guide.run_config import ConfigError, resolve_config
+
+    try:
+        return resolve_config(config, options)
+    except ConfigError as error:
+        stop(str(error), error)
+
+
+def _load(run: RunConfig, out: Path | None = None) -> BestOfN:
+    """Load the models and look at the run's folder; whatever fails here ends the program."""
     import torch
 
-    from restoration_guide.run_config import resolve_config
+    from restoration_guide.run_index import check_index
 
     try:
-        run = resolve_config(config, options)
         if run.threads is not None:
             torch.set_num_threads(run.threads)
-        return run, run.build()
-    # Bad settings, absent folders, a hub out of reach, weights of another shape.
+        if out is not None:
+            check_index(out)
+        return run.build()
+    # Absent folders, a hub out of reach, weights of another shape, a folder of somebody else's.
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(ERROR) from error
+        stop(str(error), error)
 
 
-def _process(
-    path: Path,
-    folder: Path,
+def _restore(
+    job: Job,
     run: RunConfig,
     search: BestOfN,
-    *,
-    overwrite: bool,
+    brief: bool = False,
     resume: bool = False,
-) -> Outcome:
-    """Search, report and print one image; what can be refused is refused before the search."""
+    overwrite: bool = False,
+) -> Failure | None:
+    """Restore, report and print one image; what kept it from a report, if anything did."""
+    from restoration_guide.batch import restore_image
     from restoration_guide.best_of_n import SearchInterrupted
-    from restoration_guide.report_folder import check_folder, is_done, run_identity
+    from restoration_guide.run_index import Failure
 
-    settings = asdict(run)
+    def show(selection: Selection) -> None:
+        typer.echo(_summary(job, selection, brief))
+        if selection.error is not None:
+            typer.echo(
+                f"error: {job.path}: the restorer stopped early: {selection.error}", err=True
+            )
+
     try:
-        pixels = read_image(path, limits=search.restorer.limits).pixels
-        identity = run_identity(pixels, settings)
-        if resume and is_done(folder, identity):
-            typer.echo(f"{path}: already done, see {folder / 'report.html'}")
-            return "done"
-        check_folder(folder, identity, overwrite)
-        with _progress(path, run.n) as advance:
-            selection = search(path, seed=run.seed, progress=advance)
-        selection.report(folder, settings=settings, overwrite=overwrite)
+        with _progress(job.path, run.n) as advance:
+            selection = restore_image(
+                job, search, asdict(run), resume=resume, overwrite=overwrite, progress=advance
+            )
     except ImageError as error:
         typer.echo(f"error: {error.code}: {error}", err=True)
-        return "invalid"
+        return Failure("unreadable", error.code, str(error))
     except SearchInterrupted as interrupt:
-        try:
-            interrupt.selection.report(folder, settings=settings, overwrite=overwrite)
-        except Exception as error:
-            typer.echo(f"error: {path}: {type(error).__name__}: {error}", err=True)
+        if (error := interrupt.__cause__) is None:
+            show(interrupt.selection)
         else:
-            typer.echo(_summary(path, folder, interrupt.selection))
+            typer.echo(f"error: {job.path}: {type(error).__name__}: {error}", err=True)
         raise
     except Exception as error:  # one image's failure is not the others'
-        typer.echo(f"error: {path}: {type(error).__name__}: {error}", err=True)
-        return "error"
-    typer.echo(_summary(path, folder, selection))
-    if selection.error is not None:
-        typer.echo(f"error: {path}: the restorer stopped early: {selection.error}", err=True)
-        return "error"
-    return "done" if _was_judged(selection) else "invalid"
+        typer.echo(f"error: {job.path}: {type(error).__name__}: {error}", err=True)
+        return Failure("failed", type(error).__name__, str(error))
+    if selection is None:
+        typer.echo(f"{job.path}: already done, see {job.folder / 'report.html'}")
+    else:
+        show(selection)
+    return None
 
 
-def _was_judged(selection: Selection) -> bool:
-    """Whether the input and at least one candidate have a valid judgement."""
-    valid = {index for index, judgement in selection.assessments.items() if judgement.valid}
-    return "input" in valid and len(valid) > 1
+def _summary(job: Job, selection: Selection, brief: bool) -> str:
+    """What was chosen and, unless ``brief``, why, the figures, and where the picture is."""
+    from restoration_guide.report_figures import fidelity_in_words, outcome_in_words
 
-
-def _summary(path: Path, folder: Path, selection: Selection) -> str:
-    """A few aligned lines: what was chosen, the figures, where the picture is."""
-    before, after = selection.row("input"), selection.row(selection.choice)
-    count = len(selection.rows) - 1
-    kept = selection.choice == "input"
-    change = "" if kept else f" → {after.rating:.2f} ± {after.rating_std:.2f}"
-    lines = [
-        f"{path}: " + ("input kept" if kept else f"candidate {selection.choice} of {count} chosen"),
-        f"  why       {selection.reason}",
-        f"  rating    {before.rating:.2f} ± {before.rating_std:.2f}{change}",
-    ]
+    first = f"{job.path}: {outcome_in_words(selection)}"
+    if brief:
+        return f"{first}, {selection.timing.total:.1f} s"
+    lines = [first, f"  why       {selection.reason}"]
+    after = selection.row(selection.choice)
     if after.fidelity is not None:
-        lines.append(
-            f"  fidelity  low-pass distance {after.fidelity.low_pass_distance:.4f}, "
-            f"coarse PSNR {after.fidelity.degraded_psnr:.1f} dB"
-        )
+        lines.append(f"  fidelity  {fidelity_in_words(after.fidelity)}")
     if selection.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in selection.skipped.items())
         lines.append(f"  skipped   {reasons}")
     lines += [
         f"  time      {selection.timing.total:.1f} s, "
         f"judging {100 * selection.timing.judging_share:.1f} %",
-        f"  picture   {folder / 'comparison.png'}",
-        f"  report    {folder / 'report.html'}",
+        f"  picture   {job.folder / 'comparison.png'}",
+        f"  report    {job.folder / 'report.html'}",
     ]
     return "\n".join(lines)
 
@@ -238,9 +276,14 @@ def _progress(path: Path, n: int) -> Iterator[Callable[[Candidate], None] | None
         yield lambda candidate: bar.advance(task)
 
 
-def _finish(outcomes: Counter[str]) -> None:
-    if outcomes["error"]:
+def _finish(statuses: Sequence[str]) -> None:
+    """The exit code: 1 when something failed, 2 when no image gave a valid result."""
+    if {"failed", "stopped", "pending"} & set(statuses):
         raise typer.Exit(ERROR)
-    if not outcomes["done"]:
+    if not {"restored", "kept"} & set(statuses):
         typer.echo("error: no input gave a valid result", err=True)
         raise typer.Exit(NOTHING_VALID)
+
+
+if __name__ == "__main__":
+    app()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, BBox
-from zoomiqa_core.heatmap import BOX_COLOUR, RATING_NAMES, colour_strip, draw_box, paint_map
+from zoomiqa_core.heatmap import BOX_COLOUR, RATING_NAMES, draw_box, paint_map
 from zoomiqa_core.images import to_pil
 
 PAPER, INK, GREY = "#ffffff", "#16181d", "#5d6470"
@@ -20,6 +22,8 @@ LINE = 3
 MARGIN, GAP = 28, 20
 SHOWN_SIDE = (320, 640)
 """Long side of a shown image in pixels: smaller ones are enlarged by a whole factor."""
+FOOTER = 70
+"""Height in pixels of what explains box and colours."""
 MIN_CELL = (360, 96)
 """Smallest width and height of a cell, so that captions of narrow images fit."""
 TARGET_ASPECT = 1.5
@@ -33,21 +37,22 @@ class View:
     heading: str
     """What it is, e.g. ``"Input"``."""
     rating: str
-    """Its rating in words, e.g. ``"2.41 ± 0.22"``."""
+    """Its rating in words, e.g. ``"rating 2.41 ± 0.22"``."""
     image: Tensor
     """(3, H, W) in [0, 1]."""
     quality_map: Tensor | None = None
     """(1, h, w) in rating units; None leaves the map out."""
+    region: str = ""
+    """Rating of the boxed region in words."""
 
 
 def draw_comparison(
-    before: View,
-    after: View | None = None,
+    views: Sequence[View],
     *,
     title: str,
     reason: str,
     bbox: BBox | None = None,
-    legend: str = "",
+    note: str = "",
 ) -> Image.Image:
     """Draw the sides in one picture with one colour scale from 1 to 5.
 
@@ -55,15 +60,14 @@ def draw_comparison(
     region ``bbox`` enlarged. The same region is boxed everywhere.
 
     Args:
-        before: the input.
-        after: the chosen image, on the input's grid; None when the input was kept.
+        views: the input and, unless it was kept, the chosen image on the same grid; either both
+            have a map or neither.
         title: first line.
         reason: second line, wrapped.
         bbox: normalised (x0, y0, x1, y1), the input's worst region; None boxes nothing.
-        legend: what the box is; shown with the colour scale.
+        note: last line, wrapped.
     """
-    width, height = shown_size(*before.image.shape[:0:-1])
-    views = [before] if after is None else [before, after]
+    width, height = shown_size(*views[0].image.shape[:0:-1])
     sides = [_cells(view, (width, height), bbox) for view in views]
     cell = (max(width, MIN_CELL[0]), max(height, MIN_CELL[1]))
     caption_height = 34
@@ -75,8 +79,8 @@ def draw_comparison(
     header = _wrap(reason, _font(16), content)
     top = MARGIN + 40 + 24 * len(header) + 16
     row_height = caption_height + cell[1] + GAP
-    footer = 70 if before.quality_map is not None else 0
-    size = (content + 2 * MARGIN, top + rows * row_height + footer + MARGIN - GAP)
+    bottom = top + rows * row_height
+    size = (content + 2 * MARGIN, bottom + FOOTER + MARGIN - GAP)
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, MARGIN - 4), _fit(title, _font(26, True), content), INK, _font(26, True))
@@ -91,9 +95,15 @@ def draw_comparison(
             bold = _font(19, kind == 0)
             draw.text((x, y + 2), _fit(caption, bold, cell[0]), INK if kind == 0 else GREY, bold)
             canvas.paste(picture, (x, y + caption_height))
-    if before.quality_map is not None:
-        scale_top = top + rows * row_height
-        _draw_scale(draw, canvas, MARGIN, scale_top, content, legend)
+    bar = min(500, content * 5 // 9) if kinds > 1 else 0
+    if bar:
+        _draw_scale(canvas, MARGIN + content - bar, bottom, bar)
+    if bbox is not None:
+        draw.rectangle((MARGIN, bottom, MARGIN + 24, bottom + 17), outline=BOX_COLOUR, width=LINE)
+        draw.text((MARGIN + 34, bottom), "worst region of the input", INK, _font(15))
+        bottom += 24
+    for number, line in enumerate(_wrap(note, _font(15), content - bar - 16, most=2)):
+        draw.text((MARGIN, bottom + 20 * number), line, GREY, _font(15))
     return canvas
 
 
@@ -109,13 +119,15 @@ def _cells(view: View, size: tuple[int, int], bbox: BBox | None) -> list[tuple[s
     """Caption and picture of each cell of one side."""
     picture = to_pil(view.image)
     shown = picture.resize(size, _resampling(picture.size, size))
-    cells = [(f"{view.heading}   {view.rating}", _boxed(shown, bbox))]
+    cells = [(f"{view.heading}: {view.rating}", _boxed(shown, bbox))]
     if view.quality_map is None:
         return cells
-    painted = paint_map(pil_to_tensor(shown).float() / 255.0, view.quality_map)
+    pixels = pil_to_tensor(shown).float() / 255.0
+    # Little contrast, so that the map's colours are those of the scale in dark and bright places.
+    painted = paint_map(0.5 + 0.4 * (pixels - pixels.mean()), view.quality_map)
     cells.append(("quality map", _boxed(painted, bbox)))
     if bbox is not None:
-        cells.append(("boxed region, enlarged", _enlarge(picture, bbox, size)))
+        cells.append((f"boxed region: {view.region}", _enlarge(picture, bbox, size)))
     return cells
 
 
@@ -158,24 +170,17 @@ def _prefers_rows(cell: tuple[int, int], kinds: int, sides: int) -> bool:
     return rows <= columns and kinds > 1
 
 
-def _draw_scale(
-    draw: ImageDraw.ImageDraw, canvas: Image.Image, left: int, top: int, width: int, words: str
-) -> None:
-    """Legend of the box at the left, the colour bar from 1 to 5 at the right."""
-    font = _font(15)
-    bar = min(500, width * 5 // 9)
-    x = left + width - bar
-    canvas.paste(colour_strip(bar, 18), (x, top))
-    draw.rectangle((x, top, x + bar - 1, top + 17), outline=GREY)
+def _draw_scale(canvas: Image.Image, x: int, y: int, width: int) -> None:
+    """The colours of the maps from 1 to 5, with their words."""
+    draw, font = ImageDraw.Draw(canvas), _font(15)
+    ratings = torch.linspace(MIN_RATING, MAX_RATING, width)[None, None]
+    canvas.paste(paint_map(torch.full((3, 18, width), 0.5), ratings), (x, y))
+    draw.rectangle((x, y, x + width - 1, y + 17), outline=GREY)
     for rating, word in RATING_NAMES.items():
-        place = x + (rating - MIN_RATING) / (MAX_RATING - MIN_RATING) * (bar - 1)
+        place = x + (rating - MIN_RATING) / (MAX_RATING - MIN_RATING) * (width - 1)
         anchor = {1: "la", 5: "ra"}.get(rating, "ma")
-        draw.line((place, top + 18, place, top + 23), GREY)
-        draw.text((place, top + 25), f"{rating} {word}", GREY, font, anchor=anchor)
-    if words:
-        draw.rectangle((left, top, left + 24, top + 17), outline=BOX_COLOUR, width=LINE)
-        for number, line in enumerate(_wrap(words, font, width - bar - 50)):
-            draw.text((left + 34, top + 20 * number), line, INK, font)
+        draw.line((place, y + 18, place, y + 23), GREY)
+        draw.text((place, y + 25), f"{rating} {word}", GREY, font, anchor=anchor)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) -> list[str]:

@@ -3,6 +3,7 @@
 =====================  =========================================================================
 ``best.png``           the chosen image
 ``comparison.png``     input and best, quality maps on one scale from 1 to 5, worst region
+``preview.jpg``        input and best side by side, small, for the index of a run
 ``candidates/NN.png``  every candidate with usable pixels
 ``report.html``        one page that can be sent alone
 ``config.yaml``        resolved settings
@@ -16,10 +17,9 @@ The same run gives the same bytes, except for ``report.json["timing"]`` and the 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,21 +27,35 @@ from typing import Any
 from PIL import Image
 
 from restoration_guide.comparison import View, draw_comparison
-from restoration_guide.fidelity import TERMS
 from restoration_guide.reference import (
-    UNITS,
     ReferenceFigures,
     compare_with_reference,
     rank_of_choice,
 )
+from restoration_guide.report_figures import (
+    fidelity_in_words,
+    figure,
+    outcome_in_words,
+    rating_in_words,
+    term_notes,
+)
 from restoration_guide.report_folder import PACKAGE, RECORD, check_folder, clear, run_identity
-from restoration_guide.report_page import render_page
-from restoration_guide.selection import Index, Row, Selection
+from restoration_guide.report_page import picture_of, render_page
+from restoration_guide.selection import Index, Selection
 from zoomiqa_core import __version__
 from zoomiqa_core.files import atomic_path, to_json, write_text_atomic
 from zoomiqa_core.heatmap import worst_region
-from zoomiqa_core.images import ImageSource, read_image, save_png
+from zoomiqa_core.images import ImageSource, read_image, save_png, to_pil
 from zoomiqa_core.training.run import versions
+
+FILES = {
+    "best": "best.png",
+    "comparison": "comparison.png",
+    "page": "report.html",
+    "preview": "preview.jpg",
+}
+PREVIEW_HEIGHT, PREVIEW_GAP = 160, 4
+"""Pixels."""
 
 
 def write_report(
@@ -77,24 +91,24 @@ def write_report(
 
     clear(folder)
     write_text_atomic(folder / "config.yaml", _yaml(config))
-    files = {"best": "best.png", "comparison": "comparison.png", "page": "report.html"}
-    candidates = {
-        str(row.index): f"candidates/{row.index:02d}.png"
-        for row in selection.rows
-        if row.index != "input" and row.fidelity is not None
-    }
-    for row in selection.rows:
-        if str(row.index) in candidates:
-            save_png(selection.image(row.index), folder / candidates[str(row.index)])
+    candidates = {}
+    for row in selection.rows[1:]:
+        image = picture_of(selection, row)
+        if image is not None:
+            number = row.index if isinstance(row.index, str) else f"{row.index:02d}"
+            candidates[str(row.index)] = f"candidates/{number}.png"
+            save_png(image, folder / "candidates" / f"{number}.png")
     save_png(selection.best, folder / "best.png")
     comparison = compare(selection)
     with atomic_path(folder / "comparison.png") as temporary:
         comparison.save(temporary, "PNG")
+    with atomic_path(folder / "preview.jpg") as temporary:
+        draw_preview(selection).save(temporary, "JPEG", quality=90)
     record = {
         **describe(selection, figures),
         **identity,
         "config": config,
-        "files": {**files, "candidates": candidates},
+        "files": {**FILES, "candidates": candidates},
         "versions": {PACKAGE: __version__, **versions()},
     }
     write_text_atomic(folder / "report.html", render_page(selection, record, comparison))
@@ -105,12 +119,12 @@ def write_report(
 def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) -> dict[str, Any]:
     """The selection as plain containers; everything that depends on time is under "timing"."""
     table = []
+    names = [field.name for field in fields(ReferenceFigures)] if figures else []
     for entry in selection.table:
         del entry["seconds"]
-        if figures:
-            known = figures.get(entry["index"])
-            entry |= asdict(known) if known else dict.fromkeys(UNITS)
-        table.append(entry)
+        entry["settings"] = {key: _plain(value) for key, value in entry["settings"].items()}
+        known = figures.get(entry["index"])
+        table.append({**entry, **{name: getattr(known, name, None) for name in names}})
     height, width = selection.input.shape[-2:]
     timing = selection.timing
     return {
@@ -128,10 +142,7 @@ def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) ->
         "nfe": selection.nfe,
         "rows": table,
         "rank_of_choice": rank_of_choice(selection, figures) if figures else None,
-        "fidelity_terms": {
-            name: {"unit": unit, "direction": direction}
-            for name, (unit, direction) in TERMS.items()
-        },
+        "fidelity_terms": {name: note for name, note in term_notes().items() if name in table[0]},
         "timing": {
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "total_seconds": timing.total,
@@ -151,39 +162,55 @@ def compare(selection: Selection) -> Image.Image:
     kept = selection.choice == "input"
     before, after = selection.row("input"), selection.row(selection.choice)
     shown = (before,) if kept else (before, after)
-    maps = [selection.quality_map(row.index) for row in shown]
-    bbox, legend = None, ""
-    if maps[0] is None or any(drawn is None for drawn in maps):
-        maps = [None] * len(shown)  # nothing to compare
-    else:
-        bbox = worst_region(maps[0])
-        ratings = (selection.region_rating(row.index, bbox) for row in shown)
-        legend = "worst region of the input: " + " → ".join(f"{rating:.2f}" for rating in ratings)
+    maps, bbox, regions = [None] * len(shown), None, [""] * len(shown)
+    note = (
+        f"restorer {selection.config['restorer']}, judge {selection.config['scorer']}, "
+        f"seed {selection.seed}"
+    )
+    try:
+        drawn = [selection.quality_map(row.index) for row in shown]
+        if drawn[0] is not None and all(quality_map is not None for quality_map in drawn):
+            bbox = worst_region(drawn[0])
+            ratings = [selection.region_rating(row.index, bbox) for row in shown]
+            maps, regions = drawn, [f"rating {figure(rating)}" for rating in ratings]
+    except Exception as error:  # a judge that cannot draw does not cost the report
+        bbox, note = None, f"{note}; no quality map: {type(error).__name__}: {error}"
+    views = [
+        View(heading, rating_in_words(row), selection.image(row.index), quality_map, region)
+        for heading, row, quality_map, region in zip(
+            ("Input", "Best"), shown, maps, regions, strict=False
+        )
+    ]
     reason = selection.reason
     if after.fidelity is not None:
-        reason += (
-            f"; faithful to the input: low-pass distance {after.fidelity.low_pass_distance:.4f}, "
-            f"coarse PSNR {after.fidelity.degraded_psnr:.1f} dB"
-        )
-    source = View("Input", _rating(before), selection.input, maps[0])
-    if kept:
-        title = f"Input kept: rating {_rating(before)}"
-        return draw_comparison(source, title=title, reason=reason, bbox=bbox, legend=legend)
-    chosen = f"Candidate {selection.choice} of {len(selection.rows) - 1} chosen"
+        reason += f"; faithful to the input: {fidelity_in_words(after.fidelity)}"
+    name = Path(selection.name).name
     return draw_comparison(
-        source,
-        View(f"Best: no. {selection.choice}", _rating(after), selection.best, maps[1]),
-        title=f"{chosen}: rating {before.rating:.2f} → {after.rating:.2f}",
+        views,
+        title=": ".join(filter(None, (name, outcome_in_words(selection)))),
         reason=reason,
         bbox=bbox,
-        legend=legend,
+        note=note,
     )
 
 
-def _rating(row: Row) -> str:
-    if math.isnan(row.rating):
-        return "not judged"
-    return f"{row.rating:.2f} ± {row.rating_std:.2f}"
+def draw_preview(selection: Selection) -> Image.Image:
+    """Input and best side by side, small; only the input where it was kept."""
+    shown: tuple[Index, ...] = ("input", selection.choice)
+    images = [to_pil(selection.image(index)) for index in dict.fromkeys(shown)]
+    for image in images:
+        image.thumbnail((2 * PREVIEW_HEIGHT, PREVIEW_HEIGHT))
+    width = sum(image.width for image in images) + PREVIEW_GAP * (len(images) - 1)
+    preview = Image.new("RGB", (width, images[0].height), "white")
+    for number, image in enumerate(images):
+        preview.paste(image, (number * (image.width + PREVIEW_GAP), 0))
+    return preview
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; what JSON does not have, in words."""
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    return value if plain else repr(value)
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +22,10 @@ PACKAGE = "zoomiqa-restoration-guide"
 
 RECORD = "report.json"
 CONFIG = "config.yaml"
-OWN_FILES = frozenset({RECORD, CONFIG, "report.html", "best.png", "comparison.png", "candidates"})
-CANDIDATE_FILE = re.compile(r"\d{2,}\.png")
+OWN_FILES = frozenset(
+    {RECORD, CONFIG, "report.html", "best.png", "comparison.png", "preview.jpg", "candidates"}
+)
+CANDIDATE_FILE = re.compile(r"(\d{2,}|[a-z]+)\.png")
 
 
 class ReportExistsError(FileExistsError):
@@ -37,14 +38,19 @@ def run_identity(pixels: Tensor, config: Mapping[str, Any]) -> dict[str, str]:
     values = pixels.detach().float().cpu().contiguous().numpy().tobytes()
     return {
         "input_sha256": hashlib.sha256(shape + values).hexdigest(),
-        "config_sha256": hashlib.sha256(to_json(config).encode()).hexdigest(),
+        "config_sha256": config_hash(config),
     }
 
 
-def read_report(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The record of a whole report; None when there is none."""
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of settings, whatever their order."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None when there is none, or another thing."""
     try:
-        record = json.loads(Path(directory, RECORD).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
@@ -55,7 +61,7 @@ def is_done(folder: Path, identity: Mapping[str, str]) -> bool:
 
     A report whose restorer stopped early is not whole.
     """
-    record = read_report(folder)
+    record = read_record(folder / RECORD)
     if record is None or record.get("error") is not None:
         return False
     versions = record.get("versions")
@@ -77,7 +83,7 @@ def check_folder(folder: Path, identity: Mapping[str, str], overwrite: bool = Fa
         raise ReportExistsError(f"{folder} is a file; a report needs a folder.")
     if not folder.is_dir():
         return
-    record = read_report(folder)
+    record = read_record(folder / RECORD)
     if record is not None:
         if not (overwrite or _is_of(record, identity)):
             raise ReportExistsError(

@@ -21,11 +21,17 @@ class RunConfig(BestOfNConfig):
     """A search and what it is made of; ``config.yaml`` of a report holds exactly these keys."""
 
     restorer: str = "builtin"
-    """``"builtin"`` or the folder of a saved pipeline."""
+    """``"builtin"``, or the folder or hub id of a diffusers pipeline."""
+    prompt: str | None = None
+    """Words for a pipeline that takes a prompt."""
+    negative_prompt: str | None = None
+    """Words for what to avoid, for a pipeline that takes them."""
     scorer: str = "proxy"
     """``"proxy"`` or the folder or hub id of a judge."""
     second: str | None = None
     """Folder, hub id or address of a second judge, who chooses among the best; None for none."""
+    device: str = "cpu"
+    """Where restorer and judge compute; ``"cuda"`` is each process's own GPU."""
     seed: int = 0
     """Seed of the candidates, ≥ 0."""
     threads: int | None = None
@@ -35,6 +41,8 @@ class RunConfig(BestOfNConfig):
         super().__post_init__()
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}.")
+        if self.restorer == "builtin" and (self.prompt or self.negative_prompt):
+            raise ValueError("the builtin restorer takes no prompt; choose a pipeline that does.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
 
@@ -45,11 +53,17 @@ class RunConfig(BestOfNConfig):
             for name in BestOfNConfig.__dataclass_fields__
             if name not in ("n", "fidelity")
         }
+        words: dict[str, Any] = {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "device": None if self.device == "cpu" else self.device,
+        }
+        given = {name: value for name, value in words.items() if value is not None}
         return BestOfN(
-            load_restorer(self.restorer),
-            load_scorer(self.scorer),
+            load_restorer(self.restorer, **given),
+            load_scorer(self.scorer, device=self.device),
             self.n,
-            second=None if self.second is None else load_scorer(self.second),
+            second=None if self.second is None else load_scorer(self.second, device=self.device),
             limits=self.fidelity,
             **settings,
         )

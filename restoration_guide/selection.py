@@ -15,7 +15,6 @@ from torch import Tensor
 
 from restoration_guide.fidelity import TERMS, Fidelity
 from restoration_guide.timing import Timing
-from zoomiqa_core.assessment import lower_bound
 
 if TYPE_CHECKING:
     from restoration_guide.restorers.base import Candidate
@@ -62,10 +61,6 @@ class Row:
     nfe_saved: int = 0
     """Evaluations it would have taken further; above 0 for pruned candidates alone."""
 
-    def lower_bound(self, confidence: float) -> float:
-        """The rating one can count on (:func:`zoomiqa_core.assessment.lower_bound`)."""
-        return lower_bound(self.rating, self.rating_std, confidence)
-
     def judged(self, judgement: Assessment) -> Row:
         """The row with its rating, or with the reason why it has none."""
         if not judgement.valid:
@@ -84,7 +79,7 @@ class Row:
         detail = ": ".join(filter(None, (judgement.error, judgement.message)))
         return replace(self, second_rating=math.nan, second_error=detail or "rating is not finite")
 
-    def to_dict(self, confidence: float) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """One flat record for tables and JSON."""
         terms = self.fidelity.to_dict() if self.fidelity else dict.fromkeys(TERMS)
         return {
@@ -93,7 +88,6 @@ class Row:
             "settings": dict(self.settings),
             "rating": self.rating,
             "rating_std": self.rating_std,
-            "lower_bound": self.lower_bound(confidence),
             "consensus_distance": self.consensus_distance,
             "second_rating": self.second_rating,
             "second_error": self.second_error,
@@ -147,8 +141,8 @@ class Selection:
 
         ``gain`` is the rating above the input's.
         """
-        confidence, before = self.config["confidence"], self.row("input").rating
-        return [{**row.to_dict(confidence), "gain": row.rating - before} for row in self.rows]
+        before = self.row("input").rating
+        return [{**row.to_dict(), "gain": row.rating - before} for row in self.rows]
 
     @property
     def skipped(self) -> dict[str, int]:

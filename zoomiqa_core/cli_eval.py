@@ -25,9 +25,10 @@ from zoomiqa_core.command_line import (
 )
 from zoomiqa_core.data.benchmarks import find_benchmark, read_benchmark
 from zoomiqa_core.environment import environment, environment_text
-from zoomiqa_core.evaluate import default_folder, evaluate, launched_process, sample
+from zoomiqa_core.evaluate import default_folder, evaluate, sample
 from zoomiqa_core.evaluation_summary import summarise, summary_table, write_summary
 from zoomiqa_core.files import to_json
+from zoomiqa_core.launch import launched_process
 from zoomiqa_core.training.run import versions
 
 

@@ -15,17 +15,16 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.data.rated_images import RatedImage
+from zoomiqa_core.launch import Process
 from zoomiqa_core.scorer import Scorer
 from zoomiqa_core.training.run import RunFolder
 
@@ -35,37 +34,6 @@ Judgement = dict[str, Any]
 OF_CHAINS = ("ratings", "chain_errors", "chain_fallbacks", "zoom_share", "zoom_shift")
 OF_CHAINS += ("retries", "tokens")
 """Fields of an assessment that only a judge with chains of rounds fills."""
-
-
-class Process(NamedTuple):
-    """This process among those of the launch."""
-
-    index: int = 0
-    count: int = 1
-    wait: Callable[[], None] = lambda: None
-    """Returns when every process of the launch has called it."""
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process reports for all."""
-        return self.index == 0
-
-
-@contextmanager
-def launched_process(device: str = "cpu") -> Iterator[Process]:
-    """This process as ``accelerate launch`` (or torchrun) started it; alone without them.
-
-    Args:
-        device: where judges will run; ``"cuda"`` becomes each process's own GPU.
-    """
-    from accelerate import PartialState
-
-    # Shards may end far apart, and a wait that runs out of time would lose the launch.
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
-    try:
-        yield Process(state.process_index, state.num_processes, state.wait_for_everyone)
-    finally:
-        state.destroy_process_group()
 
 
 def sample(images: Sequence[RatedImage], limit: int | None, seed: int = 0) -> list[RatedImage]:
@@ -136,7 +104,7 @@ def evaluate(
     file = out / f"judgements-{_launches(out):03d}-{process.index:03d}.jsonl"
     process.wait()  # everybody has seen the same lines before anybody adds one
     todo = [index for index in range(len(images)) if index not in done]
-    mine = todo[process.index :: process.count]
+    mine = process.share(todo)
     chunks = [mine[at : at + batch] for at in range(0, len(mine), batch)]
     if chunks:
         with file.open("x", encoding="utf-8") as lines:

@@ -15,16 +15,15 @@ import pytest
 from zoomiqa_core.assessment import Assessment, Round
 from zoomiqa_core.data.rated_images import RatedImage
 from zoomiqa_core.evaluate import (
-    Process,
     default_folder,
     evaluate,
     fingerprint,
     image_name,
-    launched_process,
     read_judgements,
     sample,
     to_judgement,
 )
+from zoomiqa_core.launch import Process, launched_process
 
 ROOT = Path("data")
 CONFIG = {"dataset": "made up", "scorer": "stub"}

@@ -24,7 +24,7 @@ def restore(crop: Path, out: Path, *options: str) -> Path:
     arguments = ["best-of-n", str(crop), "--n", "3", "--seed", "5", "--out", str(out), *options]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
-    (report,) = out.iterdir()
+    (report,) = (path for path in out.iterdir() if path.is_dir())
     return report
 
 

@@ -113,7 +113,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch):
             scorer = NoiseScorer() if scorer is None else scorer
             import restoration_guide.run_config as module
 
-            monkeypatch.setattr(module, "load_restorer", lambda name: restorer)
-            monkeypatch.setattr(module, "load_scorer", lambda name: scorer)
+            monkeypatch.setattr(module, "load_restorer", lambda name, **_: restorer)
+            monkeypatch.setattr(module, "load_scorer", lambda name, **_: scorer)
 
     return Stubs

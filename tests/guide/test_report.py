@@ -19,7 +19,6 @@ from restoration_guide.comparison import shown_size
 from restoration_guide.reference import ReferenceFigures, rank_of_choice, reference_figures
 from restoration_guide.report import compare
 from restoration_guide.report_folder import OWN_FILES, ReportExistsError
-from restoration_guide.report_page import figure, rating_share
 from restoration_guide.selection import Index
 from zoomiqa_core.files import to_json
 from zoomiqa_core.images import read_image, save_png, to_pil
@@ -86,7 +85,7 @@ def test_kept_input_is_byte_for_byte_the_input(photo, stubs, tmp_path) -> None:
     saved = save_png(photo, tmp_path / "photo.png")
     assert (folder / "best.png").read_bytes() == saved.read_bytes()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "Input kept" in page and "Before and after" not in page
+    assert "input kept" in page and "Before and after" not in page
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -126,9 +125,47 @@ def test_the_page_has_a_row_for_every_candidate(selection, tmp_path) -> None:
     assert "not finite: " in source
 
 
-def test_figures_for_people() -> None:
-    assert [figure(x) for x in (None, math.nan, math.inf, 1.005)] == ["–", "–", "–", "1.00"]
-    assert [rating_share(x) for x in (None, math.nan, 0.0, 1.0, 3.0, 6.0)] == [0, 0, 0, 0, 50, 100]
+def test_rows_of_other_kinds_and_other_figures(selection, tmp_path, monkeypatch) -> None:
+    """A candidate ended early has no image, a composed one no number, and terms may be added."""
+    best = selection.candidates[0]
+    rows = [
+        *selection.rows[:2],
+        replace(selection.rows[2], status="pruned", detail="after 2 of 5 steps"),
+        replace(selection.rows[1], index="composed"),
+    ]
+    candidates = (best, replace(best, index="composed"))
+    mixed = replace(selection, rows=tuple(rows), candidates=candidates, choice="composed")
+    table = [{**row, "nfe": 5, "second_error": "it <gave> up"} for row in mixed.table]
+    monkeypatch.setattr(type(mixed), "table", table)
+    folder = mixed.report(tmp_path / "r")
+    assert sorted(path.name for path in (folder / "candidates").iterdir()) == [
+        "00.png",
+        "composed.png",
+    ]
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    heads = sum(tag == "th" for tag, _ in page.tags)
+    assert sum(tag == "td" for tag, _ in page.tags) == heads * len(rows)
+    assert "composed of 2 chosen" in page.text and "NFE" in page.text
+    assert "pruned: after 2 of 5 steps; second error: it <gave> up" in page.text
+    alternatives = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert alternatives[-3:] == ["input", "candidate 0", "composed"]  # one for each image there is
+    assert read(folder)["files"]["candidates"]["composed"] == "candidates/composed.png"
+
+
+def test_a_judge_that_cannot_draw_does_not_cost_the_report(selection, tmp_path) -> None:
+    class Blind(type(selection.scorer)):
+        def quality_map(self, image):
+            raise RuntimeError("out of memory")
+
+    folder = replace(selection, scorer=Blind()).report(tmp_path / "r")
+    assert read(folder)["choice"] == selection.choice
+    assert Image.open(folder / "comparison.png").width >= 620
+
+
+def test_settings_that_json_does_not_know_are_kept_in_words(selection, tmp_path) -> None:
+    rows = [replace(row, settings={"generator": torch.Generator}) for row in selection.rows]
+    folder = replace(selection, rows=tuple(rows)).report(tmp_path / "r")
+    assert "Generator" in read(folder)["rows"][1]["settings"]["generator"]
 
 
 # --- folders that hold something -----------------------------------------------------------------
@@ -244,7 +281,7 @@ def test_reference_adds_figures_and_rank(stubs, tmp_path) -> None:
     assert source["psnr"] == pytest.approx(-10 * math.log10(mse), abs=1e-4)
     assert first["psnr"] > source["psnr"] and first["ms_ssim"] > source["ms_ssim"]
     assert record["rank_of_choice"]["of"] == 3 and record["rank_of_choice"]["psnr"] in (1, 2)
-    assert "MS-SSIM" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    assert "MS SSIM" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
 
 
 def test_reference_figures_of_identity_and_of_small_images() -> None:
