@@ -273,10 +273,11 @@ class BestOfN:
         return rows, judgements
 
     def _resolved_config(self) -> dict[str, Any]:
+        own = getattr(self.restorer, "config", None)  # words, plan and options of a pipeline
         return {
             **asdict(self.config),
             "restorer": self.restorer.name,
-            **getattr(self.restorer, "config", {}),
+            **({"restorer_config": own} if own else {}),
             "scorer": _name(self.scorer),
             "second": None if self.second is None else _name(self.second),
         }

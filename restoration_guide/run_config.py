@@ -84,6 +84,7 @@ def resolve_config(file: Path | None, options: Mapping[str, Any]) -> RunConfig:
         read = OmegaConf.create() if file is None else OmegaConf.load(file)
         if not isinstance(read, DictConfig):
             raise ConfigError("expected a mapping of settings, one per line as `name: value`")
+        read.pop("restorer_config", None)  # what a report says of its restorer, no setting
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), read, given)
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:

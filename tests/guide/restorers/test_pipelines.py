@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 
 from benchmarks.check_pipelines import FEATURES, HalfObserver, as_markdown, check, picture
 from restoration_guide.restorers import Candidate, load_restorer
-from restoration_guide.restorers.builtin import BuiltinRestorer
 from restoration_guide.restorers.contract import SHRINKING, Contract, read_contract
 from restoration_guide.restorers.pipeline_restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
@@ -39,11 +37,6 @@ def judge() -> Any:
 
 @pytest.mark.parametrize("name", tiny_pipelines.NAMES)
 def test_features(name: str, judge: Any) -> None:
-    if (
-        name == "builtin"
-        and "observer" not in inspect.signature(BuiltinRestorer.restore).parameters
-    ):
-        pytest.skip("shows no previews yet")
     found = check(name, judge)
     ROWS.append(found)
     assert set(found) == {"class", *FEATURES}
