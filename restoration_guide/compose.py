@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from restoration_guide.best_of_n import choose
 from restoration_guide.blending import blend, seam_step
 from restoration_guide.fidelity import FidelityLimits, measure_fidelity
 from restoration_guide.restorers.base import Candidate
@@ -78,9 +77,10 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
     Returns:
         The same selection when no region is clearly better in another image. Otherwise one with a
         further row, of the next free index, whose settings name each image's share. The composition
-        is the choice if :func:`~restoration_guide.best_of_n.choose` takes it among all rows, it
-        keeps the search's fidelity limits, no cell is further from the input than allowed, and its
-        seam does not show. If not, the choice stays and the row is ``"rejected"``, with reasons.
+        is the choice if its lower bound exceeds the choice's (of the input: its rating and the
+        minimal gain), it keeps the search's fidelity limits, no cell is further from the input than
+        allowed, and its seam does not show. If not, the choice stays and the row is ``"rejected"``,
+        with reasons.
 
     Raises:
         ValueError: the selection has no judge.
@@ -238,11 +238,10 @@ def _verdict(
     if row.status != OK:
         return row, *kept
     confidence, min_gain = selection.config["confidence"], selection.config["min_gain"]
-    chosen = choose([*selection.rows, row], confidence, min_gain)
-    doubts = []
-    if chosen.index != row.index:
-        bounds = [r.lower_bound(confidence) for r in (row, selection.row(selection.choice))]
-        doubts.append("lower bound {:.2f}, and the choice has {:.2f}".format(*bounds))
+    best, bound = selection.row(selection.choice), row.lower_bound(confidence)
+    needed = best.rating + min_gain if best.index == "input" else best.lower_bound(confidence)
+    figures = f"lower bound {bound:.2f} against {needed:.2f} for the choice without it"
+    doubts = [] if bound > needed else [figures]
     if row.fidelity is not None:
         doubts += row.fidelity.violations(FidelityLimits(**selection.config["fidelity"]))
     if composition.excess_distance > 0:
@@ -251,7 +250,8 @@ def _verdict(
         doubts.append(f"its seam is a step of {composition.seam:.4f} > {config.max_seam:g}")
     if doubts:
         return replace(row, status="rejected", detail="; ".join(doubts)), *kept
-    return row, chosen.index, f"{chosen.reason}; composed of {row.settings['composed of']}"
+    parts = row.settings["composed of"]
+    return row, row.index, f"candidate {row.index} is best: {figures}; composed of {parts}"
 
 
 def _scorer(selection: Selection) -> Scorer:

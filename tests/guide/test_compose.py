@@ -218,7 +218,7 @@ def test_nothing_is_composed_when_one_image_is_best_everywhere(photo, stubs) -> 
 
 
 @pytest.mark.parametrize(
-    ("broken", "why"), [("judge", "lower bound"), ("fidelity", "low_pass_distance")]
+    ("broken", "why"), [("judge", "for the choice without it"), ("fidelity", "low_pass_distance")]
 )
 def test_without_agreement_the_choice_stays(mixed: Selection, stubs, broken: str, why: str) -> None:
     if broken == "judge":  # doubts what it has not seen
@@ -261,7 +261,11 @@ def test_a_seam_that_shows_is_rejected(stubs) -> None:
 
 
 def test_an_unfaithful_image_is_not_taken_where_it_is_unfaithful(mixed: Selection) -> None:
-    assert compose_regions(mixed, ComposeConfig(max_local_distance=0.0)) is mixed
+    other = 1 - int(mixed.choice)
+    assert f"{other} " in compose_regions(mixed).row(2).settings["composed of"]
+    strict = compose_regions(mixed, ComposeConfig(max_local_distance=0.0))
+    # the input is faithful to itself everywhere, so it alone may take regions from the choice
+    assert f"{other} " not in strict.row(2).settings["composed of"]
 
 
 def test_a_judge_that_raises_leaves_the_choice(mixed: Selection, stubs) -> None:
