@@ -262,11 +262,10 @@ def test_a_seam_that_shows_is_rejected(stubs) -> None:
 
 def test_an_unfaithful_image_is_not_taken_where_it_is_unfaithful(mixed: Selection) -> None:
     other = 1 - int(mixed.choice)
-    composed = compose_regions(mixed, ComposeConfig(max_local_distance=0.0))
-    parts = composed.row(2).settings["composed of"].split(", ")
-    # at no distance at all from the input, the input is all that may join the choice
-    assert sorted(part.split()[0] for part in parts) == sorted(["input", str(mixed.choice)])
-    assert f"{other} " not in composed.row(2).settings["composed of"]
+    assert f"{other} " in compose_regions(mixed).row(2).settings["composed of"]
+    strict = compose_regions(mixed, ComposeConfig(max_local_distance=0.0))
+    # the input is faithful to itself everywhere, so it alone may take regions from the choice
+    assert f"{other} " not in strict.row(2).settings["composed of"]
 
 
 def test_a_judge_that_raises_leaves_the_choice(mixed: Selection, stubs) -> None:
