@@ -6,8 +6,9 @@ of the table by name.
 BRISQUE comes from the package `brisque` (Apache-2.0); the SVM and its scaling are inside the wheel.
 Its `score()` stops at NumPy 2.4 (it converts arrays of one element to floats), so its own steps
 are called here in its order. No NIQE is timed: implementations with permissive licences use names
-that NumPy and SciPy have removed (scikit-video), others are not permissive (pyiqa). NIQE computes
-the same locally normalised statistics as BRISQUE.
+that NumPy and SciPy have removed (scikit-video) or come without the model of natural photos they
+need (niqe), others are not permissive (pyiqa). NIQE computes the same locally normalised statistics
+as BRISQUE.
 """
 
 from collections.abc import Callable

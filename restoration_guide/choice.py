@@ -13,8 +13,9 @@ Three questions, in this order:
    weights are equal and the safest, most central one is kept.
 
 Why not simply the highest rating: a judge that was trained on different photos says whether a photo
-is damaged far better than which of two restorations of it is nearer to the truth.
-``benchmarks/measure_choice.py`` measures both and fits the numbers below on training photos.
+is damaged far better than which of two restorations of it is nearer to the truth. On training
+photos the bundled judge's rating had a rank correlation of -.05 with the MS-SSIM of a photo's
+candidates, nearness in question 3 one of .63 (``benchmarks/measure_choice.py``).
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ from restoration_guide.selection import OK, Index, Row
 
 @dataclass(frozen=True)
 class ChoiceRule:
-    """The numbers behind the choice."""
+    """The numbers behind the choice.
+
+    Read off ``benchmarks/measure_choice.py``, on training photos. ``confidence`` and
+    ``good_rating`` leave all but 2 of 200 undamaged crops alone, and 8 % of 400 damaged ones; with
+    1 and 4.4 it would be all but 3, and 2.5 %. ``temperature`` and ``min_gain`` win .42 of the
+    oracle's headroom in MS-SSIM; a temperature of 0 wins -.26, of inf .36, a ``min_gain`` of .2
+    only .16.
+    """
 
     confidence: float = 1.5
     """How many standard deviations of its rating the input's quality may lie above it: doubt

@@ -226,7 +226,7 @@ def steady(image: Tensor, _: torch.Generator) -> Tensor:
 
 def test_the_second_judge_has_the_last_word_on_the_finalists(photo, stubs) -> None:
     restorer = stubs.Restorer([stubs.smooth, steady, stubs.smooth, stubs.smooth])
-    second: Any = Sharpness(stubs)
+    second: Any = Sharpness(stubs)  # all of a judge that is asked for
     alone = BestOfN(restorer, stubs.Scorer(), n=4)(photo)
     result = BestOfN(restorer, stubs.Scorer(), n=4, second=second, finalists=4)(photo)
     assert second.first.judged == 5 and result.second_failures == 0
