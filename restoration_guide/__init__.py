@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted, choose
     from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
+    from restoration_guide.gate import QualityGate
     from restoration_guide.report_folder import ReportExistsError
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
+    from restoration_guide.retry import RetryPolicy
     from restoration_guide.selection import Row, Selection
+    from restoration_guide.verdict import Verdict
 
 __all__ = [
     "BestOfN",
@@ -19,12 +22,15 @@ __all__ = [
     "Candidate",
     "Fidelity",
     "FidelityLimits",
+    "QualityGate",
     "ReportExistsError",
     "Restorer",
+    "RetryPolicy",
     "Row",
     "SearchInterrupted",
     "Selection",
     "Settings",
+    "Verdict",
     "choose",
     "load_restorer",
     "measure_fidelity",
@@ -38,13 +44,16 @@ _LAZY = {
     "Fidelity": "fidelity",
     "FidelityLimits": "fidelity",
     "measure_fidelity": "fidelity",
+    "QualityGate": "gate",
     "ReportExistsError": "report_folder",
     "load_restorer": "restorers",
     "Candidate": "restorers.base",
     "Restorer": "restorers.base",
     "Settings": "restorers.base",
+    "RetryPolicy": "retry",
     "Row": "selection",
     "Selection": "selection",
+    "Verdict": "verdict",
 }
 
 
