@@ -44,8 +44,6 @@ class StopHopeless(PipelineCallback):
         ValueError: ``below`` or ``at`` is out of range.
     """
 
-    tensor_inputs = ["latents"]  # noqa: RUF012 - declared so by diffusers
-
     def __init__(
         self,
         scorer: Scorer,
@@ -64,6 +62,11 @@ class StopHopeless(PipelineCallback):
         self.preview = preview or self._decode
         self._tap: _Tap | None = None
         self._forget()
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        """What the pipeline is asked to hand over."""
+        return ["latents"]
 
     def _forget(self) -> None:
         """Begin a run."""
