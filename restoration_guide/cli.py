@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from restoration_guide.cli_gate import calibrate_gate, gate
+from restoration_guide.cli_prompts import prompts
 from zoomiqa_core.command_line import ERROR, NOTHING_VALID, CommandGroup
 from zoomiqa_core.images import ImageError, find_images, read_image
 
@@ -38,6 +40,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+app.command("gate")(gate)
+app.command("calibrate-gate")(calibrate_gate)
+app.command("prompts")(prompts)
 
 N = Annotated[int | None, typer.Option("--n", help="Candidates per image.  [default: 8]")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the candidates.  [default: 0]")]

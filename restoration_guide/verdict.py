@@ -59,15 +59,15 @@ class Verdict:
         return self.action == "accept"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers for JSON; NaN becomes None."""
+        """Plain containers for JSON; NaN becomes None. Of judgements, their figures."""
         return {
             "action": self.action,
             "reasons": list(self.reasons),
             "ratings": [
                 {
                     "judge": said.judge,
-                    "before": said.before.to_dict(),
-                    "after": said.after.to_dict(),
+                    "before": _figures(said.before),
+                    "after": _figures(said.after),
                 }
                 for said in self.ratings
             ],
@@ -155,6 +155,11 @@ def _objections(ratings: Sequence[Judged], config: GateConfig) -> list[str]:
                 f"{said.before.rating:.2f}"
             )
     return found
+
+
+def _figures(said: Assessment) -> dict[str, Any]:
+    every = said.to_dict()
+    return {key: every[key] for key in ("rating", "rating_std", "valid", "error", "message")}
 
 
 def _usable(said: Assessment) -> bool:
