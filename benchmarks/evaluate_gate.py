@@ -24,7 +24,7 @@ from zoomiqa_core.data.benchmarks import read_biq2021
 from zoomiqa_core.data.rated_images import RatedImage
 from zoomiqa_core.evaluate import evaluate, sample
 from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.scorer import load_scorer
+from zoomiqa_core.scorer import Scorer, load_scorer
 from zoomiqa_core.training.run import versions
 
 BAND = 0.02
@@ -32,16 +32,16 @@ BAND = 0.02
 
 
 def judge_split(
-    folder: Path, split: str, count: int | None, out: Path, seed: int
+    judge: Scorer, folder: Path, split: str, count: int | None, out: Path, seed: int
 ) -> tuple[list[RatedImage], np.ndarray]:
-    """Images of a split and the proxy's ratings of them (NaN where it failed)."""
+    """Images of a split and the judge's ratings of them (NaN where it failed)."""
     images = sample(read_biq2021(folder, split), count, seed)
     judgements = evaluate(
         images,
-        load_scorer("proxy"),
+        judge,
         out / split,
         root=folder,
-        config={"dataset": "BIQ2021", "split": split, "scorer": "proxy"},
+        config={"dataset": "BIQ2021", "split": split, "scorer": judge.name},
         progress=lambda chunks: track(chunks, f"BIQ2021 {split}"),
     )
     return images, np.array([j["rating"] if j["valid"] else np.nan for j in judgements], float)
@@ -87,8 +87,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_gate"))
     args = parser.parse_args()
 
+    judge = load_scorer("proxy")
     splits = [
-        judge_split(args.biq2021, split, args.count, args.out, args.seed)
+        judge_split(judge, args.biq2021, split, args.count, args.out, args.seed)
         for split in (args.split, "test")
     ]
     (ours, our_ratings), (others, other_ratings) = splits

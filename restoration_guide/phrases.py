@@ -69,8 +69,8 @@ _TO_A_MODEL = re.compile(
 """What speaks to a model, or asks for other content."""
 
 _PLAIN = re.compile(r"[^\w ,.'’%&/×²°–-]|_")
-_LOOSE_HYPHEN = re.compile(r"(?<!\w)[-–]+|[-–]+(?!\w)")
-_SPACES = re.compile(r"\s+")
+_LOOSE = re.compile(r"(?<!\w)[-–'’]+|[-–'’]+(?!\w)")
+"""Hyphens and apostrophes that join no letters."""
 _EDGES = " ,.-–/'’&"
 
 _NEGATION = re.compile(
@@ -93,27 +93,31 @@ class Phrase(NamedTuple):
 def plain_phrase(sentence: str) -> Phrase:
     """A judge's sentence in plain words, on one line, without an end mark.
 
-    Linear in the sentence's length. The same phrase in, the same phrase out.
+    What is left is looked at again until nothing changes, as taking one thing out may bring two
+    others together. A phrase that came out goes in again unchanged.
     """
     if len(sentence) > MAX_CHARS:
         return Phrase("", "too_long")
-    text = "".join(map(_visible, unicodedata.normalize("NFKC", sentence)))
-    text = _QUOTED.sub(" ", text)
-    if _TEMPLATE.search(text):
-        return Phrase("", "instruction")
-    text = _KEYWORD.sub(lambda found: found[0].lower(), _TOKENS.sub(" ", text))
-    if _TO_A_MODEL.search(text.strip()):
-        return Phrase("", "instruction")
-    text = _PLAIN.sub(" ", text.replace(";", ","))
-    text = _SPACES.sub(" ", _LOOSE_HYPHEN.sub(" ", text))
-    text = text.replace(" ,", ",").strip(_EDGES)
+    text, before = sentence, ""
+    while text != before:
+        before = text
+        if _TEMPLATE.search(text := _unquoted(text)):
+            return Phrase("", "instruction")
+        text = _KEYWORD.sub(lambda found: found[0].lower(), _TOKENS.sub(" ", text))
+        if _TO_A_MODEL.search(text.strip()):
+            return Phrase("", "instruction")
+        text = _LOOSE.sub(" ", _PLAIN.sub(" ", text.replace(";", ",")))
+        text = " ".join(text.split()).replace(" ,", ",").strip(_EDGES)
     if not any(char.isalpha() for char in text):
         return Phrase("", "empty")
     if len(text.split()) > MAX_WORDS:
         return Phrase("", "too_long")
-    if _TO_A_MODEL.search(text):  # what was taken out may have hidden it
-        return Phrase("", "instruction")
     return Phrase(text)
+
+
+def _unquoted(text: str) -> str:
+    """Compatibility forms as plain letters, without invisible characters and quoted text."""
+    return _QUOTED.sub(" ", "".join(map(_visible, unicodedata.normalize("NFKC", text))))
 
 
 def without_negation(phrase: str) -> str:
@@ -126,7 +130,7 @@ def without_negation(phrase: str) -> str:
 
 
 def same_words(phrase: str) -> tuple[str, ...]:
-    """What two phrases share when they say the same but for case, order of signs and spaces."""
+    """What two phrases share that say the same but for case, signs and spaces."""
     return tuple(re.findall(r"\w+", phrase.casefold()))
 
 

@@ -64,8 +64,12 @@ class PromptTarget:
     """Whether there is a negative prompt."""
 
     @classmethod
-    def of(cls, pipe: Any) -> PromptTarget:
+    def of(cls, pipe: Any, max_sequence_length: int | None = None) -> PromptTarget:
         """Read a diffusers pipeline's tokenizers and its call.
+
+        Args:
+            pipe: the pipeline.
+            max_sequence_length: what its call will be given; None for the call's default.
 
         Raises:
             TypeError: the pipeline takes no prompt.
@@ -74,7 +78,9 @@ class PromptTarget:
         if "prompt" not in parameters:
             raise TypeError(f"{type(pipe).__name__} takes no prompt; words cannot guide it.")
         given = parameters.get("max_sequence_length")
-        call_limit = given.default if given and isinstance(given.default, int) else None
+        call_limit = max_sequence_length
+        if call_limit is None and given and isinstance(given.default, int):
+            call_limit = given.default
         found = [(name, getattr(pipe, name, None)) for name in _tokenizer_names(pipe)]
         budgets = tuple(TokenBudget.of(name, each, call_limit) for name, each in found if each)
         return cls(budgets, "negative_prompt" in parameters)

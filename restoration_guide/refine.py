@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -189,5 +190,11 @@ def refine(
 
 def _target_of(restorer: Any) -> PromptTarget:
     """What a restorer's pipeline reads; no limit for one without a pipeline of diffusers."""
-    pipe = getattr(getattr(restorer, "adapter", None), "pipe", None)
-    return PromptTarget() if pipe is None else PromptTarget.of(pipe)
+    adapter = getattr(restorer, "adapter", None)
+    if adapter is None:
+        return PromptTarget()
+    settings = [adapter.options, *(each for each in restorer.plan if isinstance(each, Mapping))]
+    name = "max_sequence_length"
+    return PromptTarget.of(
+        adapter.pipe, min((each[name] for each in settings if name in each), default=None)
+    )

@@ -116,7 +116,8 @@ def decide(
     if not problems or _usable(after):  # a result with a defect was not judged
         problems += _objections(ratings, config)
     good = before.rating >= config.min_rating
-    figures = f"input {_rating(before)}, result {_rating(after)}, {config.min_rating:.2f} asked for"
+    asked = f", {config.min_rating:.2f} asked for" if config.min_rating > MIN_RATING else ""
+    figures = f"input {_rating(before)}, result {_rating(after)}{asked}"
     if not problems and not good:
         return "accept", (f"good enough: {figures}",)
     if not problems:

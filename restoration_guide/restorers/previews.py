@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -94,7 +95,8 @@ def decode_latents(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         pipe: With an autoencoder called `vae` or `vqvae`, or with none: then latents are pixels.
         latents: (B, C, h, w), or packed, (B, h w / 4, 4 C).
-        size: Pixels of the picture the pipeline was asked for.
+        size: Pixels of the picture the pipeline was asked for; of packed latents only its shape
+            counts, as some pipelines resize what they are asked for.
     """
     vae: Any = getattr(pipe, "vae", None)
     if vae is None:
@@ -102,7 +104,9 @@ def decode_latents(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
         images = latents if vae is None else vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return _unit_range(images)
     if latents.ndim == 3:
-        latents = pipe._unpack_latents(latents, *size, pipe.vae_scale_factor)
+        pair = 2 * pipe.vae_scale_factor
+        rows, columns = _packed_grid(latents.shape[1], size)
+        latents = pipe._unpack_latents(latents, pair * rows, pair * columns, pipe.vae_scale_factor)
     config = vae.config
     if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
         shape = (1, -1, *[1] * (latents.ndim - 2))
@@ -115,6 +119,12 @@ def decode_latents(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
     with _wide_enough(vae):
         images = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
     return _unit_range(images[:, :, 0] if images.ndim == 5 else images)
+
+
+def _packed_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of `tokens` whose aspect ratio is closest to that of `size`, (H, W)."""
+    grids = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
+    return min(grids, key=lambda grid: abs(math.log(grid[0] * size[1] / (grid[1] * size[0]))))
 
 
 @contextmanager

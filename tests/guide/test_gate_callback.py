@@ -33,7 +33,7 @@ def watch(rating: Any, **settings: Any) -> Any:
     return StopHopeless(scorer, **settings)
 
 
-def call(pipe, callback, name, n=8, **more):
+def call(pipe, callback, name, n=8, strength=0.75):
     """A run on a 32² picture; returns the number of network evaluations and the images."""
     network = getattr(pipe, "unet", None) or pipe.transformer
     count, original = [0], network.forward
@@ -45,7 +45,9 @@ def call(pipe, callback, name, n=8, **more):
     network.forward = counted
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     arguments = {"prompt": "", "image": image, **options(name)}
-    arguments |= {"num_inference_steps": n, "output_type": "pt", **more}
+    arguments |= {"num_inference_steps": n, "output_type": "pt"}
+    if "strength" in arguments:
+        arguments["strength"] = strength
     if hasattr(pipe, "transformer"):
         arguments |= {"height": 32, "width": 32}  # not the image's by default
     arguments["generator"] = torch.Generator().manual_seed(0)
@@ -55,7 +57,9 @@ def call(pipe, callback, name, n=8, **more):
         network.forward = original
 
 
-@pytest.mark.parametrize("name", ["sd_img2img", "sdxl_img2img", "sd3_img2img", "flux_img2img"])
+@pytest.mark.parametrize(
+    "name", ["sd_img2img", "sdxl_img2img", "sd3_img2img", "flux_img2img", "qwen_img2img"]
+)
 def test_a_hopeless_run_is_stopped_half_way(name) -> None:
     pipe = build(name)
     size = (32, 32)

@@ -224,6 +224,11 @@ def test_budgets_of_real_pipelines(name, limits) -> None:
     assert cut == pipe.tokenizer(found.positive).input_ids and len(cut) <= 77
 
 
+def test_what_a_call_is_given_limits_all_encoders_but_clips() -> None:
+    target = PromptTarget.of(build("flux_img2img"), 16)
+    assert [budget.limit for budget in target.budgets] == [77, 16]
+
+
 def test_a_saved_pipeline_is_read_without_its_models(tmp_path) -> None:
     pipe = build("sd_img2img")
     pipe.save_pretrained(tmp_path)

@@ -144,6 +144,21 @@ def test_every_step_is_written_down(photo, tmp_path) -> None:
     assert float((saved - photo * 0.99).abs().max()) < 1 / 255
 
 
+def test_the_restorers_own_pipeline_sets_the_length(photo) -> None:
+    class Adapter:
+        pipe, options = build("flux_img2img"), {"max_sequence_length": 32}
+
+    restorer: Any = Reads(darker)
+    restorer.adapter, restorer.plan = Adapter(), ({"max_sequence_length": 12}, {})
+    said = judge(reply(2.0, "Crisp. Far more words than that.", "Noise."), reply(2, "x", "y"))
+    (step,) = refine(restorer, said, photo, rounds=1).steps
+    assert [(name, limit) for name, _, _, limit in step.prompts.tokens] == [
+        ("tokenizer", 77),
+        ("tokenizer_2", 12),
+    ]
+    assert step.prompts.positive == "Crisp" and step.prompts.dropped[0].reason == "budget"
+
+
 def test_wrong_use_teaches(photo, stubs) -> None:
     with pytest.raises(TypeError, match="'scripted' takes no prompts"):
         refine(stubs.Restorer(), stubs.Scorer(), photo)

@@ -1,7 +1,7 @@
 """Tiny pipelines of the real diffusers classes, with random weights and tokenizers of their own.
 
 As diffusers' own fast tests build them, but without the network: `build(name)` for each of `NAMES`,
-and `options(name)` for a call that takes three steps.
+and `options(name)` for a call that takes two steps.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from diffusers.utils import logging
 from restoration_guide.restorers.builtin import TinyRestorationPipeline
 from restoration_guide.restorers.pipeline import tiny_unet
 from tests.guide.tiny_text import WIDTH, clip_encoder, clip_tokenizer, t5_encoder, t5_tokenizer
+from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm
 
 # as a module of unknown types: the annotations of its constructors do not fit their own defaults
 diffusers: Any = importlib.import_module("diffusers")
@@ -215,6 +216,34 @@ def flux_img2img() -> Any:
     )
 
 
+def qwen_img2img() -> Any:
+    text_encoder, processor = build_tiny_vlm(TinySize(hidden=WIDTH, heads=2))
+    return diffusers.QwenImageImg2ImgPipeline(
+        transformer=diffusers.QwenImageTransformer2DModel(
+            patch_size=2,
+            in_channels=16,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(8, 4, 4),
+        ).eval(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=diffusers.AutoencoderKLQwenImage(
+            base_dim=16,
+            z_dim=4,
+            dim_mult=[1, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.1] * 4,
+            latents_std=[1.5] * 4,
+        ).eval(),
+        text_encoder=text_encoder,
+        tokenizer=processor.tokenizer,
+    )
+
+
 def builtin() -> Any:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     return TinyRestorationPipeline(tiny_unet((8, 16, 24), 1).eval(), scheduler, sigma_data=0.55)
@@ -224,6 +253,7 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
     "builtin": builtin,
     "flux_img2img": flux_img2img,
     "ldm_super_resolution": ldm_super_resolution,
+    "qwen_img2img": qwen_img2img,
     "sd3_img2img": sd3_img2img,
     "sd_controlnet": sd_controlnet,
     "sd_controlnet_img2img": sd_controlnet_img2img,
@@ -234,7 +264,7 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
 }
 NAMES = tuple(_BUILDERS)
 
-_SHORT = {"num_inference_steps": 3}
+_SHORT = {"num_inference_steps": 2}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "builtin": {},
     "ldm_super_resolution": _SHORT,
@@ -261,8 +291,8 @@ def build(name: str, seed: int = 0) -> Any:
 
 
 def options(name: str) -> dict[str, Any]:
-    """Arguments of a call that takes three steps; image-to-image takes them of four."""
+    """Arguments of a call that takes two steps; image-to-image takes them of four."""
     given = _OPTIONS.get(name, {})
     if name == "builtin" or "num_inference_steps" in given:
         return dict(given)
-    return {"num_inference_steps": 4, "strength": 0.75, **given}
+    return {"num_inference_steps": 4, "strength": 0.5, **given}
