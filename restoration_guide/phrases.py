@@ -120,13 +120,16 @@ def _unquoted(text: str) -> str:
     return _QUOTED.sub(" ", "".join(map(_visible, unicodedata.normalize("NFKC", text))))
 
 
-def without_negation(phrase: str) -> str:
-    """The fault itself: a negative prompt "no blur" would ask for blur.
+def named_fault(phrase: str) -> str | None:
+    """The fault a phrase tells to avoid; None when it tells of no such thing.
 
-    >>> without_negation("Avoid any blur on the face")
+    Prompts need the fault by itself: encoders heed the noun more than the negation before it.
+
+    >>> named_fault("Avoid any blur on the face")
     'blur on the face'
     """
-    return _NEGATION.sub("", phrase, count=1) if _NEGATION.match(phrase) else phrase
+    found = _NEGATION.match(phrase)
+    return phrase[found.end() :] if found and found.end() < len(phrase) else None
 
 
 def same_words(phrase: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from restoration_guide.phrases import plain_phrase, same_words, without_negation
+from restoration_guide.phrases import named_fault, plain_phrase, same_words
 from zoomiqa_core.assessment import Assessment
 
 Side = Literal["positive", "negative"]
@@ -160,7 +160,8 @@ def write_prompts(
     """Prompts from a judge's words.
 
     Args:
-        said: its ``directions`` and ``issues``; a failed judgement gives the base prompts alone.
+        said: its ``directions`` and ``issues``; a failed judgement gives the base prompts alone. A
+            direction that names a fault ("reduce the noise") counts as an issue.
         target: what the prompts are for; None does not limit them.
         positive: base prompt, put first as it is. The user's own, so that it may hold weights.
         negative: base negative prompt, likewise.
@@ -175,6 +176,8 @@ def write_prompts(
     notes: list[str] = []
     better = _phrases(said.directions, "positive", dropped)
     worse = _phrases(said.issues, "negative", dropped)
+    worse += [(text, fault) for text, phrase in better if (fault := named_fault(phrase))]
+    better = [(text, phrase) for text, phrase in better if not named_fault(phrase)]
     taken = {same_words(positive)}
     plus = _Prompt("positive", positive, target)
     plus.add(better, taken, dropped)
@@ -185,7 +188,7 @@ def write_prompts(
         minus.add(worse, taken | {same_words(negative)}, dropped)
     elif without:
         notes.append('there is no negative prompt: issues are in the positive one as "without …"')
-        plus.add([(s, f"without {p}") for s, p in worse], taken, dropped)
+        plus.add([(text, f"without {fault}") for text, fault in worse], taken, dropped)
     elif worse or negative:
         notes.append("there is no negative prompt: what to avoid is left out")
         dropped += [Dropped(sentence, "negative", "no_negative_prompt") for sentence, _ in worse]
@@ -244,8 +247,8 @@ def _phrases(sentences: Iterable[str], side: Side, dropped: list[Dropped]) -> li
         if phrase.dropped:
             dropped.append(Dropped(sentence, side, phrase.dropped))
         else:
-            text = phrase.text if side == "positive" else without_negation(phrase.text)
-            found.append((sentence, text))
+            fault = named_fault(phrase.text) if side == "negative" else None
+            found.append((sentence, fault or phrase.text))
     return found
 
 

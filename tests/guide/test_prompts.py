@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restoration_guide.phrases import plain_phrase, same_words, without_negation
+from restoration_guide.phrases import named_fault, plain_phrase, same_words
 from restoration_guide.prompts import PromptTarget, TokenBudget, write_prompts
 from tests.guide.tiny_pipelines import build
 from zoomiqa_core.assessment import Assessment
@@ -123,12 +123,13 @@ def test_the_teachers_own_words_all_pass() -> None:
         ("no noise", "noise"),
         ("don't introduce halos", "introduce halos"),
         ("reducing the grain", "grain"),
-        ("noise in the sky", "noise in the sky"),  # not "no" + "ise"
-        ("visible blocks", "visible blocks"),
+        ("noise in the sky", None),  # not "no" + "ise"
+        ("visible blocks", None),
+        ("reduce", None),
     ],
 )
 def test_a_negative_prompt_names_the_fault_itself(phrase, fault) -> None:
-    assert without_negation(phrase) == fault
+    assert named_fault(phrase) == fault
 
 
 # --- prompts -------------------------------------------------------------------------------------
@@ -141,6 +142,11 @@ def test_prompts_by_hand() -> None:
     assert found.negative == "lowres, noise, Blocky sky"
     assert found.phrases == ("Crisp edges", "Even tones in the sky", "noise", "Blocky sky")
     assert (found.tokens, found.dropped, found.notes) == ((("t20", 8, 4, 20),), (), ())
+
+
+def test_a_direction_that_names_a_fault_is_avoided() -> None:
+    found = write_prompts(words(["Crisp edges", "Remove the grain."], ["Halos"]))
+    assert (found.positive, found.negative) == ("Crisp edges", "Halos, grain")
 
 
 def test_whole_phrases_are_dropped_for_the_tightest_tokenizer() -> None:
