@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -59,7 +60,7 @@ class StopHopeless(PipelineCallback):
                 f"below is a rating in [1, 5] and at a share in (0, 1); got {below} and {at}."
             )
         self.scorer, self.below, self.at, self.size = scorer, below, at, size
-        self.preview = preview or self._decode
+        self.preview = preview
         self._tap: _Tap | None = None
         self._forget()
 
@@ -86,23 +87,36 @@ class StopHopeless(PipelineCallback):
         self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """Called by the pipeline after every step."""
+        latents = callback_kwargs["latents"]
         steps = getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps)
         look = min(max(0, math.ceil(self.at * steps) - 1), steps - 2)
         if step_index == 0:
             self._forget()
+            self._check(pipeline, latents)
         if step_index == look - 1:
             self._tap = _Tap(pipeline.scheduler)
         elif step_index == look:
             clean = self._tap.remove() if self._tap else None
             self._tap = None
-            self._look(pipeline, callback_kwargs["latents"] if clean is None else clean)
+            self._look(pipeline, latents if clean is None else clean)
             what = "latents as they were" if clean is None else "predicted images"
             self.note = f"step {look + 1} of {steps}, {what}: {self.note}"
         return callback_kwargs
 
+    def _check(self, pipeline: Any, latents: Tensor) -> None:
+        if latents.ndim == 3 and self.size is None and self.preview is None:
+            raise ValueError(
+                f"{type(pipeline).__name__} packs its latents: give StopHopeless the result's "
+                "size=(height, width) in pixels."
+            )
+
     @torch.no_grad()
     def _look(self, pipeline: Any, latents: Tensor) -> None:
-        images = list(self.preview(pipeline, latents).detach().float().cpu())
+        if self.preview is not None:
+            decoded = self.preview(pipeline, latents)
+        else:
+            decoded = decode_latents(pipeline, latents, self.size or (0, 0))
+        images = list(decoded.detach().float().cpu())
         self.assessments = tuple(
             self._assess(image.clamp(0, 1))
             if image.isfinite().all()
@@ -127,14 +141,6 @@ class StopHopeless(PipelineCallback):
         except Exception as error:  # the run must not end because its judge does
             return Assessment.failed("judge_error", f"{type(error).__name__}: {error}")
 
-    def _decode(self, pipeline: Any, latents: Tensor) -> Tensor:
-        if latents.ndim == 3 and self.size is None:
-            raise ValueError(
-                f"{type(pipeline).__name__} packs its latents: give StopHopeless the result's "
-                "size=(height, width) in pixels."
-            )
-        return decode_latents(pipeline, latents, self.size or (0, 0))
-
 
 class _Tap:
     """Sees the predicted x0 of a scheduler's next step."""
@@ -150,7 +156,8 @@ class _Tap:
         ) -> Any:
             as_output = more.pop("return_dict", True)
             stepped = original(model_output, timestep, sample, *args, **more)
-            self.clean = predicted_clean(scheduler, stepped, model_output, timestep, sample)
+            with suppress(ValueError):  # a parametrisation that shows no clean image
+                self.clean = predicted_clean(scheduler, stepped, model_output, timestep, sample)
             return stepped if as_output else stepped.to_tuple()
 
         scheduler.step = step

@@ -8,9 +8,9 @@ the tightest token limit are left out whole, never cut, and named.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from restoration_guide.phrases import named_fault, plain_phrase, same_words
 from zoomiqa_core.assessment import Assessment
@@ -74,16 +74,12 @@ class PromptTarget:
         Raises:
             TypeError: the pipeline takes no prompt.
         """
-        parameters = inspect.signature(type(pipe).__call__).parameters
-        if "prompt" not in parameters:
-            raise TypeError(f"{type(pipe).__name__} takes no prompt; words cannot guide it.")
-        given = parameters.get("max_sequence_length")
-        call_limit = max_sequence_length
-        if call_limit is None and given and isinstance(given.default, int):
-            call_limit = given.default
-        found = [(name, getattr(pipe, name, None)) for name in _tokenizer_names(pipe)]
-        budgets = tuple(TokenBudget.of(name, each, call_limit) for name, each in found if each)
-        return cls(budgets, "negative_prompt" in parameters)
+        tokenizers = {
+            name: part
+            for name, part in sorted(vars(pipe).items())
+            if name.startswith("tokenizer") and callable(part)
+        }
+        return cls._read(type(pipe), tokenizers, max_sequence_length)
 
     @classmethod
     def from_folder(cls, folder: str) -> PromptTarget:
@@ -106,11 +102,25 @@ class PromptTarget:
                 f"{folder}: {config.get('_class_name')} is no pipeline of diffusers; load it and "
                 "use PromptTarget.of(pipe)."
             )
-        stand_in = object.__new__(kind)  # the class is all that is read of it
-        for name, part in config.items():
-            if name.startswith("tokenizer") and isinstance(part, list) and part[0]:
-                stand_in.__dict__[name] = AutoTokenizer.from_pretrained(folder, subfolder=name)
-        return cls.of(stand_in)
+        tokenizers = {
+            name: AutoTokenizer.from_pretrained(folder, subfolder=name)
+            for name, part in sorted(config.items())
+            if name.startswith("tokenizer") and isinstance(part, list | tuple) and part[0]
+        }
+        return cls._read(kind, tokenizers)
+
+    @classmethod
+    def _read(
+        cls, kind: type, tokenizers: Mapping[str, Any], max_sequence_length: int | None = None
+    ) -> PromptTarget:
+        parameters = inspect.signature(kind.__call__).parameters
+        if "prompt" not in parameters:
+            raise TypeError(f"{kind.__name__} takes no prompt; words cannot guide it.")
+        given = parameters.get("max_sequence_length")
+        if max_sequence_length is None and given and isinstance(given.default, int):
+            max_sequence_length = given.default
+        budgets = (TokenBudget.of(*named, max_sequence_length) for named in tokenizers.items())
+        return cls(tuple(budgets), "negative_prompt" in parameters)
 
     def fits(self, prompt: str) -> bool:
         """Whether every encoder reads the whole prompt."""
@@ -129,6 +139,15 @@ class Dropped:
     ``"repeated"``, ``"budget"`` or ``"no_negative_prompt"``."""
 
 
+class TokenCount(NamedTuple):
+    """Tokens of both prompts in one encoder."""
+
+    tokenizer: str
+    positive: int
+    negative: int
+    limit: int
+
+
 @dataclass(frozen=True)
 class WrittenPrompts:
     """Prompts, and what became of every sentence."""
@@ -139,14 +158,14 @@ class WrittenPrompts:
     phrases: tuple[str, ...] = ()
     """The judge's phrases that are in the prompts, in their order."""
     dropped: tuple[Dropped, ...] = ()
-    tokens: tuple[tuple[str, int, int, int], ...] = ()
-    """Per tokenizer: name, tokens of the positive and of the negative prompt, limit."""
+    tokens: tuple[TokenCount, ...] = ()
+    """One per tokenizer."""
     notes: tuple[str, ...] = ()
     """What was decided on the way."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""
-        return asdict(self)
+        return {**asdict(self), "tokens": [count._asdict() for count in self.tokens]}
 
 
 def write_prompts(
@@ -178,14 +197,14 @@ def write_prompts(
     worse = _phrases(said.issues, "negative", dropped)
     worse += [(text, fault) for text, phrase in better if (fault := named_fault(phrase))]
     better = [(text, phrase) for text, phrase in better if not named_fault(phrase)]
-    taken = {same_words(positive)}
+    taken = _parts(positive)
     plus = _Prompt("positive", positive, target)
     plus.add(better, taken, dropped)
     minus = None
     if target.negative:
         minus = _Prompt("negative", negative, target)
         # what is asked for as well is not avoided: the two would fight
-        minus.add(worse, taken | {same_words(negative)}, dropped)
+        minus.add(worse, taken | _parts(negative), dropped)
     elif without:
         notes.append('there is no negative prompt: issues are in the positive one as "without …"')
         plus.add([(text, f"without {fault}") for text, fault in worse], taken, dropped)
@@ -202,7 +221,10 @@ def write_prompts(
         None if minus is None else minus.text,
         (*plus.phrases, *(minus.phrases if minus else ())),
         tuple(dropped),
-        tuple((b.name, b.count(plus.text), b.count(words), b.limit) for b in target.budgets),
+        tuple(
+            TokenCount(budget.name, budget.count(plus.text), budget.count(words), budget.limit)
+            for budget in target.budgets
+        ),
         tuple(notes),
     )
 
@@ -252,10 +274,6 @@ def _phrases(sentences: Iterable[str], side: Side, dropped: list[Dropped]) -> li
     return found
 
 
-def _tokenizer_names(pipe: Any) -> list[str]:
-    """``tokenizer``, ``tokenizer_2`` and so on, as far as they go."""
-    return sorted(
-        name
-        for name in {*vars(pipe), *getattr(pipe, "_optional_components", ())}
-        if name.startswith("tokenizer") and not name.endswith("max_length")
-    )
+def _parts(base: str) -> set[tuple[str, ...]]:
+    """What a base prompt says between its commas."""
+    return {same_words(part) for part in base.split(",")}

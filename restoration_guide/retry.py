@@ -70,13 +70,12 @@ class RetryPolicy:
         named = dict(given) if isinstance(given, Mapping) else asdict(given)
         changed: dict[str, Any] = {}
         for name, value in named.items():
-            if name in STEPS:
+            if name in STEPS and value is not None:
                 more = math.ceil(value * self.more_steps**attempt)
                 changed[name] = max(value, min(more, self.max_steps))
-            elif name in GUIDANCE:
-                changed[name] = max(
-                    value, min(value * self.stronger_guidance**attempt, self.max_guidance)
-                )
+            elif name in GUIDANCE and value is not None:
+                more = value * self.stronger_guidance**attempt
+                changed[name] = max(value, min(more, self.max_guidance))
         return {**named, **changed} if isinstance(given, Mapping) else replace(given, **changed)
 
 

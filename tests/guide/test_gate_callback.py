@@ -119,6 +119,16 @@ def test_nan_has_no_hope_and_a_failed_judge_stops_nothing() -> None:
     assert failing.assessments[0].error == "judge_error"
 
 
+def test_where_no_clean_image_is_shown_the_latents_are_judged(monkeypatch) -> None:
+    def refuse(*_):
+        raise ValueError("no such parametrisation")
+
+    monkeypatch.setattr("restoration_guide.gate_callback.predicted_clean", refuse)
+    callback = watch(1.0)
+    (count,), _ = call(build("sd_img2img"), callback, "sd_img2img")
+    assert count == 3 and callback.stopped and "latents as they were" in callback.note
+
+
 def test_one_image_with_hope_lets_the_batch_go_on() -> None:
     callback = watch(1.0, preview=lambda *_: torch.zeros(2, 3, 8, 8))
     ratings = iter([1.0, 4.0])

@@ -161,8 +161,8 @@ def test_whole_phrases_are_dropped_for_the_tightest_tokenizer() -> None:
 
 def test_nothing_is_said_twice() -> None:
     said = words(["Crisp edges", "crisp, EDGES."], ["noise", "crisp edges", "Noise!", "lowres"])
-    found = write_prompts(said, negative="lowres")
-    assert (found.positive, found.negative) == ("Crisp edges", "lowres, noise")
+    found = write_prompts(said, negative="(blocks:1.2), lowres")
+    assert (found.positive, found.negative) == ("Crisp edges", "(blocks:1.2), lowres, noise")
     assert [(d.text, d.reason) for d in found.dropped] == [
         ("crisp, EDGES.", "repeated"),
         ("crisp edges", "repeated"),  # asked for, so not avoided

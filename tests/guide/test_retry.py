@@ -93,7 +93,8 @@ def test_pipelines_settings_and_bounds() -> None:
     found = RetryPolicy().settings(plan, 2)
     assert found == {"num_inference_steps": 45, "guidance_scale": 6.25, "strength": 0.3}
     assert RetryPolicy(max_steps=10, max_guidance=2).settings(plan, 3) == plan[0]  # never less
-    assert RetryPolicy().settings(({},), 2) == {}
+    for left in ({}, {"guidance_scale": None}):  # the pipeline's own
+        assert RetryPolicy().settings((left,), 2) == left
 
 
 @pytest.mark.parametrize(
