@@ -55,7 +55,7 @@ class GateRunConfig(GateConfig):
     scorer: str = "proxy"
     """``"proxy"`` or the folder, hub id or address of a judge."""
     second: str | None = None
-    """A second judge with a veto, named likewise."""
+    """A second judge with a veto, named likewise; it judges with its own defaults."""
     device: str = "cpu"
     """Where both judge."""
     prompts: str | None = None
@@ -71,10 +71,11 @@ class GateRunConfig(GateConfig):
     def build(self) -> QualityGate:
         """Load the judges."""
         asked = self.prompts, self.model, self.samples, self.seed
+        second = None if self.second is None else load_judge(self.second, self.device, None, None)
         return QualityGate(
             load_judge(self.scorer, self.device, *asked),
             self.min_rating,
-            second=None if self.second is None else load_judge(self.second, self.device, *asked),
+            second=second,
             confidence=self.confidence,
             min_gain=self.min_gain,
             limits=self.fidelity,
@@ -97,7 +98,7 @@ def gate(
     ] = None,
     scorer: ScorerOption = None,
     second: Annotated[
-        str | None, typer.Option(help="A second judge with a veto, named like the first.")
+        str | None, typer.Option(help="A second judge with a veto, with its defaults.")
     ] = None,
     device: DeviceOption = None,
     prompts: PromptsName = None,
@@ -156,7 +157,7 @@ def calibrate_gate(
     prompts: PromptsName = None,
     model: ModelName = None,
     samples: Samples = None,
-    seed: Annotated[int, typer.Option(help="Of the images held out, and of the judge.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the images held out.")] = 0,
     out: Annotated[
         Path, typer.Option(metavar="YAML", help="Gets the settings for gate --config.")
     ] = Path("runs/gate.yaml"),
@@ -165,7 +166,7 @@ def calibrate_gate(
     if not 0 <= hold_out < 1:
         raise typer.BadParameter(f"--hold-out is a share in [0, 1), got {hold_out}")
     paths, good = _labelled(labels, images)
-    judge = load_judge(scorer, device, prompts, model, samples, seed)
+    judge = load_judge(scorer, device, prompts, model, samples)
     said = [judge.assess(path) for path in progress(paths, "Rating", hidden=False)]
     for path, each in zip(paths, said, strict=True):
         if not each.valid:

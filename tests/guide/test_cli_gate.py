@@ -16,7 +16,6 @@ from tests.core.judges import ScriptedBackend
 from tests.guide.tiny_pipelines import build
 from zoomiqa_core.answer import format_answer
 from zoomiqa_core.images import save_png
-from zoomiqa_core.scorer import load_scorer
 from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 
@@ -98,8 +97,8 @@ def test_settings_from_a_file_and_a_second_judge(run, photo_file, better, tmp_pa
     document = json.loads(result.stdout)
     assert document["config"]["min_rating"] == 3  # options win
     assert len(document["results"][0]["ratings"]) == 2
-    assert [given[0] for given in run.asked] == ["proxy", "other"]
-    assert run.asked[0][4] == 4
+    # the options of a Zoom-IQA judge are the first one's
+    assert run.asked == [("other", "cpu", None, None), ("proxy", "cpu", None, None, 4, None)]
 
 
 @pytest.mark.parametrize(
@@ -158,13 +157,17 @@ def test_labels_that_cannot_be_used(run, labelled, tmp_path) -> None:
     assert odd.exit_code == 1 and "line 2: acceptable is 1 or 0, got 'maybe'" in odd.stderr
 
 
-def test_an_image_that_fails_is_named_and_counted(run, labelled, tmp_path) -> None:
+def test_the_real_judge_calibrates_and_an_image_that_fails_is_counted(labelled, tmp_path) -> None:
     (labelled.parent / "59.png").write_bytes(b"")  # unacceptable, and unreadable
-    file = tmp_path / "gate.yaml"
-    judge = load_scorer("proxy")
-    result = run("calibrate-gate", labelled, "--hold-out", 0, "--out", file, judge=judge)
-    assert result.exit_code == 0 and "error: empty" in result.stderr and "59.png" in result.stderr
+    out = tmp_path / "gate.yaml"
+    line = ["calibrate-gate", str(labelled), "--hold-out", "0", "--out", str(out)]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    assert "error: empty" in result.stderr and "59.png" in result.stderr
     assert "40 of them unacceptable" in result.stdout and "held out" not in result.stdout
+    clean = str(labelled.parent / "0.png")
+    judged = CliRunner().invoke(app, ["gate", clean, clean, "--config", str(out)])
+    assert judged.exit_code in (0, 2) and judged.stdout.startswith(("keep_input", "retry"))
 
 
 # --- prompts -------------------------------------------------------------------------------------
