@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from restoration_guide.choice import Choice, ChoiceRule, choose
     from restoration_guide.compose import ComposeConfig, compose_regions
     from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
+    from restoration_guide.gate import QualityGate
     from restoration_guide.prune import PruneConfig
     from restoration_guide.report_folder import ReportExistsError
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
+    from restoration_guide.retry import RetryPolicy
     from restoration_guide.selection import Row, Selection
+    from restoration_guide.verdict import Verdict
 
 __all__ = [
     "BestOfN",
@@ -26,12 +29,15 @@ __all__ = [
     "Fidelity",
     "FidelityLimits",
     "PruneConfig",
+    "QualityGate",
     "ReportExistsError",
     "Restorer",
+    "RetryPolicy",
     "Row",
     "SearchInterrupted",
     "Selection",
     "Settings",
+    "Verdict",
     "choose",
     "compose_regions",
     "load_restorer",
@@ -51,13 +57,16 @@ _LAZY = {
     "FidelityLimits": "fidelity",
     "measure_fidelity": "fidelity",
     "PruneConfig": "prune",
+    "QualityGate": "gate",
     "ReportExistsError": "report_folder",
     "load_restorer": "restorers",
     "Candidate": "restorers.base",
     "Restorer": "restorers.base",
     "Settings": "restorers.base",
+    "RetryPolicy": "retry",
     "Row": "selection",
     "Selection": "selection",
+    "Verdict": "verdict",
 }
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from restoration_guide.cli_gate import calibrate_gate, gate
+from restoration_guide.cli_prompts import prompts
 from zoomiqa_core.command_line import ERROR, NOTHING_VALID, CommandGroup, stop
 from zoomiqa_core.images import ImageError, find_images
 
@@ -36,6 +38,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+app.command("gate")(gate)
+app.command("calibrate-gate")(calibrate_gate)
+app.command("prompts")(prompts)
 
 # torchrun reads the whole line and takes `--n` for one of its own options: there it is `-n`.
 N = Annotated[int | None, typer.Option("-n", "--n", help="Candidates per image.  [default: 8]")]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from restoration_guide.best_of_n import BestOfN, BestOfNConfig
 from restoration_guide.restorers import load_restorer
 from zoomiqa_core.scorer import load_scorer
+
+Settings = TypeVar("Settings")
 
 
 class ConfigError(ValueError):
@@ -70,7 +72,19 @@ class RunConfig(BestOfNConfig):
 
 
 def resolve_config(file: Path | None, options: Mapping[str, Any]) -> RunConfig:
+    """The settings of a search, see :func:`merge_settings`."""
+    return merge_settings(RunConfig, file, options)
+
+
+def merge_settings(
+    schema: type[Settings], file: Path | None, options: Mapping[str, Any]
+) -> Settings:
     """Merge defaults, ``file`` and the options that were given (those that are not None).
+
+    Args:
+        schema: a dataclass of settings with defaults.
+        file: YAML; None for none.
+        options: by name.
 
     Raises:
         ConfigError: unreadable YAML, an unknown key, or a value out of range.
@@ -85,9 +99,9 @@ def resolve_config(file: Path | None, options: Mapping[str, Any]) -> RunConfig:
         if not isinstance(read, DictConfig):
             raise ConfigError("expected a mapping of settings, one per line as `name: value`")
         read.pop("restorer_config", None)  # what a report says of its restorer, no setting
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), read, given)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), read, given)
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         source = "" if file is None else f"{file}: "
         raise ConfigError(f"{source}{error}") from error
-    return cast(RunConfig, config)
+    return cast(Settings, config)
