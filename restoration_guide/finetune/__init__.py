@@ -1,0 +1,1 @@
+"""Fine-tuning of restorers towards a reward, watched by evidence that was never trained on."""
