@@ -71,6 +71,7 @@ class RewardBackprop:
             (slope,) = torch.autograd.grad(rewarded.total[usable].sum(), images)
             usable = usable & slope.flatten(1).isfinite().all(1)
             usable = usable & rollout.images.detach().flatten(1).isfinite().all(1)
+            slope = torch.where(usable.view(-1, 1, 1, 1), slope, 0.0)  # 0 · NaN would be NaN
             losses = reward_losses(rollout.images, slope, rewarded.total.detach())[usable]
         else:
             losses = rollout.images.new_empty(0)
