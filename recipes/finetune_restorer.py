@@ -28,6 +28,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from recipes.compose import compose
+from restoration_guide.finetune.candidates import terms_of
 from restoration_guide.finetune.card import model_card, verdict
 from restoration_guide.finetune.checkpoints import (
     checkpoint_steps,
@@ -35,10 +36,12 @@ from restoration_guide.finetune.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from restoration_guide.finetune.dpo import Dpo, DpoConfig
 from restoration_guide.finetune.loop import Loop, LoopConfig
 from restoration_guide.finetune.lora import EVERY_LAYER, TunedNetwork
 from restoration_guide.finetune.methods import Method
 from restoration_guide.finetune.monitor import Check, Monitor, MonitorConfig
+from restoration_guide.finetune.nft import Nft, NftConfig
 from restoration_guide.finetune.photos import (
     DegradedPhotos,
     PairedPhotos,
@@ -80,8 +83,11 @@ class Config:
     independent_judge: str | None = None
     """Of the monitor, anything ``load_scorer`` takes, trained on other supervision; None has
     none."""
-    method: Literal["backprop"] = "backprop"
+    method: Literal["backprop", "nft", "dpo"] = "backprop"
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Of ``backprop``; its steps and temperature are also the monitor's."""
+    nft: NftConfig = field(default_factory=NftConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(8, 16, 0.0, EVERY_LAYER))
     """``lora.rank=0`` trains all weights."""
@@ -142,7 +148,11 @@ def restoring(pipe: TinyRestorationPipeline, config: Config) -> Callable[[Tensor
 def make_method(
     pipe: TinyRestorationPipeline, tuned: TunedNetwork, reward: Reward, config: Config
 ) -> Method:
-    """The method by its name."""
+    """The method by its name; all but ``backprop`` see the reward as a black box."""
+    if config.method == "nft":
+        return Nft(pipe, tuned, terms_of(reward), config.nft, reward.scale)
+    if config.method == "dpo":
+        return Dpo(pipe, tuned, terms_of(reward), config.dpo, reward.scale)
     return RewardBackprop(pipe, tuned, reward, config.rollout)
 
 
