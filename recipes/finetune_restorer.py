@@ -3,7 +3,7 @@
     python -m recipes.finetune_restorer --config recipes/configs/finetune_restorer/draft1.yaml \
         photos=PHOTOS out=runs/finetune
 
-``photos`` is a folder of clean photos, degraded on the fly; or ``pairs``, a folder with
+``photos`` is a folder of clean photos, degraded on the fly; with ``paired=true`` it holds
 ``degraded/`` and ``clean/``. Every third photo is held out, unless ``held_out`` names a folder of
 the same kind. The run resumes from its folder, which holds ``log.jsonl`` (every term of the reward
 at every step), ``checks.json`` and ``curves.png`` (the held-out images), ``previews/``, and at the
@@ -23,6 +23,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from omegaconf import MISSING
 from rich.progress import Progress
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -68,10 +69,10 @@ from zoomiqa_core.training.run import RunFolder
 class Config:
     """Settings of one fine-tuning."""
 
-    photos: str | None = None
-    """Folder of clean photos; or ``pairs``."""
-    pairs: str | None = None
-    """Folder with ``degraded/`` and ``clean/``."""
+    photos: str = MISSING
+    """Folder of clean photos, degraded on the fly."""
+    paired: bool = False
+    """The folder holds ``degraded/`` and ``clean/`` instead, whose images share their names."""
     held_out: str | None = None
     """Folder of the same kind for the monitor; None holds every third photo out (not of pairs)."""
     out: str = "runs/finetune"
@@ -103,21 +104,19 @@ class Config:
     """CPU threads; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
-        if (self.photos is None) == (self.pairs is None):
-            raise ValueError("give one source of images: photos=FOLDER or pairs=FOLDER")
-        if self.pairs is not None and self.held_out is None:
-            raise ValueError("pairs need held_out=FOLDER, a folder of other pairs")
+        if self.paired and self.held_out is None:
+            raise ValueError("paired=true needs held_out=FOLDER, a folder of other pairs")
 
 
 def read_photos(config: Config) -> tuple[Photos, Photos]:
     """Training and held-out photos."""
     crop, side = config.crop, config.monitor.side
-    if config.pairs is not None and config.held_out is not None:
+    if config.paired and config.held_out is not None:
         return (
-            PairedPhotos(config.pairs, min_side=crop),
+            PairedPhotos(config.photos, min_side=crop),
             PairedPhotos(config.held_out, min_side=side),
         )
-    paths = find_images([str(config.photos)])
+    paths = find_images([config.photos])
     if config.held_out is None:
         paths, others = split_photos(paths)
     else:

@@ -53,10 +53,8 @@ def ratings_of(scorer: Scorer, confidence: float = 0.5) -> BlackBox:
     def rate(
         images: Tensor, batch: Batch, step: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        said = [
-            assessment.lower_bound(confidence) for assessment in scorer.assess(list(images.cpu()))
-        ]
-        return {"reward": torch.tensor(said, device=images.device)}
+        bounds = [said.lower_bound(confidence) for said in scorer.assess(list(images.cpu()))]
+        return {"reward": torch.tensor(bounds, device=images.device)}
 
     return rate
 

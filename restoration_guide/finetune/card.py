@@ -50,7 +50,7 @@ Without the folders of data and results:
 {config}```
 """
 
-_PRIVATE = ("photos", "pairs", "held_out", "out", "restorer", "judge", "independent_judge")
+_PRIVATE = ("photos", "held_out", "out", "restorer", "judge", "independent_judge")
 """Settings that may name a user's folders."""
 
 

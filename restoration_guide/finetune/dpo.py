@@ -14,7 +14,7 @@ before gap and spread are taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from restoration_guide.finetune.candidates import BlackBox, Regression, rewarded_candidates
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson
+from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from restoration_guide.rewards import RunningScale
 
@@ -78,11 +78,9 @@ def choose_pairs(rewards: Tensor, pairs: int) -> Pairs:
             gap = float(row[winner] - row[loser])
             if gap > 0:
                 chosen.append((group, winner, loser, gap * spread))
-    columns = list(zip(*chosen, strict=True)) or [()] * 4
-    indices = [
-        torch.tensor(column, dtype=torch.long, device=rewards.device) for column in columns[:3]
-    ]
-    return Pairs(*indices, torch.tensor(columns[3], dtype=torch.float32, device=rewards.device))
+    table = torch.tensor(chosen, dtype=torch.float64).reshape(-1, 4).to(rewards.device)
+    group, winner, loser = table[:, :3].long().unbind(1)
+    return Pairs(group, winner, loser, table[:, 3].float())
 
 
 def dpo_loss(
@@ -99,7 +97,7 @@ def dpo_loss(
     return -weight * functional.logsigmoid(-beta * (better - worse))
 
 
-class Dpo:
+class Dpo(ScaledMethod):
     """Diffusion-DPO on a restorer.
 
     Candidates are made by the untuned restorer, whose reference the loss is.
@@ -120,8 +118,8 @@ class Dpo:
         config: DpoConfig,
         scale: RunningScale | None = None,
     ) -> None:
+        super().__init__(scale)
         self.pipe, self.tuned, self.rate, self.config = pipe, tuned, rate, config
-        self.scale = scale or RunningScale()
 
     def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
         """A loss for every pair."""
@@ -144,28 +142,8 @@ class Dpo:
             with self.tuned.reference():
                 reference = _error(regression.predict(clean), target)
             errors += [_error(regression.predict(clean), target), reference]
-        losses = dpo_loss(
-            errors[0], errors[1], errors[2], errors[3], pairs.weight, self.config.beta
-        )
+        losses = dpo_loss(*errors, weight=pairs.weight, beta=self.config.beta)
         return Lesson(losses, terms, missing)
-
-    def calibrate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Terms of the untrained network's candidates."""
-        n = self.config.candidates
-        made = rewarded_candidates(self.pipe, batch, n, self.rate, step=0, generator=generator)
-        return {name: values.flatten() for name, values in made.terms.items()}
-
-    def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
-        """Follow the terms' spread."""
-        self.scale.update({k: v for k, v in terms.items() if k != "reward"})
-
-    def state(self) -> dict[str, Any]:
-        """The terms' scales."""
-        return {"variance": dict(self.scale.variance)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`."""
-        self.scale.variance = dict(state["variance"])
 
 
 def _error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -97,12 +97,12 @@ class Loop:
         self.skipped_steps = 0
 
     def calibrate(self) -> None:
-        """Let the method measure its scales on fresh batches, the same on every process."""
+        """Let the method learn its scales from fresh batches, the same on every process."""
         terms: list[dict[str, Tensor]] = []
         for index in range(max(2, self.config.passes)):
             generator = pass_generator(self.config.seed, -1, index)
             batch = self.draw(generator).to(self.accelerator.device)
-            terms.append(self.method.calibrate(batch, generator=generator))
+            terms.append(self.method.lesson(batch, step=0, generator=generator).terms)
         self.method.learned(_joined(terms), stepped=False)
 
     def take_step(self) -> dict[str, Any]:

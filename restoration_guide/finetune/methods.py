@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from restoration_guide.rewards import RunningScale
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +51,37 @@ class Method(Protocol):
         """
         ...
 
-    def calibrate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Values of the terms before the first step, from which their scales start."""
-        ...
-
     def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
         """Called after every step with the terms of all processes, the same on each of them."""
         ...
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What a resumed run needs beside the trained weights."""
         ...
 
-    def load(self, state: dict[str, object]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state`."""
         ...
+
+
+class ScaledMethod:
+    """The state of a method whose reward has terms with running scales.
+
+    Args:
+        scale: the reward's.
+    """
+
+    def __init__(self, scale: RunningScale | None = None) -> None:
+        self.scale = scale or RunningScale()
+
+    def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
+        """Follow the terms' spread."""
+        self.scale.update(terms)
+
+    def state(self) -> dict[str, Any]:
+        """The terms' scales."""
+        return {"variance": dict(self.scale.variance)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over the terms' scales."""
+        self.scale.variance = dict(state["variance"])

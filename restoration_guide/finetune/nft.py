@@ -22,7 +22,7 @@ from torch import Tensor
 
 from restoration_guide.finetune.candidates import BlackBox, Regression, rewarded_candidates
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson
+from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from restoration_guide.rewards import RunningScale, group_advantages
 
@@ -93,7 +93,7 @@ def optimality(rewards: Tensor, clip: float) -> Tensor:
     return 0.5 + 0.5 * (group_advantages(rewards) / clip).clamp(-1, 1)
 
 
-class Nft:
+class Nft(ScaledMethod):
     """DiffusionNFT on a restorer.
 
     Args:
@@ -112,8 +112,8 @@ class Nft:
         config: NftConfig,
         scale: RunningScale | None = None,
     ) -> None:
+        super().__init__(scale)
         self.pipe, self.tuned, self.rate, self.config = pipe, tuned, rate, config
-        self.scale = scale or RunningScale()
         self.old = [parameter.detach().clone() for parameter in tuned.parameters]
 
     def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
@@ -138,28 +138,19 @@ class Nft:
         losses = nft_loss(new, old, regression.target(clean).float(), r, self.config.beta)
         return Lesson(losses, terms, int((~usable).sum()))
 
-    def calibrate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Terms of the untrained network's candidates."""
-        n = self.config.candidates
-        made = rewarded_candidates(self.pipe, batch, n, self.rate, step=0, generator=generator)
-        return {name: values.flatten() for name, values in made.terms.items()}
-
     def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
         """Follow the terms' spread; let the old policy follow the network."""
-        self.scale.update({k: v for k, v in terms.items() if k != "reward"})
+        super().learned(terms, stepped=stepped)
         if stepped:
             for old, new in zip(self.old, self.tuned.parameters, strict=True):
                 old.lerp_(new.detach(), 1 - self.config.old_decay)
 
     def state(self) -> dict[str, Any]:
         """The old policy and the terms' scales."""
-        return {
-            "old": [value.cpu() for value in self.old],
-            "variance": dict(self.scale.variance),
-        }
+        return {**super().state(), "old": [value.cpu() for value in self.old]}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state`."""
+        super().load(state)
         for old, value in zip(self.old, state["old"], strict=True):
             old.copy_(value)
-        self.scale.variance = dict(state["variance"])

@@ -7,19 +7,17 @@ model's score; images whose reward or whose reward's gradient is not finite are 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson
+from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from restoration_guide.rewards import Reward
 
 
-class RewardBackprop:
+class RewardBackprop(ScaledMethod):
     """The gradient of a differentiable reward, through the last evaluations of a sampler.
 
     Args:
@@ -36,6 +34,7 @@ class RewardBackprop:
         reward: Reward,
         config: RolloutConfig,
     ) -> None:
+        super().__init__(reward.scale)
         self.pipe, self.tuned, self.reward, self.config = pipe, tuned, reward, config
 
     def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
@@ -76,22 +75,6 @@ class RewardBackprop:
         else:
             losses = rollout.images.new_empty(0)
         return Lesson(losses, terms, int((~usable).sum()))
-
-    def calibrate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Terms of the untrained network."""
-        return self.lesson(batch, step=0, generator=generator).terms
-
-    def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
-        """Follow the terms' spread."""
-        self.reward.scale.update({name: terms[name] for name in self.reward.names})
-
-    def state(self) -> dict[str, Any]:
-        """The terms' scales."""
-        return {"variance": dict(self.reward.scale.variance)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take over the terms' scales."""
-        self.reward.scale.variance = dict(state["variance"])
 
 
 def reward_losses(images: Tensor, slope: Tensor, reward: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ def judge() -> BrightJudge:
 @pytest.fixture
 def own_pipe(pipe: TinyRestorationPipeline) -> TinyRestorationPipeline:
     """A pipeline of this test alone, whose network may be changed."""
-    return TinyRestorationPipeline(copy.deepcopy(pipe.unet), pipe.scheduler, sigma_data=0.55)
+    own = TinyRestorationPipeline(copy.deepcopy(pipe.unet), pipe.scheduler, sigma_data=0.55)
+    own.set_progress_bar_config(disable=True)
+    return own
 
 
 @pytest.fixture

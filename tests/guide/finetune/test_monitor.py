@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from restoration_guide.finetune.probes import (
 from zoomiqa_core.assessment import Assessment
 
 
-def figures(count: int = 12, **changes: float) -> dict[str, np.ndarray]:
+def figures(**changes: float) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
+    count = 12
     base = {"rating": 3.0, "psnr": 27.0, "judge": 3.0, "sharpness": 0.1, "colour": 0.0}
     return {
         name: value + rng.normal(0, 0.02, count) + changes.get(name, 0.0)
@@ -114,10 +116,18 @@ class ContrastJudge:
 
 
 class SecondJudge:
+    """Fails on everything."""
+
     name = "second"
 
-    def assess(self, images):
+    def assess(self, images) -> Any:
         return [Assessment.failed("no", "cannot") for _ in images]
+
+    def score_regions(self, image, bboxes) -> Any:
+        return []
+
+    def quality_map(self, image) -> Any:
+        return torch.ones(1, 1, 1)
 
 
 @pytest.fixture
