@@ -1,8 +1,8 @@
 """Diffusion-DPO: learning which of two candidates is better, relative to the untuned restorer.
 
 Wallace et al., *Diffusion Model Alignment Using Direct Preference Optimization*, CVPR 2024; pairs
-and their weights after DP²O-SR (Wu et al., arXiv 2510.18851): from the candidates of one input,
-the best against the worst, weighted by their gap times the spread of the candidates:
+and their weights after DP²O-SR (2025): from the candidates of one input, the best against the
+worst, weighted by their gap times the spread of the candidates:
 
     loss = − w · ln σ(−β [(‖v_w − v_θ‖² − ‖v_w − v_ref‖²) − (‖v_l − v_θ‖² − ‖v_l − v_ref‖²)])
 

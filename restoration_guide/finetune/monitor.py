@@ -26,7 +26,7 @@ from torch import Tensor
 
 from restoration_guide.fidelity import degrade_and_compare, low_pass_distance
 from restoration_guide.finetune.methods import Batch
-from restoration_guide.finetune.probes import PROBES, departures
+from restoration_guide.finetune.probes import departures
 from restoration_guide.reference import reference_figures
 from restoration_guide.rewards import Judge
 from zoomiqa_core.scorer import Scorer
@@ -48,10 +48,13 @@ EVIDENCE = {
     "ms_ssim": Evidence(1, 0.005),
     "degraded_psnr": Evidence(1, 2.0),
     "low_pass_distance": Evidence(-1, 0.005),
-    **{name: Evidence(-1, 0.15) for name in PROBES},
+    "sharpness": Evidence(-1, 0.15),
+    "high_frequency": Evidence(-1, 0.15),
     "colour": Evidence(-1, 0.01),
+    "gridding": Evidence(-1, 0.0005),
 }
-"""Rating points, dB, similarity, dB, pixel values, logarithms of ratios, pixel values."""
+"""Units: rating points, dB, similarity, dB, pixel values, two logarithms of ratios, pixel values. A
+grid of .0015 could be seen in a restoration that every other kind of evidence praised."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,6 @@ from torch.nn import functional
 
 LUMA = (0.299, 0.587, 0.114)
 
-PROBES = ("sharpness", "high_frequency", "gridding")
-"""Probes that are compared by their ratio."""
-
 
 def luma(images: Tensor) -> Tensor:
     """BT.601 luma of (B, 3, H, W): (B, 1, H, W)."""
@@ -37,9 +34,18 @@ def high_frequency(images: Tensor) -> Tensor:
 
 
 def gridding(images: Tensor) -> Tensor:
-    """RMS response of the luma to a 2 × 2 checkerboard, (B,): the pattern of pixel shuffles."""
-    kernel = images.new_tensor([[1.0, -1.0], [-1.0, 1.0]]).view(1, 1, 2, 2) / 4
-    return functional.conv2d(luma(images), kernel).square().mean((1, 2, 3)).sqrt()
+    """Strength of a pattern that repeats every two pixels, (B,), pixel values.
+
+    Networks that end in a pixel-shuffle leave one when they are pushed. The luma less its 3 × 3
+    mean is folded onto the 2 × 2 pixels of a period; RMS over them of the median over the image, in
+    which texture cancels and a pattern does not.
+    """
+    grey = luma(images)
+    detail = grey - functional.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
+    height, width = (side // 2 for side in detail.shape[-2:])
+    detail = detail[..., : 2 * height, : 2 * width]
+    phases = functional.pixel_unshuffle(detail, 2).flatten(2)  # (B, 4, height · width)
+    return phases.median(2).values.square().mean(1).sqrt()
 
 
 def colour_distance(images: Tensor, others: Tensor) -> Tensor:
@@ -55,11 +61,11 @@ def departures(images: Tensor, natural: Tensor) -> dict[str, Tensor]:
         natural: the clean photo; or, where there is none, what the untuned restorer made.
 
     Returns:
-        |ln(ratio)| of :data:`PROBES`, and ``colour``, a distance of pixel values; 0 is the same.
+        ``sharpness`` and ``high_frequency``, |ln(ratio)|; ``colour``, a distance of pixel values;
+        and ``gridding`` as it is. Lower is better, 0 is natural.
     """
     found = {}
-    for name, probe in zip(PROBES, (sharpness, high_frequency, gridding), strict=True):
+    for name, probe in {"sharpness": sharpness, "high_frequency": high_frequency}.items():
         ratio = (probe(images) + 1e-4) / (probe(natural) + 1e-4)  # a flat image has none of it
         found[name] = ratio.log().abs()
-    found["colour"] = colour_distance(images, natural)
-    return found
+    return {**found, "colour": colour_distance(images, natural), "gridding": gridding(images)}
