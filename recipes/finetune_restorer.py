@@ -169,6 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
     pipe.to(accelerator.device)
     tuned = TunedNetwork(pipe.unet, config.lora, seed=config.loop.seed)
     tuned.network.to(accelerator.device)
+    if config.loop.mixed_precision != "no":  # wraps the network's forward in autocast, in place
+        accelerator.prepare_model(tuned.network, evaluation_mode=True)
     judge = QualityProxy.from_pretrained(None if config.judge == "proxy" else config.judge)
     judge.requires_grad_(False).to(accelerator.device)
     method = make_method(pipe, tuned, Reward(judge, config.reward), config)
@@ -183,8 +185,6 @@ def main(arguments: list[str] | None = None) -> None:
             config.monitor,
             judge=independent or None,
         )
-    if config.loop.mixed_precision != "no":
-        accelerator.prepare_model(tuned.network, evaluation_mode=True)
     loop = Loop(
         accelerator,
         tuned,

@@ -284,23 +284,6 @@ def psnr_db(images: Tensor, truth: Tensor) -> Tensor:
     return -10 * torch.log10(mse.clamp_min(1e-10))
 
 
-def group_advantages(rewards: Tensor) -> Tensor:
-    """Rewards (G, N) of N candidates for each of G inputs, standardised within each input.
-
-    Candidates of equal reward get 0: nothing is to be learned from them. A non-finite reward stays
-    NaN and takes no part in its group's mean and deviation.
-    """
-    finite = torch.isfinite(rewards)
-    known = torch.where(finite, rewards, torch.zeros_like(rewards))
-    count = finite.sum(1, keepdim=True).clamp(min=1)
-    centred = known - known.sum(1, keepdim=True) / count
-    centred = torch.where(finite, centred, torch.zeros_like(centred))
-    deviation = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    flat = deviation <= 1e-6 * (1 + known.abs().amax(1, keepdim=True))
-    advantages = torch.where(flat, torch.zeros_like(centred), centred / deviation.clamp(min=1e-12))
-    return torch.where(finite, advantages, torch.full_like(rewards, math.nan))
-
-
 def _given(image: Tensor | None, term: str) -> Tensor:
     if image is None:
         raise ValueError(

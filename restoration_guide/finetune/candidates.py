@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -85,6 +86,23 @@ def rewarded_candidates(
     terms = rate(candidates.flatten(0, 1), repeated, step, generator)
     grid = (len(batch.degraded), n)
     return Rewarded(candidates, {name: values.view(grid) for name, values in terms.items()})
+
+
+def group_advantages(rewards: Tensor) -> Tensor:
+    """Rewards (G, N) of N candidates for each of G inputs, standardised within each input.
+
+    Candidates of equal reward get 0: nothing is to be learned from them. A non-finite reward stays
+    NaN and takes no part in its group's mean and deviation.
+    """
+    finite = torch.isfinite(rewards)
+    known = torch.where(finite, rewards, torch.zeros_like(rewards))
+    count = finite.sum(1, keepdim=True).clamp(min=1)
+    centred = known - known.sum(1, keepdim=True) / count
+    centred = torch.where(finite, centred, torch.zeros_like(centred))
+    deviation = (centred.square().sum(1, keepdim=True) / count).sqrt()
+    flat = deviation <= 1e-6 * (1 + known.abs().amax(1, keepdim=True))
+    advantages = torch.where(flat, torch.zeros_like(centred), centred / deviation.clamp(min=1e-12))
+    return torch.where(finite, advantages, torch.full_like(rewards, math.nan))
 
 
 class Regression:

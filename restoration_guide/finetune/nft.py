@@ -20,11 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from restoration_guide.finetune.candidates import BlackBox, Regression, rewarded_candidates
+from restoration_guide.finetune.candidates import (
+    BlackBox,
+    Regression,
+    group_advantages,
+    rewarded_candidates,
+)
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from restoration_guide.rewards import RunningScale, group_advantages
+from restoration_guide.rewards import RunningScale
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from restoration_guide.rewards import (
     RewardConfig,
     RunningScale,
     Weights,
-    group_advantages,
     psnr_db,
     quality_terms,
     rms,
@@ -142,22 +141,6 @@ def test_running_scale_by_hand_and_without_spread():
     assert scale["rating"] == pytest.approx(math.sqrt(5))
     scale.update({"truth": torch.tensor([30.0, 30.0])})  # equal rewards
     assert scale["truth"] == 1.0
-
-
-def test_group_advantages_by_hand():
-    rewards = torch.tensor([[1.0, 3.0], [2.0, 2.0], [math.nan, 4.0], [math.nan, math.nan]])
-    found = group_advantages(rewards)
-    assert found[0].tolist() == pytest.approx([-1.0, 1.0])
-    assert found[1].tolist() == [0.0, 0.0]  # equal rewards
-    assert math.isnan(found[2, 0]) and found[2, 1].item() == 0.0  # alone in its group
-    assert bool(found[3].isnan().all())
-
-
-def test_group_advantages_do_not_depend_on_offset_scale_or_order():
-    rewards = torch.rand(4, 6, generator=generator())
-    found = group_advantages(rewards)
-    torch.testing.assert_close(group_advantages(10 + 3 * rewards), found, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(group_advantages(rewards.flip(1)), found.flip(1))
 
 
 def test_views_are_seeded_in_range_and_not_too_small():

@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from restoration_guide.finetune.candidates import Regression, ratings_of, rewarded_candidates
+from restoration_guide.finetune.candidates import (
+    Regression,
+    group_advantages,
+    ratings_of,
+    rewarded_candidates,
+)
 from restoration_guide.finetune.dpo import Dpo, DpoConfig, choose_pairs, dpo_loss
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
@@ -63,6 +68,22 @@ def test_forward_targets_give_the_clean_latents_back(kind):
     torch.testing.assert_close(back, clean)
     with pytest.raises(ValueError, match="kind of prediction"):
         forward_target("x0", clean, noise, alpha, sigma)
+
+
+def test_group_advantages_by_hand():
+    rewards = torch.tensor([[1.0, 3.0], [2.0, 2.0], [math.nan, 4.0], [math.nan, math.nan]])
+    found = group_advantages(rewards)
+    assert found[0].tolist() == pytest.approx([-1.0, 1.0])
+    assert found[1].tolist() == [0.0, 0.0]  # equal rewards
+    assert math.isnan(found[2, 0]) and found[2, 1].item() == 0.0  # alone in its group
+    assert bool(found[3].isnan().all())
+
+
+def test_group_advantages_do_not_depend_on_offset_scale_or_order():
+    rewards = torch.rand(4, 6, generator=generator())
+    found = group_advantages(rewards)
+    torch.testing.assert_close(group_advantages(10 + 3 * rewards), found, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(group_advantages(rewards.flip(1)), found.flip(1))
 
 
 def test_optimality_by_hand():
