@@ -23,7 +23,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 from rich.progress import Progress
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -63,6 +63,9 @@ from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.images import find_images, save_png
 from zoomiqa_core.training.policy import LoraSettings
 from zoomiqa_core.training.run import RunFolder
+
+PRIVATE = ("photos", "held_out", "out", "restorer", "judge", "independent_judge")
+"""Settings that may name a user's folders; the model card leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,14 @@ def export(
     network = loop.tuned.merged()
     merged = TinyRestorationPipeline(network, pipe.scheduler, **asdict(pipe.flow))  # pyright: ignore
     merged.save_pretrained(folder)
-    text = model_card(checks, kept, asdict(config), skipped_steps=loop.skipped_steps)
+    public = {name: value for name, value in asdict(config).items() if name not in PRIVATE}
+    text = model_card(
+        checks,
+        kept,
+        OmegaConf.to_yaml(OmegaConf.create(public)),
+        images=config.monitor.images,
+        skipped_steps=loop.skipped_steps,
+    )
     write_text_atomic(folder / "README.md", text)
     if loop.tuned.peft is not None:
         write_text_atomic(run.path / "adapter" / "README.md", text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from restoration_guide.finetune.monitor import EVIDENCE, Check
 
@@ -50,9 +49,6 @@ Without the folders of data and results:
 {config}```
 """
 
-_PRIVATE = ("photos", "held_out", "out", "restorer", "judge", "independent_judge")
-"""Settings that may name a user's folders."""
-
 
 def verdict(checks: Sequence[Check], kept: int) -> str:
     """Why the run ended as it did, in words."""
@@ -70,18 +66,17 @@ def verdict(checks: Sequence[Check], kept: int) -> str:
 
 
 def model_card(
-    checks: Sequence[Check], kept: int, settings: dict[str, Any], *, skipped_steps: int
+    checks: Sequence[Check], kept: int, config: str, *, images: int, skipped_steps: int
 ) -> str:
-    """The card, without the user's paths.
+    """The card.
 
     Args:
         checks: the monitor's looks, the first at step 0.
         kept: step whose weights the card belongs to.
-        settings: of the run.
+        config: the run's, as YAML, without the user's folders.
+        images: how many the monitor looked at.
         skipped_steps: steps that changed nothing.
     """
-    from omegaconf import OmegaConf
-
     names = list(checks[0].means)
     rows = [
         f"| {check.step} | {' | '.join(f'{check.means[name]:.4g}' for name in names)} | "
@@ -95,7 +90,6 @@ def model_card(
         f" ({'higher' if EVIDENCE[name].better > 0 else 'lower'} is better)"
         for name, value in own.worse.items()
     ]
-    public = {name: value for name, value in settings.items() if name not in _PRIVATE}
     return CARD.format(
         verdict=verdict(checks, kept),
         skipped_steps=skipped_steps,
@@ -104,8 +98,8 @@ def model_card(
         rows="\n".join(rows),
         measured="Changes from the untuned restorer on the held-out images:\n\n"
         + "\n".join(measured),
-        images=settings["monitor"]["images"],
-        config=OmegaConf.to_yaml(OmegaConf.create(public)),
+        images=images,
+        config=config,
     )
 
 
