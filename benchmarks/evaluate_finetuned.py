@@ -113,17 +113,22 @@ def main(arguments: list[str] | None = None) -> None:
                 baselines[key] = measure(untuned, photos, judges, **rules)
                 print(f"\nuntuned, {sampler}: means over {len(photos)} photos")
                 for name, values in baselines[key].items():
-                    print(f"  {name:<20}{bootstrap(np.mean, values)}")
+                    print(f"  {name:<20}{_interval(bootstrap(np.mean, values))}")
             tuned = measure(load_builtin_pipeline(run / "pipeline"), photos, judges, **rules)
             table = changes(baselines[key], tuned)
             print(f"\n{run}: changes")
             for name, estimate in table.items():
-                print(f"  {name:<20}{estimate}")
+                print(f"  {name:<20}{_interval(estimate)}")
             report[str(run)] = {
                 "untuned": {k: float(np.mean(v)) for k, v in baselines[key].items()},
                 "changes": {name: estimate._asdict() for name, estimate in table.items()},
             }
             write_text_atomic(given.out, to_json(report, sort_keys=False))
+
+
+def _interval(estimate: Estimate) -> str:
+    value, low, high = (f"{number:.4f}" for number in estimate)
+    return f"{value} [{low}, {high}]"
 
 
 if __name__ == "__main__":
