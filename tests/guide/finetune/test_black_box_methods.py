@@ -136,6 +136,7 @@ def lesson(method, degraded):
     return method.lesson(Batch(degraded), step=0, generator=generator())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nft", "dpo"])
 def test_lessons_lead_to_brighter_images(own_pipe, degraded, kind):
     tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
