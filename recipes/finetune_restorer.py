@@ -1,4 +1,4 @@
-"""Fine-tune the diffusion restorer towards a reward, watched by evidence it is not trained on.
+"""Fine-tune the diffusion restorer towards a reward, watched on held-out photos.
 
     python -m recipes.finetune_restorer --config recipes/configs/finetune_restorer/draft1.yaml \
         photos=PHOTOS out=runs/finetune

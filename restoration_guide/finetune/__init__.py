@@ -1,1 +1,1 @@
-"""Fine-tuning of restorers towards a reward, watched by evidence that was never trained on."""
+"""Fine-tuning of restorers towards a reward, watched by evidence its judge knows nothing of."""

@@ -30,7 +30,8 @@ Steps that changed nothing because no sample had a finite reward or gradient: {s
 {rows}
 
 Means over the same held-out images at every check. *rating* is the judge of the reward, so it
-proves nothing; the others are evidence it was not trained on.
+proves nothing; the others are evidence that judge knows nothing of (a run may have been trained on
+some of them too, on other photos).
 
 ## Measured
 
