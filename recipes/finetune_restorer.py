@@ -1,0 +1,299 @@
+"""Fine-tune the diffusion restorer towards a reward, watched on held-out photos.
+
+    python -m recipes.finetune_restorer --config recipes/configs/finetune_restorer/draft1.yaml \
+        photos=PHOTOS out=runs/finetune
+
+``photos`` is a folder of clean photos, degraded on the fly; with ``paired=true`` it holds
+``degraded/`` and ``clean/``. Every third photo is held out, unless ``held_out`` names a folder of
+the same kind. The run resumes from its folder, which holds ``log.jsonl`` (every term of the reward
+at every step), ``checks.json`` and ``curves.png`` (the held-out images), ``previews/``, and at the
+end ``before_after.png``, ``adapter/`` (PEFT), and ``pipeline/``: the adapter merged, a diffusers
+folder for ``load_restorer`` with a model card that explains the run. What is kept is the last check
+without evidence against it. The same under ``accelerate launch -m recipes.finetune_restorer …``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from omegaconf import MISSING, OmegaConf
+from rich.progress import Progress
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from recipes.compose import compose
+from restoration_guide.finetune.candidates import terms_of
+from restoration_guide.finetune.card import model_card, verdict
+from restoration_guide.finetune.checkpoints import (
+    checkpoint_steps,
+    keep_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from restoration_guide.finetune.dpo import Dpo, DpoConfig
+from restoration_guide.finetune.loop import Loop, LoopConfig
+from restoration_guide.finetune.lora import EVERY_LAYER, TunedNetwork
+from restoration_guide.finetune.methods import Method
+from restoration_guide.finetune.monitor import Check, Monitor, MonitorConfig
+from restoration_guide.finetune.nft import Nft, NftConfig
+from restoration_guide.finetune.photos import (
+    DegradedPhotos,
+    PairedPhotos,
+    Photos,
+    held_out_batch,
+    split_photos,
+    training_batch,
+)
+from restoration_guide.finetune.pictures import draw_before_after, draw_curves
+from restoration_guide.finetune.reward_backprop import RewardBackprop
+from restoration_guide.finetune.rollout import RolloutConfig
+from restoration_guide.restorers.base import candidate_generator
+from restoration_guide.restorers.builtin import load_builtin_pipeline
+from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from restoration_guide.rewards import Reward, RewardConfig
+from zoomiqa_core import QualityProxy, load_scorer
+from zoomiqa_core.files import to_json, write_text_atomic
+from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.training.policy import LoraSettings
+from zoomiqa_core.training.run import RunFolder
+
+PRIVATE = ("photos", "held_out", "out", "restorer", "judge", "independent_judge")
+"""Settings that may name a user's folders; the model card leaves them out."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one fine-tuning."""
+
+    photos: str = MISSING
+    """Folder of clean photos, degraded on the fly."""
+    paired: bool = False
+    """The folder holds ``degraded/`` and ``clean/`` instead, whose images share their names."""
+    held_out: str | None = None
+    """Folder of the same kind for the monitor; None holds every third photo out (not of pairs)."""
+    out: str = "runs/finetune"
+    """Run folder."""
+    restorer: str = "builtin"
+    """``builtin`` or the folder of a ``TinyRestorationPipeline``."""
+    judge: str = "proxy"
+    """Of the reward: ``proxy`` or the folder of a ``QualityProxy``."""
+    independent_judge: str | None = None
+    """Of the monitor, anything ``load_scorer`` takes, trained on other supervision; None has
+    none."""
+    method: Literal["backprop", "nft", "dpo"] = "backprop"
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Of ``backprop``; its steps and temperature are also the monitor's."""
+    nft: NftConfig = field(default_factory=NftConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(8, 16, 0.0, EVERY_LAYER))
+    """``lora.rank=0`` trains all weights."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    crop: int = 96
+    """Side of the training crops in pixels."""
+    presets: dict[str, float] = field(
+        default_factory=lambda: {"mixed": 0.5, "noise_jpeg": 0.2, "blur_noise": 0.1, "x2": 0.2}
+    )
+    """Share of each degradation of the clean photos; "none" leaves crops as they are."""
+    threads: int = 1
+    """CPU threads; 0 leaves torch's choice."""
+
+    def __post_init__(self) -> None:
+        if self.paired and self.held_out is None:
+            raise ValueError("paired=true needs held_out=FOLDER, a folder of other pairs")
+
+
+def read_photos(config: Config) -> tuple[Photos, Photos]:
+    """Training and held-out photos."""
+    crop, side = config.crop, config.monitor.side
+    if config.paired and config.held_out is not None:
+        return (
+            PairedPhotos(config.photos, min_side=crop),
+            PairedPhotos(config.held_out, min_side=side),
+        )
+    paths = find_images([config.photos])
+    if config.held_out is None:
+        paths, others = split_photos(paths)
+    else:
+        others = find_images([config.held_out])
+    return (
+        DegradedPhotos(paths, config.presets, min_side=crop),
+        DegradedPhotos(others, config.presets, min_side=side),
+    )
+
+
+def restoring(pipe: TinyRestorationPipeline, config: Config) -> Callable[[Tensor, int], Tensor]:
+    """How the monitor restores a held-out image: the sampler of the training, fixed noise."""
+
+    def restore(image: Tensor, number: int) -> Tensor:
+        (images,) = pipe(
+            image,
+            config.rollout.steps,
+            temperature=config.rollout.temperature,
+            generator=candidate_generator(config.loop.seed, number),
+            output_type="pt",
+            return_dict=False,
+        )
+        return images
+
+    return restore
+
+
+def make_method(
+    pipe: TinyRestorationPipeline, tuned: TunedNetwork, reward: Reward, config: Config
+) -> Method:
+    """The method by its name; all but ``backprop`` see the reward as a black box."""
+    if config.method == "nft":
+        return Nft(pipe, tuned, terms_of(reward), config.nft, reward.scale)
+    if config.method == "dpo":
+        return Dpo(pipe, tuned, terms_of(reward), config.dpo, reward.scale)
+    return RewardBackprop(pipe, tuned, reward, config.rollout)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, watch, stop if need be, export."""
+    config, resolved = compose(Config, arguments)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    accelerator = Accelerator(cpu=config.loop.cpu, mixed_precision=config.loop.mixed_precision)
+    with accelerator.main_process_first():
+        run = RunFolder(config.out, resolved)
+    photos, others = read_photos(config)
+
+    pipe = load_builtin_pipeline(None if config.restorer == "builtin" else config.restorer)
+    pipe.to(accelerator.device)
+    tuned = TunedNetwork(pipe.unet, config.lora, seed=config.loop.seed)
+    tuned.network.to(accelerator.device)
+    if config.loop.mixed_precision != "no":  # wraps the network's forward in autocast, in place
+        accelerator.prepare_model(tuned.network, evaluation_mode=True)
+    judge = QualityProxy.from_pretrained(None if config.judge == "proxy" else config.judge)
+    judge.requires_grad_(False).to(accelerator.device)
+    method = make_method(pipe, tuned, Reward(judge, config.reward), config)
+    independent = config.independent_judge and load_scorer(config.independent_judge)
+    with tuned.reference():
+        monitor = Monitor(
+            held_out_batch(
+                others, config.monitor.images, config.monitor.side, seed=config.loop.seed
+            ).to(accelerator.device),
+            restoring(pipe, config),
+            judge,
+            config.monitor,
+            judge=independent or None,
+        )
+    loop = Loop(
+        accelerator,
+        tuned,
+        method,
+        lambda g: training_batch(photos, config.loop.batch_size, config.crop, generator=g),
+        config.loop,
+    )
+
+    folder = run.path / "checkpoints"
+    checks: list[Check] = []
+    if steps := checkpoint_steps(folder):
+        state = load_checkpoint(folder, steps[-1])
+        loop.load(state["loop"])
+        checks = [Check(**check) for check in state["checks"]]
+    else:
+        loop.calibrate()
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            state = {"loop": loop.state(), "checks": [check.to_dict() for check in checks]}
+            save_checkpoint(folder, loop.step, state)
+            keep_checkpoints(folder, {loop.step, last_honest(checks)})
+
+    def look() -> None:
+        checks.append(monitor.look(loop.step))
+        if accelerator.is_main_process:
+            write_text_atomic(run.path / "checks.json", to_json([c.to_dict() for c in checks]))
+            rows = [monitor.batch.degraded, monitor.untuned, monitor.images]
+            rows += [] if monitor.batch.truth is None else [monitor.batch.truth]
+            shown = min(6, config.monitor.images)
+            grid = make_grid(torch.cat([row[:shown].cpu() for row in rows]), nrow=shown)
+            save_png(grid, run.path / "previews" / f"step-{loop.step:06d}.png")
+            print(f"step {loop.step}: {checks[-1].reason}")
+
+    if not checks:
+        look()
+        save()
+    began, cpu = time.perf_counter(), time.process_time()
+    with Progress(disable=not (sys.stderr.isatty() and accelerator.is_main_process)) as progress:
+        bar = progress.add_task("fine-tuning", total=config.loop.steps, completed=loop.step)
+        while loop.step < config.loop.steps and not (checks[-1].hacked and config.monitor.stop):
+            record = loop.take_step()
+            record |= {
+                "seconds": round(time.perf_counter() - began, 2),
+                "cpu_seconds": round(time.process_time() - cpu, 2),
+            }
+            if accelerator.is_main_process:
+                run.log(record)
+            if loop.step % config.monitor.every == 0 or loop.step == config.loop.steps:
+                look()
+                save()
+            progress.update(bar, completed=loop.step)
+
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        export(run, config, loop, monitor, pipe, checks)
+    accelerator.wait_for_everyone()
+
+
+def last_honest(checks: list[Check]) -> int:
+    """Step of the last check without evidence against it; the start is honest."""
+    return max((check.step for check in checks if check.honest), default=0)
+
+
+def export(
+    run: RunFolder,
+    config: Config,
+    loop: Loop,
+    monitor: Monitor,
+    pipe: TinyRestorationPipeline,
+    checks: list[Check],
+) -> None:
+    """Go back to the weights that are kept, and write pictures, adapter, pipeline and card."""
+    kept = last_honest(checks) if config.monitor.stop else loop.step
+    loop.tuned.load(load_checkpoint(run.path / "checkpoints", kept)["loop"]["tuned"])
+    records = [json.loads(line) for line in (run.path / "log.jsonl").open(encoding="utf-8")]
+    draw_curves(records, checks, kept, run.path / "curves.png")
+    with torch.no_grad():
+        after = monitor.restored()
+    draw_before_after(
+        monitor.batch,
+        monitor.untuned,
+        after,
+        monitor.measure(monitor.untuned),
+        monitor.measure(after),
+        run.path / "before_after.png",
+    )
+    folder = run.path / "pipeline"
+    if loop.tuned.peft is not None:
+        loop.tuned.save_adapter(run.path / "adapter")
+    network = loop.tuned.merged()
+    merged = TinyRestorationPipeline(network, pipe.scheduler, **asdict(pipe.flow))  # pyright: ignore
+    merged.save_pretrained(folder)
+    public = {name: value for name, value in asdict(config).items() if name not in PRIVATE}
+    text = model_card(
+        checks,
+        kept,
+        OmegaConf.to_yaml(OmegaConf.create(public)),
+        images=config.monitor.images,
+        skipped_steps=loop.skipped_steps,
+    )
+    write_text_atomic(folder / "README.md", text)
+    if loop.tuned.peft is not None:
+        write_text_atomic(run.path / "adapter" / "README.md", text)
+    print(f"{verdict(checks, kept)}\nweights: {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What is trained: low-rank adapters in a network (LoRA, through PEFT), or all of its weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoomiqa_core.training.policy import LoraSettings
+
+EVERY_LAYER = r".*"
+"""All convolutions and linear layers."""
+
+
+def adapted_layers(network: nn.Module, targets: str = EVERY_LAYER) -> list[str]:
+    """Names of the convolutions and linear layers that the regular expression matches.
+
+    Raises:
+        ValueError: it matches none.
+    """
+    layers = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    matching = [name for name in layers if re.fullmatch(targets, name)]
+    if not matching:
+        raise ValueError(
+            f"the targets {targets!r} match none of the {len(layers)} convolutions and linear "
+            f"layers, such as {layers[:3]}"
+        )
+    return matching
+
+
+class TunedNetwork:
+    """A network that learns in place, and the network it was.
+
+    With a rank, adapters are put into the network, everything else is frozen, and the reference is
+    the network with its adapters switched off: it costs no memory. With rank 0 all weights learn,
+    and the reference is a copy of them.
+
+    Args:
+        network: e.g. a pipeline's UNet; changed in place.
+        settings: rank, scale and layers; rank 0 for full weights.
+        seed: of the adapters' initial weights. A new adapter changes nothing.
+    """
+
+    def __init__(self, network: nn.Module, settings: LoraSettings, *, seed: int = 0) -> None:
+        self.network = network
+        self.peft: Any = None
+        if settings.rank:
+            from peft import LoraConfig, get_peft_model
+
+            config = LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                lora_dropout=settings.dropout,
+                target_modules=adapted_layers(network, settings.targets),
+            )
+            with torch.random.fork_rng():  # PEFT draws from the global generator
+                self.peft = get_peft_model(network, config)  # pyright: ignore[reportArgumentType]
+            generator = torch.Generator().manual_seed(seed)
+            for name, parameter in network.named_parameters():
+                if ".lora_A." in name:  # as PEFT draws them; .lora_B. starts at 0
+                    nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
+        else:
+            network.requires_grad_(True)
+        named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
+        self._before = [] if settings.rank else [p.detach().clone() for p in self.parameters]
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside the block the network is what it was before training; without gradients."""
+        with torch.no_grad():
+            if self.peft is not None:
+                with self.peft.disable_adapter():
+                    yield
+                return
+            with self.holding(self._before):
+                yield
+
+    @contextmanager
+    def holding(self, values: list[Tensor]) -> Iterator[None]:
+        """Inside the block the trained weights have these values; without gradients."""
+        own = [parameter.data for parameter in self.parameters]
+        try:
+            for parameter, value in zip(self.parameters, values, strict=True):
+                parameter.data = value.to(parameter.device)
+            with torch.no_grad():
+                yield
+        finally:
+            for parameter, data in zip(self.parameters, own, strict=True):
+                parameter.data = data
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained weights by name, copied to the CPU."""
+        named = zip(self.names, self.parameters, strict=True)
+        return {name: p.detach().to("cpu", copy=True) for name, p in named}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of :meth:`state`.
+
+        Raises:
+            ValueError: they are not this network's trained weights.
+        """
+        if set(state) != set(self.names):
+            odd = sorted(set(state) ^ set(self.names))[:3]
+            raise ValueError(f"these are weights of another adapter: {odd} … are in one alone")
+        with torch.no_grad():
+            for name, parameter in zip(self.names, self.parameters, strict=True):
+                parameter.copy_(state[name])
+
+    def merged(self) -> nn.Module:
+        """A copy of the network with the adapters merged into its weights."""
+        if self.peft is None:
+            return copy.deepcopy(self.network)
+        return copy.deepcopy(self.peft).merge_and_unload()
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter in PEFT's format; ``PeftModel.from_pretrained(network, folder)``.
+
+        Raises:
+            ValueError: full weights were trained, so there is no adapter; save the network.
+        """
+        if self.peft is None:
+            raise ValueError("rank 0 trains the whole network: save that, it has no adapter")
+        self.peft.save_pretrained(str(folder), safe_serialization=True)

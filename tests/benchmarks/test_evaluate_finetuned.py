@@ -1,0 +1,41 @@
+"""The comparison of fine-tuned restorers: changes by hand, and one tiny run."""
+
+import json
+from typing import cast
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from benchmarks import evaluate_finetuned
+from restoration_guide.finetune.lora import TunedNetwork
+from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from zoomiqa_core.images import save_png
+from zoomiqa_core.training.policy import LoraSettings
+
+
+def test_changes_by_hand():
+    found = evaluate_finetuned.changes({"psnr": [20.0, 30.0]}, {"psnr": [21.0, 33.0]})
+    assert found["psnr"].value == pytest.approx(2.0)
+    assert 1.0 <= found["psnr"].low <= found["psnr"].high <= 3.0
+
+
+def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys):
+    photo = torch.rand(3, 64, 65, generator=torch.Generator().manual_seed(0))
+    photo = torch.nn.functional.interpolate(photo[None], (256, 260), mode="bicubic").clamp(0, 1)
+    save_png(photo, tmp_path / "photos" / "0.png")
+    pipe.save_pretrained(tmp_path / "start")
+    start = TinyRestorationPipeline.from_pretrained(tmp_path / "start")
+    network = TunedNetwork(start.unet, LoraSettings(2, 4, 0.0, ".*"))
+    unet = cast(UNet2DModel, network.merged())
+    merged = TinyRestorationPipeline(unet, pipe.scheduler, sigma_data=0.55)
+    merged.save_pretrained(tmp_path / "run" / "pipeline")
+    config = f"restorer: {tmp_path / 'start'}\nrollout: {{steps: 2, temperature: 0.5}}\n"
+    (tmp_path / "run" / "config.yaml").write_text(config, encoding="utf-8")
+    words = ["--photos", str(tmp_path / "photos"), "--runs", str(tmp_path / "run"), "--count", "1"]
+    evaluate_finetuned.main([*words, "--out", str(tmp_path / "out.json")])
+    report = json.loads((tmp_path / "out.json").read_text())
+    changes = report[str(tmp_path / "run")]["changes"]
+    assert {"rating", "psnr", "ms_ssim", "gridding"} <= set(changes)
+    assert all(abs(estimate["value"]) < 1e-3 for estimate in changes.values())
+    assert "changes" in capsys.readouterr().out

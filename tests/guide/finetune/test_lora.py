@@ -1,0 +1,98 @@
+"""What is trained: adapters, the network they leave alone, and what plain libraries load."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from peft import PeftModel
+
+from restoration_guide.finetune.lora import TunedNetwork, adapted_layers
+from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from zoomiqa_core.training.policy import LoraSettings
+
+LORA = LoraSettings(2, 4, 0.0, ".*")
+
+
+def restored(network) -> torch.Tensor:
+    with torch.no_grad():
+        return network(torch.rand(1, 36, 8, 12, generator=torch.Generator().manual_seed(0)), 500.0)[
+            0
+        ]
+
+
+@pytest.mark.parametrize("settings", [LORA, LoraSettings(0, 4, 0.0, ".*")], ids=["lora", "full"])
+def test_the_reference_is_the_network_before_training(own_pipe, settings):
+    network = own_pipe.unet
+    before = restored(network)
+    tuned = TunedNetwork(network, settings)
+    torch.testing.assert_close(restored(network), before)  # new adapters do nothing
+    with torch.no_grad():
+        for parameter in tuned.parameters:
+            parameter.add_(0.05)
+    after = restored(network)
+    assert float((after - before).abs().max()) > 1e-3
+    with tuned.reference():
+        assert not torch.is_grad_enabled()
+        torch.testing.assert_close(restored(network), before)
+    assert torch.equal(restored(network), after)
+
+
+def test_adapters_alone_learn_and_are_seeded(own_pipe):
+    networks = [copy.deepcopy(own_pipe.unet) for _ in range(3)]
+    states = [
+        TunedNetwork(n, LORA, seed=s).state() for n, s in zip(networks, (0, 0, 1), strict=True)
+    ]
+    assert all(".lora_" in name for name in states[0])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+    frozen = [p for n, p in networks[0].named_parameters() if ".lora_" not in n]
+    assert len(frozen) > 40 and not any(p.requires_grad for p in frozen)
+
+
+def test_making_adapters_leaves_the_global_generator_alone(own_pipe):
+    state = torch.get_rng_state()
+    TunedNetwork(own_pipe.unet, LORA)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_state_brings_the_weights_back_and_others_are_refused(own_pipe, tuned):
+    kept, images = tuned.state(), restored(own_pipe.unet)
+    with torch.no_grad():
+        tuned.parameters[0].zero_()
+    tuned.load(kept)
+    assert torch.equal(restored(own_pipe.unet), images)
+    with pytest.raises(ValueError, match="weights of another adapter"):
+        tuned.load({**kept, "more": torch.zeros(1)})
+
+
+def test_plain_diffusers_loads_the_merged_pipeline(own_pipe, tuned, tmp_path):
+    before = restored(own_pipe.unet)
+    merged = TinyRestorationPipeline(tuned.merged(), own_pipe.scheduler, sigma_data=0.55)
+    merged.save_pretrained(tmp_path)
+    plain = UNet2DModel.from_pretrained(tmp_path / "unet")
+    torch.testing.assert_close(restored(plain), before, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(restored(own_pipe.unet), before)  # still an adapter
+    assert tuned.state()
+
+
+def test_plain_peft_loads_the_adapter(own_pipe, pipe, tuned, tmp_path):
+    tuned.save_adapter(tmp_path)
+    base = copy.deepcopy(pipe.unet)
+    PeftModel.from_pretrained(base, str(tmp_path))
+    assert torch.equal(restored(base), restored(own_pipe.unet))
+
+
+def test_targets_choose_layers(own_pipe):
+    assert len(adapted_layers(own_pipe.unet)) > 30
+    assert adapted_layers(own_pipe.unet, r"conv_(in|out)") == ["conv_in", "conv_out"]
+    with pytest.raises(ValueError, match=r"'attn.*' match none"):
+        adapted_layers(own_pipe.unet, "attn.*")
+
+
+def test_full_weights_have_no_adapter_to_save(own_pipe, tmp_path):
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(0, 4, 0.0, ".*"))
+    with pytest.raises(ValueError, match="rank 0 trains the whole network"):
+        tuned.save_adapter(tmp_path)

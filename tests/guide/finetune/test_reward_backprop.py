@@ -1,0 +1,154 @@
+"""Reward backpropagation: the reward's own gradient, samples and steps that are left out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from restoration_guide.finetune.loop import Loop, LoopConfig, pass_generator
+from restoration_guide.finetune.lora import TunedNetwork
+from restoration_guide.finetune.methods import Batch, Lesson
+from restoration_guide.finetune.reward_backprop import RewardBackprop
+from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
+from restoration_guide.rewards import Reward, RewardConfig, Weights
+from zoomiqa_core.proxy.views import ViewConfig
+from zoomiqa_core.training.policy import LoraSettings
+
+ROLLOUT = RolloutConfig(steps=2)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def backprop(own_pipe, tuned, judge, **weights) -> RewardBackprop:
+    config = RewardConfig(
+        Weights(**(weights or {"rating": 1.0})), views=ViewConfig(count=0), normalise="none"
+    )
+    return RewardBackprop(own_pipe, tuned, Reward(judge, config), ROLLOUT)
+
+
+def gradient(tuned, loss) -> torch.Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, tuned.parameters)])
+
+
+def test_the_loss_is_minus_the_reward_with_its_gradient(own_pipe, tuned, judge, degraded):
+    method = backprop(own_pipe, tuned, judge, rating=1.0, low_pass=3.0)
+    lesson = method.lesson(Batch(degraded), step=0, generator=generator())
+    assert lesson.skipped == 0 and set(lesson.terms) == {"rating", "low_pass", "reward"}
+    torch.testing.assert_close(lesson.losses.detach(), -lesson.terms["reward"])
+    images = roll_out(BuiltinChain(own_pipe, degraded, 2, 0.5), ROLLOUT, generator()).images
+    direct = -method.reward(images, degraded, step=0, generator=generator()).total.sum()
+    torch.testing.assert_close(gradient(tuned, lesson.losses.sum()), gradient(tuned, direct))
+
+
+@pytest.mark.parametrize("config", [RolloutConfig(steps=3, renoised=2), RolloutConfig(3, last=0)])
+def test_the_reference_term_starts_at_zero_and_holds_back(own_pipe, judge, degraded, config):
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
+    method = backprop(own_pipe, tuned, judge, rating=0.0, reference=1.0)
+    method.config = config
+    terms = method.lesson(Batch(degraded), step=0, generator=generator()).terms
+    torch.testing.assert_close(terms["reference"], torch.zeros_like(terms["reference"]))
+    with torch.no_grad():
+        tuned.parameters[-1].add_(0.5)
+    terms = method.lesson(Batch(degraded), step=0, generator=generator()).terms
+    assert float(terms["reference"].max()) < 0
+
+
+class NanJudge:
+    """A judge whose rating of the images at some places of the batch is NaN, slope and all."""
+
+    def __init__(self, judge, places: list[int]) -> None:
+        self.judge, self.places = judge, places
+
+    def __call__(self, images):
+        out = self.judge(images)
+        factor = torch.ones(len(images))
+        factor[self.places] = math.nan
+        return out._replace(rating=out.rating * factor)
+
+
+def test_an_image_without_a_finite_reward_is_left_out(own_pipe, tuned, judge, degraded):
+    broken = backprop(own_pipe, tuned, NanJudge(judge, [0]))
+    lesson = broken.lesson(Batch(degraded), step=0, generator=generator())
+    assert lesson.skipped == 1 and lesson.losses.shape == (1,)
+    assert lesson.terms["reward"].isfinite().tolist() == [False, True]
+    found = gradient(tuned, lesson.losses.sum())
+    whole = backprop(own_pipe, tuned, judge)
+    both = whole.lesson(Batch(degraded), step=0, generator=generator())
+    torch.testing.assert_close(found, gradient(tuned, both.losses[1]))  # no NaN leaks in
+
+
+def loop_of(method, tuned, batch: Batch, **settings) -> Loop:
+    config = LoopConfig(**{"learning_rate": 1e-2, "warmup_steps": 0, "cpu": True, **settings})
+    return Loop(Accelerator(cpu=True), tuned, method, lambda _: batch, config)
+
+
+def test_a_step_with_nothing_left_changes_nothing_and_is_counted(own_pipe, tuned, judge, degraded):
+    loop = loop_of(backprop(own_pipe, tuned, NanJudge(judge, [0, 1])), tuned, Batch(degraded))
+    before = tuned.state()
+    record = loop.take_step()
+    assert record["used"] == 0 and record["skipped"] == 2 and record["skipped_steps"] == 1
+    assert record["reward/rating"] is None
+    assert all(torch.equal(before[name], value) for name, value in tuned.state().items())
+    assert loop.optimizer.state_dict()["state"] == {}  # no update with a zero gradient either
+    assert (loop.step, loop.skipped_samples, loop.skipped_steps) == (1, 2, 1)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(own_pipe, tuned, judge, degraded):
+    class Exploding(RewardBackprop):
+        def lesson(self, batch, *, step, generator):
+            lesson = super().lesson(batch, step=step, generator=generator)
+            return Lesson(lesson.losses * math.inf, lesson.terms)
+
+    method = backprop(own_pipe, tuned, judge)
+    exploding = Exploding(own_pipe, tuned, method.reward, ROLLOUT)
+    loop = loop_of(exploding, tuned, Batch(degraded))
+    before = tuned.state()
+    assert loop.take_step()["grad_norm"] is None and loop.skipped_steps == 1
+    assert all(torch.equal(before[name], value) for name, value in tuned.state().items())
+
+
+def test_training_raises_the_reward(own_pipe, tuned, judge, degraded):
+    method = backprop(own_pipe, tuned, judge)
+    loop = loop_of(method, tuned, Batch(degraded))
+    loop.calibrate()
+    records = [loop.take_step() for _ in range(6)]
+    assert records[-1]["reward/rating"] > records[0]["reward/rating"] + 0.01
+
+
+def test_passes_average_over_all_samples(own_pipe, tuned, judge, degraded):
+    """Two passes with 1 and 2 usable samples give the mean gradient over the three."""
+    method = backprop(own_pipe, tuned, judge)
+    alone = [
+        gradient(
+            tuned,
+            method.lesson(
+                Batch(degraded[:count]), step=0, generator=pass_generator(0, 0, index)
+            ).losses.sum(),
+        )
+        for index, count in enumerate((1, 2))
+    ]
+    sizes = iter((1, 2))
+    loop = loop_of(method, tuned, Batch(degraded), passes=2, max_grad_norm=1e9)
+    loop.draw = lambda _: Batch(degraded[: next(sizes)])
+    assert loop.take_step()["used"] == 3
+    found = torch.cat([p.grad.flatten() for p in tuned.parameters])
+    torch.testing.assert_close(found, (alone[0] + alone[1]) / 3)
+
+
+def test_generators_of_passes_differ_and_repeat():
+    seeds = {
+        pass_generator(0, step, index).initial_seed() for step in (-1, 0, 1) for index in (0, 1)
+    }
+    assert len(seeds) == 6
+    assert pass_generator(0, 3, 1).initial_seed() == pass_generator(0, 3, 1).initial_seed()
+
+
+def test_processes_must_divide_the_passes(own_pipe, tuned, judge, degraded, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    with pytest.raises(ValueError, match="passes=3 must be a multiple of the 2 processes"):
+        loop_of(backprop(own_pipe, tuned, judge), tuned, Batch(degraded), passes=3)

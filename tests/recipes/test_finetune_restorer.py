@@ -1,0 +1,169 @@
+"""The fine-tuning recipe: what a run leaves, broken runs, roll-back, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from recipes import finetune_restorer as recipe
+from restoration_guide.finetune.checkpoints import load_checkpoint
+from restoration_guide.restorers import load_restorer
+from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from zoomiqa_core.images import save_png
+from zoomiqa_core.proxy.model import QualityProxy
+
+ROOT = Path(recipe.__file__).parents[1]
+SMOKE = ROOT / "recipes" / "configs" / "finetune_restorer" / "smoke.yaml"
+SETTINGS = ("loop.steps=3", "monitor.every=1", "reward.weights.reference=1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, pipe: TinyRestorationPipeline) -> list[str]:
+    """Photos, a tiny restorer and a tiny judge."""
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(4):
+        coarse = torch.rand(1, 3, 8, 9, generator=torch.Generator().manual_seed(number))
+        photo = functional.interpolate(coarse, (72, 80), mode="bicubic").clamp(0, 1)
+        save_png(photo, folder / "photos" / f"{number}.png")
+    pipe.save_pretrained(folder / "restorer")
+    QualityProxy(width=8).save_pretrained(folder / "judge")
+    places = ("photos", "restorer", "judge")
+    return [*(f"{name}={folder / name}" for name in places), "threads=0"]
+
+
+def run(data: list[str], out: Path, *more: str) -> None:
+    recipe.main(["--config", str(SMOKE), *data, f"out={out}", *more])
+
+
+def adapter(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+def records(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    timing = {"seconds", "cpu_seconds"}
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """The folder of an unbroken run."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(data, folder, *SETTINGS)
+    return folder
+
+
+def test_a_run_leaves_all_that_is_promised(data, whole):
+    assert any(float(w.abs().max()) > 0 for name, w in adapter(whole).items() if "lora_B" in name)
+    log = records(whole)
+    assert [line["step"] for line in log] == [1, 2, 3]
+    assert {"reward/rating", "reward/low_pass", "reward/reward", "grad_norm"} <= log[0].keys()
+    checks = json.loads((whole / "checks.json").read_text())
+    assert [check["step"] for check in checks] == [0, 1, 2, 3]
+    for name in ("curves.png", "before_after.png", "previews/step-000003.png"):
+        assert (whole / name).stat().st_size > 1000
+    assert (whole / "checkpoints" / "step-000003" / "COMPLETE").is_file()
+    assert "peft" in json.loads((whole / "versions.json").read_text())
+    card = (whole / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "## Measured" in card and "rank: 2" in card and "| 2 |" in card
+    assert str(whole) not in card and str(Path(data[0][7:]).parent) not in card
+    (candidate,) = load_restorer(whole / "pipeline").restore(torch.rand(1, 3, 17, 23), n=1)
+    assert candidate.image.shape == (3, 17, 23)
+    assert UNet2DModel.from_pretrained(whole / "pipeline" / "unet").config["in_channels"] == 36
+
+
+def test_a_broken_run_ends_with_the_weights_of_an_unbroken_one(data, whole, tmp_path, monkeypatch):
+    take_step, calls = recipe.Loop.take_step, []
+
+    def broken(self):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return take_step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recipe.Loop, "take_step", broken)
+        run(data, tmp_path, *SETTINGS)
+    run(data, tmp_path, *SETTINGS)
+    own, other = adapter(tmp_path), adapter(whole)
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    assert records(tmp_path) == records(whole)
+
+
+def test_a_hacked_run_stops_and_goes_back(data, tmp_path, monkeypatch):
+    honest_look = recipe.Monitor.look
+
+    def look(self, step):
+        hacked = step >= 2
+        reason = "hacked: as the test says" if hacked else "honest: as the test says"
+        return replace(honest_look(self, step), honest=not hacked, hacked=hacked, reason=reason)
+
+    monkeypatch.setattr(recipe.Monitor, "look", look)
+    run(data, tmp_path, *SETTINGS)
+    assert [line["step"] for line in records(tmp_path)] == [1, 2]
+    text = (tmp_path / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "Stopped at step 2. Hacked: as the test says. Kept: step 1, the last honest" in text
+    kept, last = (
+        load_checkpoint(tmp_path / "checkpoints", step)["loop"]["tuned"] for step in (1, 2)
+    )
+    found = adapter(tmp_path)
+    assert len(found) == len(kept)
+    for name, weight in kept.items():
+        (own,) = (w for n, w in found.items() if n.endswith(name.replace(".default", "")))
+        assert torch.equal(own, weight)
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+
+
+@pytest.mark.parametrize("method", ["nft", "dpo"])
+def test_black_box_methods_run_with_full_weights(data, tmp_path, method):
+    run(data, tmp_path, f"method={method}", "lora.rank=0", "loop.steps=1", "loop.batch_size=1")
+    (record,) = records(tmp_path)
+    assert record["used"] > 0 and record["grad_norm"] > 0
+    assert not (tmp_path / "adapter").exists() and (tmp_path / "pipeline" / "unet").is_dir()
+
+
+def test_another_configuration_wants_another_folder(data, whole):
+    with pytest.raises(ValueError, match="another configuration"):
+        run(data, whole, "loop.steps=4")
+
+
+def test_pairs_want_their_own_held_out_ones():
+    with pytest.raises(ValueError, match="paired=true needs held_out"):
+        recipe.Config(photos="p", paired=True)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_in_two_passes(data, tmp_path):
+    settings = ["loop.passes=2", "loop.steps=3", "loop.learning_rate=0.01"]
+    run(data, tmp_path / "one", *settings)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0", "-m", "recipes.finetune_restorer"]
+    command += ["--config", str(SMOKE), *data, f"out={tmp_path / 'two'}", *settings]
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    one, two = adapter(tmp_path / "one"), adapter(tmp_path / "two")
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-6, rtol=0)
+    own, other = records(tmp_path / "one")[-1], records(tmp_path / "two")[-1]
+    assert own["used"] == other["used"] == 4
+    assert own["reward/reward"] == pytest.approx(other["reward/reward"], abs=1e-3)
