@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_candidates_are_what_the_pipeline_makes_of_their_settings(
     pipe: TinyRestorationPipeline,
 ) -> None:
     for candidate in BuiltinRestorer(pipe, plan=PLAN).restore(image(), n=8, seed=3):
-        s = candidate.settings
+        s: Any = candidate.settings
         (alone,) = pipe(
             image(),
             s.steps,
