@@ -118,7 +118,7 @@ class Pruner:
         self.judging_s = judging_s
         self.started = time.perf_counter()
         self.ended: list[Row] = []
-        """Rows of the candidates ended so far, rated by their last preview."""
+        """Rows of the candidates ended so far, rated by their last preview if it was looked at."""
         self._pools: list[list[tuple[bool, float, int]]] = [[] for _ in config.at]
         """For each rung what was seen there: (repeats another, -value, index), the best first."""
         self._nfe: dict[int, int] = {}
@@ -170,9 +170,13 @@ class Pruner:
 
     def _afford(self, alive: list[Preview]) -> list[Preview]:
         """Those that the budget pays for: the best to its end, others as the schedule expects."""
-        left = self._evaluations_left(len(alive))
+        left = self._evaluations_left(alive)
         if sum(p.steps - p.step for p in alive) <= left:
             return alive
+        if left < min(p.steps - p.step for p in alive):  # not worth a look at the previews
+            for preview in alive:
+                self._end(preview, "no budget or time was left for it")
+            return []
         kept: list[Preview] = []
         by_index = {preview.index: preview for preview in alive}
         for _, index in self._ranked(alive):
@@ -187,13 +191,15 @@ class Pruner:
                 self._end(preview, "no budget or time was left for it")
         return kept
 
-    def _evaluations_left(self, alive: int) -> float:
+    def _evaluations_left(self, alive: Sequence[Preview]) -> float:
         """What the budget allows, and what the time allows at the pace so far."""
         left = math.inf if self.config.max_nfe is None else self.config.max_nfe - self.spent
         if self.deadline < math.inf:
             now = time.perf_counter()
             pace = max(now - self.started, 1e-9) / max(self.spent, 1)
-            seconds = self.deadline - now - self.judging_s * (self._finished + alive)
+            unseen = sum(preview.index not in self._rows for preview in alive)
+            judging = self.judging_s * (self._finished + len(alive) + unseen)
+            seconds = self.deadline - now - judging
             left = min(left, seconds / pace)
         return left
 
@@ -209,7 +215,10 @@ class Pruner:
         )
 
     def _end(self, preview: Preview, why: str) -> None:
-        row = self._rows.get(preview.index, Row(preview.index, seed=self.seed))
+        row = self._rows.get(preview.index)
+        if row is None:  # ended unseen
+            settings = self._candidate(preview).settings_dict
+            row = Row(preview.index, seed=self.seed, settings=settings)
         detail = f"after {preview.step} of {preview.steps} evaluations, {why}"
         if row.status != OK:
             detail += f"; its preview: {row.status}, {row.detail}"

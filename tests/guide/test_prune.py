@@ -185,15 +185,19 @@ def test_the_budget_is_never_passed(pipe, stubs, photo, max_nfe: int, config) ->
 
 
 def test_a_deadline_is_a_budget_at_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [100.0]
+    clock, table = [100.0], Table({1: 2.0, 2: 3.0, 3: 1.0})
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    prune = pruner(NO_RUNGS, Table({1: 2.0, 2: 3.0, 3: 1.0}), deadline=112.0, judging_s=0.5)
+    prune = pruner(NO_RUNGS, table, deadline=112.0, judging_s=0.5)
     clock[0] = 103.0
-    # three evaluations took 3 s; of the 9 s left 3 · .5 are for judging: 7 evaluations, two
-    # candidates of three
+    # three evaluations took 3 s; of the 9 s left 3 are for judging three previews and three
+    # candidates: 6 evaluations, two candidates of three
     assert prune([preview(i, 1) for i in (1, 2, 3)]) == {1, 2}
     clock[0] = 111.8
     assert prune([preview(1, 2), preview(2, 2)]) == set()
+    # no time for any evaluation: nothing is looked at, and the rows say what ended
+    assert table.asked == [[1, 2, 3]]
+    assert [(row.index, row.status) for row in prune.ended[1:]] == [(1, "pruned"), (2, "pruned")]
+    assert math.isnan(prune.ended[1].rating) and prune.ended[1].settings["steps"] == 4
 
 
 def test_past_the_deadline_a_finished_candidate_ends_the_rest(
