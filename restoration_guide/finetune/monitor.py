@@ -1,8 +1,9 @@
 """The alarm: does the reward rise because images get better, or because the judge is fooled?
 
 Every check restores the same held-out inputs with the same noise and compares each image with what
-the untuned restorer made of it. Evidence the judge knows nothing of speaks: another judge, fidelity to the input, distance to the clean photo, statistics of the image. The run has
-been hacked when, over the held-out images,
+the untuned restorer made of it. Evidence the judge knows nothing of speaks: another judge, fidelity
+to the input, distance to the clean photo, statistics of the image. The run has been hacked when,
+over the held-out images,
 
 - the training judge's rating has risen (one-sided paired t-test at ``significance``), and
 - some evidence has become worse by more than its tolerance (one-sided paired t-test of the change
