@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -25,6 +26,14 @@ from zoomiqa_core.proxy.model import QualityProxy
 ROOT = Path(recipe.__file__).parents[1]
 SMOKE = ROOT / "recipes" / "configs" / "finetune_restorer" / "smoke.yaml"
 SETTINGS = ("loop.steps=3", "monitor.every=1", "reward.weights.reference=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_accelerator():
+    """accelerate keeps what the first trainer of a process wished for."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")
