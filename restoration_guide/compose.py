@@ -29,7 +29,7 @@ from zoomiqa_core.scorer import Scorer
 
 @dataclass(frozen=True)
 class ComposeConfig:
-    """Settings of a composition, chosen on training photos (``benchmarks/README.md``)."""
+    """Settings of a composition; the temperature was chosen on training photos."""
 
     smoothing: float = 1.0
     """Standard deviation, in cells, of the Gaussian that the judge's maps are smoothed with."""
