@@ -1,4 +1,4 @@
-"""What composing regions adds to the best single candidate, on photos damaged differently by half.
+"""What composing adds to the best single candidate, on photos damaged differently by half.
 
     python -m benchmarks.evaluate_composition --photos PHOTOS --count 24 --seed 0
 
@@ -12,8 +12,7 @@ JSON. Terms:
 - mixed winners: photos whose candidate nearest to the clean crop, by PSNR, is not the same in both
   halves (the input counts as a candidate);
 - second judge: BRISQUE (lower is better), or any other judge by name (higher is better), which took
-  no part in the choice;
-- seam: mean step across the borders of regions beyond that of every source, in 8-bit steps.
+  no part in the choice.
 """
 
 from __future__ import annotations
@@ -143,12 +142,13 @@ def main() -> None:
     parser.add_argument("--restorer", default=RunConfig.restorer)
     parser.add_argument("--scorer", default=RunConfig.scorer)
     parser.add_argument("--second", default="brisque", help="the second judge")
+    parser.add_argument("--temperature", type=float, default=ComposeConfig.temperature)
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_composition.json"))
     options = parser.parse_args()
     run = RunConfig(
         n=options.n, seed=options.seed, restorer=options.restorer, scorer=options.scorer
     )
-    search, config = run.build(), ComposeConfig()
+    search, config = run.build(), ComposeConfig(temperature=options.temperature)
     second = _second_judge(options.second)
     photos = read_photos(options.photos, options.count)
     settings = {**asdict(run), "compose": asdict(config), "second": options.second}

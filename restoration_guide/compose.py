@@ -1,12 +1,11 @@
-"""Region composition: another candidate in each region, kept only if the whole is better for it.
+"""Region composition: in each place what the better images agree on, if the whole is better for it.
 
-The judge's maps say where which image is best; a region leaves the best single image only for a
-clear gain, and only for an image that is faithful to the input there. Regions are labels on the
-map's grid, each pair of neighbours that differ costing something (a Potts model, brought to a local
-optimum by iterated conditional modes: Besag, JRSS B 1986), and are joined in pixels by multi-band
-blending; finished candidates of any restorer are pixels, so their latents are not asked for. The
-composition is then judged like any candidate, and it is chosen only if judge, fidelity and seam
-agree.
+The same rule that chooses one candidate (:mod:`restoration_guide.choice`), place by place: the
+judge's maps say where which image is good, and each place gets the mean of the images, weighted by
+``softmax(map / temperature)``, among those that are rated there at least like the input and are
+faithful to it there. The weights change smoothly, so no border has to be hidden; finished
+candidates of any restorer are pixels, so their latents are not asked for. The composition is then
+judged like any candidate, and it is chosen only if judge, fidelity and seam agree.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from restoration_guide.blending import blend, seam_step
 from restoration_guide.choice import ChoiceRule, contenders
 from restoration_guide.fidelity import FidelityLimits, measure_fidelity
 from restoration_guide.restorers.base import Candidate
@@ -31,41 +29,37 @@ from zoomiqa_core.scorer import Scorer
 
 @dataclass(frozen=True)
 class ComposeConfig:
-    """Settings of a composition."""
+    """Settings of a composition; the temperature was chosen on training photos."""
 
     smoothing: float = 1.0
     """Standard deviation, in cells, of the Gaussian that the judge's maps are smoothed with."""
-    margin: float = 0.05
-    """Rating points by which another map must exceed that of the best single image in a cell."""
-    switch_cost: float = 0.05
-    """Rating points that every pair of neighbouring cells with different labels costs."""
+    temperature: float = 0.15
+    """Rating points by which an image must be better in a cell to weigh e times as much there."""
     max_local_distance: float = 0.06
     """Largest :func:`local_distance` at which an image may be taken in a cell."""
-    levels: int = 5
-    """Bands of the blending; the widest mixes over some 2^levels pixels."""
     max_seam: float = 0.004
-    """Largest :func:`~restoration_guide.blending.seam_step`; one 8-bit step is .004."""
+    """Largest :func:`seam_step`; one 8-bit step is .004."""
 
     def __post_init__(self) -> None:
-        for name in ("smoothing", "margin", "switch_cost", "max_local_distance", "max_seam"):
+        for name in ("smoothing", "max_local_distance", "max_seam"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.levels < 1:
-            raise ValueError(f"levels counts bands, at least 1; got {self.levels}.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is a finite number > 0; got {self.temperature}.")
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Regions of several images joined into one."""
+    """Several images mixed into one, differently by place."""
 
     image: Tensor
     """(3, H, W) in [0, 1]."""
     shares: dict[Index, float]
-    """Share of the area by image; they sum to 1."""
+    """Mean weight by image; they sum to 1."""
     seam: float
-    """See :func:`~restoration_guide.blending.seam_step`."""
-    excess_distance: float
-    """By how much the :func:`local_distance` of any cell exceeds all that was allowed there."""
+    """See :func:`seam_step`."""
+    local_distance: float
+    """The largest :func:`local_distance` of its cells."""
 
 
 def compose_regions(selection: Selection, config: ComposeConfig | None = None) -> Selection:
@@ -76,11 +70,13 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
         config: None for the measured defaults.
 
     Returns:
-        The same selection when no region is clearly better in another image. Otherwise one with a
-        further row, of the next free index, whose settings name each image's share. The composition
-        is the choice if it may replace the input (:func:`~restoration_guide.choice.contenders`), is
-        rated above the choice, keeps the search's fidelity limits, has no cell further from the
-        input than allowed, and its seam does not show. If not, the choice stays and the row is
+        The same selection when the input may be good already
+        (:meth:`~restoration_guide.choice.ChoiceRule.may_be_good`), or when one image has all the
+        weight everywhere. Otherwise one with a further row, of the next free index, whose settings
+        name each image's share (those below .5 % left out). The composition is the choice if it
+        may replace the input (:func:`~restoration_guide.choice.contenders`), is rated above the
+        choice, keeps the search's fidelity limits, has no cell further from the input than
+        allowed, and its seam does not show. If not, the choice stays and the row is
         ``"rejected"``, with reasons.
 
     Raises:
@@ -88,6 +84,8 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
     """
     config = ComposeConfig() if config is None else config
     _scorer(selection)
+    if _rule(selection).may_be_good(selection.row("input")):
+        return selection
     watch = Stopwatch()
     composition = _compose(selection, config, watch)
     if composition is None:
@@ -97,7 +95,8 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
     with watch.measure("judging"):
         judgement = _judge(selection, composition.image)
     index = 1 + max(int(row.index) for row in selection.rows if row.index != "input")
-    parts = ", ".join(f"{part} {share:.0%}" for part, share in composition.shares.items())
+    shares = {part: f"{share:.0%}" for part, share in composition.shares.items()}
+    parts = ", ".join(f"{part} {share}" for part, share in shares.items() if share != "0%")
     settings = {"composed of": parts}
     row = Row(index, seed=selection.seed, settings=settings, fidelity=fidelity, nfe=0)
     row, choice, reason = _verdict(selection, row.judged(judgement), composition, config)
@@ -115,83 +114,51 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
 
 
 def _compose(selection: Selection, config: ComposeConfig, watch: Stopwatch) -> Composition | None:
-    """None when the choice has no map, or is the best everywhere."""
+    """None when the input has no map, or when one image has all the weight everywhere."""
     maps: dict[Index, Tensor] = {}
     with watch.measure("judging"):
         for row in selection.rows:
             found = selection.quality_map(row.index) if row.status == OK else None
             if found is not None:
                 maps[row.index] = found
-    if selection.choice not in maps:
+    if "input" not in maps:
         return None
     indices = list(maps)
-    base = indices.index(selection.choice)
     images = torch.stack([selection.image(index) for index in indices])
     ratings = low_pass(torch.cat(list(maps.values())), config.smoothing)
-    distances = local_distance(images, selection.input[None], ratings.shape[-2:])
-    allowed = distances <= config.max_local_distance
-    labels = assign_labels(
-        ratings, base, margin=config.margin, switch_cost=config.switch_cost, allowed=allowed
-    )
-    used = labels.unique().tolist()
-    if used == [base]:
+    grid = ratings.shape[-2:]
+    faithful = local_distance(images, selection.input[None], grid) <= config.max_local_distance
+    weights = local_weights(ratings, indices.index("input"), faithful, config.temperature)
+    if bool((weights == 1).all(dim=(1, 2)).any()):
         return None
-    masks = torch.stack([labels == label for label in used]).float()
-    size = images.shape[-2:]
-    masks = functional.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
-    joined = blend(images[used], masks, levels=config.levels)
-    own_distance = local_distance(joined[None], selection.input[None], ratings.shape[-2:])[0]
-    bound = distances[base].clamp_min(config.max_local_distance)
+    weights = functional.interpolate(
+        weights[None], images.shape[-2:], mode="bilinear", align_corners=False
+    )[0]
+    mixed = (weights[:, None] * images).sum(0).clamp(0, 1)
     return Composition(
-        joined,
-        {indices[label]: float(mask.mean()) for label, mask in zip(used, masks, strict=True)},
-        seam_step(joined, images[used], masks.argmax(0)),
-        float((own_distance - bound).max()),
+        mixed,
+        {index: float(weight.mean()) for index, weight in zip(indices, weights, strict=True)},
+        seam_step(mixed, images, grid),
+        float(local_distance(mixed[None], selection.input[None], grid).max()),
     )
 
 
-def assign_labels(
-    maps: Tensor, base: int, *, margin: float, switch_cost: float, allowed: Tensor | None = None
-) -> Tensor:
-    """Which image to take in each cell.
+def local_weights(maps: Tensor, source: int, faithful: Tensor, temperature: float) -> Tensor:
+    """How much each image counts in each cell.
 
     Args:
         maps: (K, h, w) ratings of K images.
-        base: the image to stay with in doubt; its ratings are raised by ``margin``.
-        margin: rating points.
-        switch_cost: rating points for each pair of 4-neighbours with different labels.
-        allowed: (K, h, w), False where an image must not be taken; the base always may.
+        source: place of the input among them; it always counts.
+        faithful: (K, h, w), False where an image must not be taken.
+        temperature: rating points > 0.
 
     Returns:
-        (h, w) int64 in 0 … K - 1: no cell alone could change to raise the sum of ratings minus
-        costs.
+        (K, h, w) that sum to 1 in every cell: ``softmax(maps / temperature)`` over the faithful
+        images rated there at least like the input, 0 for all others.
     """
-    ratings = maps.clone()
-    ratings[base] += margin
-    if allowed is not None:
-        barred = ~allowed
-        barred[base] = False
-        ratings[barred] = -math.inf
-    labels = ratings.argmax(0)
-    rows, columns = (torch.arange(side) for side in labels.shape)
-    colour = (rows[:, None] + columns) % 2
-    while True:
-        before = labels
-        for now in (0, 1):  # a cell's neighbours have the other colour and hold still
-            gains = ratings + switch_cost * _agreeing_neighbours(labels, len(maps))
-            best = gains.argmax(0)
-            current = gains.gather(0, labels[None])[0]
-            better = (gains.amax(0) > current) & (colour == now)  # ties stay: the loop ends
-            labels = torch.where(better, best, labels)
-        if torch.equal(labels, before):
-            return labels
-
-
-def _agreeing_neighbours(labels: Tensor, count: int) -> Tensor:
-    """(K, h, w): how many of a cell's four neighbours have label k."""
-    ones = functional.pad(functional.one_hot(labels, count).permute(2, 0, 1), (1, 1, 1, 1))
-    vertical = ones[:, :-2, 1:-1] + ones[:, 2:, 1:-1]
-    return vertical + ones[:, 1:-1, :-2] + ones[:, 1:-1, 2:]
+    counts = faithful & (maps >= maps[source])
+    counts[source] = True
+    return (maps / temperature).masked_fill(~counts, -math.inf).softmax(0)
 
 
 def local_distance(images: Tensor, degraded: Tensor, grid: Sequence[int]) -> Tensor:
@@ -207,6 +174,27 @@ def local_distance(images: Tensor, degraded: Tensor, grid: Sequence[int]) -> Ten
     """
     squares = low_pass(images - degraded, 3.0).square().mean(1)
     return functional.adaptive_avg_pool2d(squares, (grid[0], grid[1])).sqrt()
+
+
+def seam_step(image: Tensor, sources: Tensor, grid: Sequence[int]) -> float:
+    """How much larger than in any source the steps from pixel to pixel are where it is worst.
+
+    Args:
+        image: (3, H, W), mixed from the sources.
+        sources: (K, 3, H, W).
+        grid: height and width in cells.
+
+    Returns:
+        The largest mean over a cell, in pixel values of [0, 1].
+    """
+    worst = 0.0
+    for axis in (0, 1):
+        own = image.diff(dim=axis + 1).abs().mean(0)
+        largest = sources.diff(dim=axis + 2).abs().mean(1).amax(0)
+        excess = (own - largest).clamp_min(0)
+        by_cell = functional.adaptive_avg_pool2d(excess[None], (grid[0], grid[1]))
+        worst = max(worst, float(by_cell.max()))
+    return worst
 
 
 def low_pass(planes: Tensor, sigma: float) -> Tensor:
@@ -238,22 +226,27 @@ def _verdict(
     kept = selection.choice, selection.reason
     if row.status != OK:
         return row, *kept
-    config_of_choice = {name: selection.config[name] for name in ChoiceRule.__dataclass_fields__}
-    rivals = contenders([*selection.rows, row], ChoiceRule(**config_of_choice))
+    rivals = contenders([*selection.rows, row], _rule(selection))
     rated = f"rated {row.rating:.2f} against {selection.row(selection.choice).rating:.2f}"
     doubts = []
     if row not in rivals or row.rating <= selection.row(selection.choice).rating:
         doubts.append(f"{rated} of the choice")
     if row.fidelity is not None:
         doubts += row.fidelity.violations(FidelityLimits(**selection.config["fidelity"]))
-    if composition.excess_distance > 0:
-        doubts.append(f"a cell is {composition.excess_distance:.4f} too far from the input")
+    if composition.local_distance > config.max_local_distance:
+        allowed = f"{composition.local_distance:.4f} > {config.max_local_distance:g}"
+        doubts.append(f"a cell's distance to the input is {allowed}")
     if composition.seam > config.max_seam:
         doubts.append(f"its seam is a step of {composition.seam:.4f} > {config.max_seam:g}")
     if doubts:
         return replace(row, status="rejected", detail="; ".join(doubts)), *kept
     parts = f"candidate {row.index} is best: composed of {row.settings['composed of']}"
     return row, row.index, f"{parts}, {rated} of {selection.choice}"
+
+
+def _rule(selection: Selection) -> ChoiceRule:
+    """The rule that the search chose by."""
+    return ChoiceRule(**{name: selection.config[name] for name in ChoiceRule.__dataclass_fields__})
 
 
 def _scorer(selection: Selection) -> Scorer:

@@ -1,8 +1,8 @@
-"""Region composition: labels and blending by hand, and the verdict on the whole."""
+"""Region composition: weights and seams by hand, and the verdict on the whole."""
 
 import json
+import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from restoration_guide.best_of_n import BestOfN
-from restoration_guide.blending import blend, seam_step
 from restoration_guide.compose import (
     ComposeConfig,
-    assign_labels,
     compose_regions,
     local_distance,
+    local_weights,
     low_pass,
+    seam_step,
 )
 from restoration_guide.fidelity import low_pass_distance
 from restoration_guide.selection import Selection
@@ -29,130 +29,57 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def halves(width: int = SIDE, height: int = SIDE) -> Tensor:
-    """(2, H, W): masks of the left and the right half."""
-    left = (torch.arange(width) < width // 2).float().expand(height, width)
-    return torch.stack([left, 1 - left])
+# --- places --------------------------------------------------------------------------------------
 
 
-# --- labels --------------------------------------------------------------------------------------
+def weights_of(*ratings: float, faithful: bool = True, temperature: float = 0.1) -> list[float]:
+    """In one cell; image 0 is the input."""
+    maps = torch.tensor(ratings)[:, None, None]
+    counts = torch.full(maps.shape, faithful)
+    return local_weights(maps, 0, counts, temperature).flatten().tolist()
 
 
-def test_labels_by_hand() -> None:
-    # one row of four cells; image 1 gains .3, .3, .05 and -1 over image 0, which is the base
-    maps = torch.tensor([[[3.0, 3.0, 3.0, 3.0]], [[3.3, 3.3, 3.05, 2.0]]])
-
-    def found(margin: float, cost: float) -> list[int]:
-        return assign_labels(maps, 0, margin=margin, switch_cost=cost)[0].tolist()
-
-    assert found(0.0, 0.0) == [1, 1, 1, 0]
-    assert found(0.1, 0.0) == [1, 1, 0, 0]  # .05 is less than the margin
-    assert found(0.4, 0.0) == [0, 0, 0, 0]
-    assert found(0.1, 0.3) == [1, 1, 0, 0]  # a border of cost .3 for a gain of .2 + .2
-
-
-def test_a_lone_cell_pays_for_four_borders() -> None:
-    maps = torch.full((2, 3, 3), 3.0)
-    maps[1, 1, 1] = 3.5
-    assert assign_labels(maps, 0, margin=0.0, switch_cost=0.1)[1, 1] == 1  # .5 > 4 · .1
-    assert assign_labels(maps, 0, margin=0.0, switch_cost=0.2).sum() == 0  # .5 < 4 · .2
-
-
-def test_barred_images_are_not_taken_and_the_base_always_may_be() -> None:
-    maps = torch.stack([torch.full((2, 2), r) for r in (2.0, 5.0, 4.0)])
-    allowed = torch.ones(3, 2, 2, dtype=torch.bool)
-    allowed[1, 0, 0] = False
-    allowed[0] = False
-    labels = assign_labels(maps, 0, margin=0.0, switch_cost=0.0, allowed=allowed)
-    assert labels.tolist() == [[2, 1], [1, 1]]
-    assert allowed[0].sum() == 0 and maps[0, 0, 0] == 2.0  # arguments stay
-    nothing = torch.zeros(3, 2, 2, dtype=torch.bool)
-    labels = assign_labels(maps, 0, margin=0.0, switch_cost=0.0, allowed=nothing)
-    assert labels.sum() == 0
-
-
-def energy(maps: Tensor, labels: Tensor, cost: float) -> float:
-    borders = (labels.diff(dim=0) != 0).sum() + (labels.diff(dim=1) != 0).sum()
-    return float(maps.gather(0, labels[None]).sum() - cost * borders)
+def test_weights_by_hand() -> None:
+    tenth = 0.1 * math.log(2)
+    assert weights_of(3.0, 3.0 + tenth, 3.0) == pytest.approx([1 / 4, 2 / 4, 1 / 4])
+    assert weights_of(3.0, 3.0 + tenth, 2.99) == pytest.approx([1 / 3, 2 / 3, 0])  # below the input
+    assert weights_of(3.0, 5.0, 4.0) == pytest.approx([0, 1, 0], abs=1e-4)
+    assert weights_of(3.0, 5.0, 4.0, temperature=1e6) == pytest.approx([1 / 3] * 3, abs=1e-5)
+    assert weights_of(3.0, 5.0, 4.0, faithful=False) == [1, 0, 0]
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000), st.floats(0, 0.5))
-def test_no_single_cell_could_do_better(seed: int, cost: float) -> None:
-    maps = noise(3, 4, 5, seed=seed).double()
-    labels = assign_labels(maps, 0, margin=0.0, switch_cost=cost)
-    best = energy(maps, labels, cost)
-    assert best >= energy(maps, maps.argmax(0), cost) - 1e-9
-    for y in range(4):
-        for x in range(5):
-            for label in range(3):
-                other = labels.clone()
-                other[y, x] = label
-                assert energy(maps, other, cost) <= best + 1e-9
-
-
-# --- blending ------------------------------------------------------------------------------------
-
-
-def test_one_level_is_the_weighted_mean() -> None:
-    images = noise(2, 3, 5, 7)
-    masks = torch.stack([torch.full((5, 7), 0.25), torch.full((5, 7), 0.75)])
-    expected = 0.25 * images[0] + 0.75 * images[1]
-    torch.testing.assert_close(blend(images, masks, levels=1), expected)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (37, 90), (9, 8), (3, 5)])
-def test_blending_an_image_with_itself_changes_nothing(size: tuple[int, int]) -> None:
-    image = noise(1, 3, *size)
-    masks = noise(3, *size, seed=1).softmax(0)
-    blended = blend(image.expand(3, -1, -1, -1), masks, levels=5)
-    torch.testing.assert_close(blended, image[0], atol=2e-6, rtol=0)
-
-
-def test_far_from_the_border_an_image_is_itself() -> None:
-    images, masks = noise(2, 3, 64, 256), halves(256)
-    blended = blend(images, masks, levels=4)
-    torch.testing.assert_close(blended[:, :, :64], images[0, :, :, :64], atol=2e-6, rtol=0)
-    torch.testing.assert_close(blended[:, :, -64:], images[1, :, :, -64:], atol=2e-6, rtol=0)
-    assert not torch.equal(blended[:, :, 120:136], images[0, :, :, 120:136])
-
-
-def test_more_levels_spread_a_step_of_brightness() -> None:
-    images = torch.stack([torch.full((3, 64, 64), 0.2), torch.full((3, 64, 64), 0.8)])
-    steepest = [
-        float(blend(images, halves(), levels=levels).diff(dim=2).abs().max())
-        for levels in (1, 2, 3, 4)
-    ]
-    assert steepest[0] == pytest.approx(0.6)
-    assert all(low < high / 1.5 for high, low in pairwise(steepest))
-
-
-def test_blending_refuses_shapes_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="masks"):
-        blend(noise(2, 3, 8, 8), noise(3, 8, 8), levels=2)
-    with pytest.raises(ValueError, match="at least one level"):
-        blend(noise(2, 3, 8, 8), noise(2, 8, 8), levels=0)
+@given(st.integers(0, 1000), st.floats(0.02, 2), st.integers(0, 3))
+def test_weights_are_a_mean_of_the_images_that_count(
+    seed: int, temperature: float, source: int
+) -> None:
+    maps, faithful = noise(4, 3, 5, seed=seed), noise(4, 3, 5, seed=seed + 1) > 0.3
+    kept = maps.clone(), faithful.clone()
+    weights = local_weights(maps, source, faithful, temperature)
+    torch.testing.assert_close(weights.sum(0), torch.ones(3, 5))
+    others = torch.arange(4) != source
+    assert bool((weights[others][~faithful[others]] == 0).all())
+    assert bool((weights[maps < maps[source]] == 0).all())
+    assert bool((weights[source] > 0).any())
+    assert torch.equal(maps, kept[0]) and torch.equal(faithful, kept[1])  # arguments stay
+    rises = local_weights(maps + (~others)[:, None, None] * -0.01, source, faithful, temperature)
+    assert bool((rises[source] <= weights[source] + 1e-6).all())  # a worse input counts less
 
 
 def test_seam_step_by_hand() -> None:
-    labels = torch.tensor([[0, 0, 0, 1, 1, 1]])
     dark, bright = torch.full((3, 1, 6), 0.2), torch.full((3, 1, 6), 0.8)
-    joined = torch.where(labels == 0, dark, bright)
-    assert seam_step(joined, torch.stack([dark, bright]), labels) == pytest.approx(0.6)
+    joined = torch.cat([dark[..., :3], bright[..., 3:]], dim=2)
+    sources = torch.stack([dark, bright])
+    # five pairs of neighbours: one of them a step of .6, in all of the image or in its own cell
+    assert seam_step(joined[:, [0, 0]], sources[:, :, [0, 0]], (1, 1)) == pytest.approx(0.6 / 5)
+    assert seam_step(joined[:, [0, 0]], sources[:, :, [0, 0]], (1, 5)) == pytest.approx(0.6)
     # where a source has an edge of .5 itself, only what exceeds it counts
-    edge = torch.where(labels == 0, dark, dark + 0.5)
-    assert seam_step(joined, torch.stack([dark, edge]), labels) == pytest.approx(0.1)
-    assert seam_step(edge, torch.stack([dark, edge]), labels) == 0
-    assert seam_step(joined, torch.stack([dark, bright]), torch.zeros_like(labels)) == 0
-
-
-def test_blending_leaves_less_of_a_seam() -> None:
-    images = torch.stack([noise(3, 64, 64) * 0.2 + 0.3, noise(3, 64, 64, seed=1) * 0.2 + 0.5])
-    labels = halves().argmax(0)
-    hard, soft = (
-        seam_step(blend(images, halves(), levels=levels), images, labels) for levels in (1, 5)
-    )
-    assert soft < 0.25 * hard
+    edge = torch.cat([dark[..., :3], dark[..., 3:] + 0.5], dim=2)
+    sources = torch.stack([dark, edge])[:, :, [0, 0]]
+    assert seam_step(joined[:, [0, 0]], sources, (1, 5)) == pytest.approx(0.1)
+    assert seam_step(edge[:, [0, 0]], sources, (1, 5)) == 0
+    turned = seam_step(joined[:, [0, 0]].mT, sources.mT, (5, 1))
+    assert turned == pytest.approx(0.1)
 
 
 def test_local_distance_is_the_low_pass_distance_of_regions() -> None:
@@ -194,13 +121,13 @@ def mixed(stubs) -> Selection:
     return BestOfN(restorer, stubs.Scorer(), n=2)(photo)
 
 
-def test_the_better_halves_are_joined(mixed: Selection, tmp_path) -> None:
+def test_the_better_halves_are_taken(mixed: Selection, tmp_path) -> None:
     composed = compose_regions(mixed)
     row = composed.row(2)
     assert mixed.choice in (0, 1) and composed.choice == 2 and row.status == "ok"
     assert row.rating > max(mixed.row(index).rating for index in (0, 1, "input"))
-    assert row.settings == {"composed of": "0 43%, 1 57%"}
-    assert "candidate 2 is best" in composed.reason and "composed of 0 43%" in composed.reason
+    assert row.settings == {"composed of": "0 50%, 1 50%"}
+    assert "candidate 2 is best" in composed.reason and "composed of 0 50%" in composed.reason
     best = composed.best
     assert torch.allclose(best[..., :16], mixed.image(0)[..., :16], atol=1e-5)
     assert torch.allclose(best[..., -16:], mixed.image(1)[..., -16:], atol=1e-5)
@@ -212,9 +139,24 @@ def test_the_better_halves_are_joined(mixed: Selection, tmp_path) -> None:
     assert (folder / "candidates" / "02.png").is_file()
 
 
-def test_nothing_is_composed_when_one_image_is_best_everywhere(photo, stubs) -> None:
+def test_candidates_alike_are_averaged(photo, stubs) -> None:
     selection = BestOfN(stubs.Restorer(), stubs.Scorer(), n=2)(photo)
-    assert compose_regions(selection, ComposeConfig(margin=0.5)) is selection
+    composed = compose_regions(selection, ComposeConfig(temperature=1e3, smoothing=0.0))
+    mean = torch.stack([selection.image(index) for index in ("input", 0, 1)]).mean(0)
+    torch.testing.assert_close(composed.image(2), mean, atol=1e-3, rtol=0)
+
+
+def test_nothing_is_composed_where_all_are_worse_than_the_input(photo, stubs) -> None:
+    def rougher(image: Tensor, generator: torch.Generator) -> Tensor:
+        return (image + 0.1 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
+
+    selection = BestOfN(stubs.Restorer([rougher]), stubs.Scorer(), n=2)(photo)
+    assert selection.choice == "input" and compose_regions(selection) is selection
+
+
+def test_an_input_that_may_be_good_is_left_alone(mixed: Selection) -> None:
+    good = replace(mixed, config={**mixed.config, "good_rating": 2.0})  # 1.86 + 1.5 · .1
+    assert compose_regions(good) is good
 
 
 @pytest.mark.parametrize(
@@ -260,12 +202,24 @@ def test_a_seam_that_shows_is_rejected(stubs) -> None:
     assert composed.row(2).detail.startswith("its seam is a step of 0.0")
 
 
-def test_an_unfaithful_image_is_not_taken_where_it_is_unfaithful(mixed: Selection) -> None:
-    other = 1 - int(mixed.choice)
-    assert f"{other} " in compose_regions(mixed).row(2).settings["composed of"]
-    strict = compose_regions(mixed, ComposeConfig(max_local_distance=0.0))
-    # the input is faithful to itself everywhere, so it alone may take regions from the choice
-    assert f"{other} " not in strict.row(2).settings["composed of"]
+def test_an_image_is_not_taken_where_it_is_unfaithful(stubs) -> None:
+    def brighter_left(image: Tensor, generator: torch.Generator) -> Tensor:
+        left = torch.arange(image.shape[2]) < image.shape[2] // 2
+        return (low_pass(image, 2.0) + 0.03 * left).clamp(0, 1)
+
+    photo = stubs.make_photo(64, 128)
+    selection = BestOfN(stubs.Restorer([brighter_left]), stubs.Scorer(), n=1)(photo)
+
+    def composed(limit: float) -> Tensor:
+        return compose_regions(selection, ComposeConfig(max_local_distance=limit)).image(1)
+
+    faithful_half = composed(0.015)
+    torch.testing.assert_close(faithful_half[..., :40], selection.input[..., :40])
+    right = selection.image(0)[..., -40:]
+    torch.testing.assert_close(faithful_half[..., -40:], right, atol=1e-3, rtol=0)
+    assert compose_regions(selection, ComposeConfig(max_local_distance=0.2)) is selection
+    # the candidate outweighs the input everywhere; it, or the input alone, is no composition
+    assert compose_regions(selection, ComposeConfig(max_local_distance=0.0)) is selection
 
 
 def test_a_judge_that_raises_leaves_the_choice(mixed: Selection, stubs) -> None:
@@ -283,7 +237,9 @@ def test_a_selection_without_a_judge_is_refused(mixed: Selection) -> None:
         compose_regions(replace(mixed, scorer=None))
 
 
-@pytest.mark.parametrize("given_settings", [{"margin": -1.0}, {"max_seam": -0.1}, {"levels": 0}])
+@pytest.mark.parametrize(
+    "given_settings", [{"smoothing": -1.0}, {"max_seam": -0.1}, {"temperature": 0.0}]
+)
 def test_settings_out_of_range(given_settings) -> None:
-    with pytest.raises(ValueError, match=r"must not be negative|at least 1"):
+    with pytest.raises(ValueError, match=r"must not be negative|finite number > 0"):
         ComposeConfig(**given_settings)
