@@ -148,8 +148,9 @@ def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
 def with_consensus(
     rows: Sequence[Row], image: Callable[[Index], Tensor], temperature: float
 ) -> list[Row]:
-    """The rows: usable candidates with their distance to what these agree on, the input with the
-    change they make.
+    """The rows, usable candidates with their distance to what these agree on.
+
+    The input's row gets the change that these candidates make.
 
     Args:
         rows: of candidates and, if wanted, of the input.
@@ -233,7 +234,7 @@ def _why_kept(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> str:
             f"it may be good already, its rating {source.rating:.2f} + {rule.confidence:g} × "
             f"{source.rating_std:.2f} reaches {rule.good_rating:g}"
         )
-    if rule.nothing_repaired(source):
+    if source.change is not None and rule.nothing_repaired(source):
         return (
             f"the candidates change {source.change.detail:.0%} of its fine detail, and on no grid "
             f"of blocks; repairing damage changes {rule.min_change:.0%} or more"
