@@ -9,8 +9,9 @@
 turn. Crops that the judge's rating leaves alone are set aside; the others are restored and what the
 restoration changes is measured.
 
-Only the first candidate is made. What the default of eight agree on lies near it: ``agreement``
-prints the correlation of both figures between one and eight candidates, over ``--check`` crops.
+Only the first candidate is made. What the default of eight agree on lies near it: with
+``--check 60`` the correlation of both figures between one and eight candidates is printed, over the
+crops that ``measure_choice`` restores, whose candidates are kept in ``--keep``.
 
 Each row of the table is a pair of limits: of the undamaged crops that the judge alone would have
 changed how many are kept, and how many of those that change by less than 40 dB (the visible ones);
@@ -29,7 +30,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.training_crops import MIXED, OTHERS, UNDAMAGED, crops
+from benchmarks.kept_restorer import KeptRestorer
+from benchmarks.training_crops import MIXED, OTHERS, UNDAMAGED, crops, kind_of
 from restoration_guide.changes import Change, measure_change
 from restoration_guide.choice import ChoiceRule
 from restoration_guide.reference import psnr
@@ -96,9 +98,9 @@ def damage_of(number: int) -> str:
 
 
 def agreement(photos: Path, count: int, restorer: Restorer) -> tuple[float, float]:
-    """Correlation over damaged crops of both figures, of one candidate and of eight."""
+    """Correlation over crops of both figures, of one candidate and of eight."""
     pairs = []
-    for crop in crops(photos, count, 0, damage_of):
+    for crop in crops(photos, count, 0, kind_of):
         images = [c.image for c in restorer.restore(crop.image[None], n=8, seed=0)]
         pairs.append([*measure_change(crop.image, images[:1]), *measure_change(crop.image, images)])
     table = np.corrcoef(np.array(pairs).T)
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--damaged", type=int, default=300)
     parser.add_argument("--check", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path("runs/measure_choice"))
     options = parser.parse_args()
     restorer, scorer, console = load_restorer(), load_scorer("proxy"), Console(width=120)
 
@@ -142,7 +145,8 @@ def main() -> None:
         table.add_row(*(f"{value:.3g}" for value in (*limits, *record.values())))
     console.print(table)
     if options.check:
-        detail, grid = agreement(options.photos, options.check, restorer)
+        kept = KeptRestorer(restorer, options.keep)
+        detail, grid = agreement(options.photos, options.check, kept)
         console.print(f"one candidate and eight: detail {detail:.3f}, grid {grid:.3f}")
 
 
