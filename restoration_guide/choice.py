@@ -44,7 +44,10 @@ class ChoiceRule:
     oracle's headroom in MS-SSIM; a temperature of 0 wins -.26, of inf .36, a ``min_gain`` of .2
     only .16.
 
-    ``min_change`` and ``min_grid`` are read off ``benchmarks/measure_guard.py``.
+    ``min_change`` and ``min_grid`` are read off ``benchmarks/measure_guard.py``: of 10 undamaged
+    crops that the rating lets through they keep 7, all 6 visibly changed ones among them, and 1 of
+    137 damaged ones. From .08 to .15 and from 1.15 to 1.25 that is the same but for one crop or
+    two; without the grid (inf) 4 damaged ones are kept.
     """
 
     confidence: float = 1.5
