@@ -62,7 +62,8 @@ class ChoiceRule:
     on. 0 trusts the judge alone (the highest rating wins), inf the agreement alone."""
     min_change: float = 0.1
     """Share of the input's fine detail that candidates that repair damage change
-    (:class:`~restoration_guide.changes.Change`); 0 lets them change as little as they like."""
+    (:class:`~restoration_guide.changes.Change`). 0 lets them change as little as they like: for a
+    restorer of light or colour, which changes no detail."""
     min_grid: float = 1.25
     """From this grid on, what they change is JPEG's blocks, however little it is."""
 
