@@ -27,7 +27,8 @@ class Change(NamedTuple):
     """What the candidates change about the input, as one image: input - mean of the candidates."""
 
     detail: float
-    """Energy of its fine detail, as a share of that of the input; above 1 where it is larger."""
+    """Energy of its fine detail, as a share of that of the input, in the quarter of the image where
+    that is most: damage may lie in one part alone. Above 1 where it is larger."""
     grid: float
     """How much stronger its steps between pixels are on one line of every eight than on the
     others: 1 is no grid. Inf where a side is too short to tell."""
@@ -49,15 +50,17 @@ def measure_change(source: Tensor, candidates: Sequence[Tensor]) -> Change:
     for image in candidates:
         mean += image / len(candidates)
     change, before = rgb_to_grayscale(source - mean), rgb_to_grayscale(source)
-    changed, present = _fine_energy(change), _fine_energy(before)
-    detail = changed / present if present > 0 else (math.inf if changed > 0 else 0.0)
-    return Change(detail, max(_grid(change[0]), _grid(change[0].T)))
+    shares = [
+        changed / present if present > 0 else (math.inf if changed > 0 else 0.0)
+        for changed, present in zip(_fine_energy(change), _fine_energy(before), strict=True)
+    ]
+    return Change(max(shares), max(_grid(change[0]), _grid(change[0].T)))
 
 
-def _fine_energy(plane: Tensor) -> float:
-    """Mean square of what a mean over 5 × 5 pixels takes away from (1, H, W)."""
+def _fine_energy(plane: Tensor) -> list[float]:
+    """Mean square, by quarters, of what a mean over 5 × 5 pixels takes away from (1, H, W)."""
     smooth = functional.avg_pool2d(plane[None], 5, 1, 2, count_include_pad=False)[0]
-    return float((plane - smooth).square().mean())
+    return functional.adaptive_avg_pool2d((plane - smooth).square(), 2).flatten().tolist()
 
 
 def _grid(plane: Tensor) -> float:

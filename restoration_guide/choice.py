@@ -45,9 +45,8 @@ class ChoiceRule:
     only .16.
 
     ``min_change`` and ``min_grid`` are read off ``benchmarks/measure_guard.py``: of 10 undamaged
-    crops that the rating lets through they keep 7, all 6 visibly changed ones among them, and 1 of
-    137 damaged ones. From .08 to .15 and from 1.15 to 1.25 that is the same but for one crop or
-    two; without the grid (inf) 4 damaged ones are kept.
+    crops that the rating lets through they keep 4, of the 6 that are visibly changed, and 1 of 137
+    damaged ones; without the grid (inf) it would be 4 damaged ones.
     """
 
     confidence: float = 1.5
@@ -60,7 +59,7 @@ class ChoiceRule:
     temperature: float = 0.5
     """Rating points by which a candidate must be better to weigh e times as much in what all agree
     on. 0 trusts the judge alone (the highest rating wins), inf the agreement alone."""
-    min_change: float = 0.1
+    min_change: float = 0.12
     """Share of the input's fine detail that candidates that repair damage change
     (:class:`~restoration_guide.changes.Change`). 0 lets them change as little as they like: for a
     restorer of light or colour, which changes no detail."""

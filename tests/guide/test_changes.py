@@ -29,6 +29,14 @@ def test_detail_by_hand() -> None:
     assert measure_change(photo, [softer + 0.1]).detail == pytest.approx(1 / 16, rel=1e-3)
 
 
+def test_the_most_changed_quarter_counts() -> None:
+    # Half of the contrast is lost in one corner alone: a quarter of the energy there.
+    photo = texture()
+    softer = photo.clone()
+    softer[:, 34:, 34:] = 0.5 + 0.5 * (photo[:, 34:, 34:] - 0.5)
+    assert measure_change(photo, [softer]).detail == pytest.approx(0.25, rel=0.15)
+
+
 def test_a_grid_by_hand() -> None:
     # Steps of .1 at every column and .3 at each eighth: 3 times as strong, down as well as across.
     steps = torch.tensor([0.1 * (-1) ** i * (3 if i % 8 == 5 else 1) for i in range(63)])

@@ -122,8 +122,9 @@ def test_an_input_that_may_be_good_is_left_alone() -> None:
 )
 def test_an_input_of_which_little_is_changed_is_kept(change: Change | None, kept: bool) -> None:
     rows = [Row("input", 3.0, 0.2, change=change), row(0, 3.9, 0.0)]
-    index, reason = choose(rows, ChoiceRule(min_change=0.1, min_grid=1.25))
-    assert (index == "input") == kept == (contenders(rows, ChoiceRule()) == [])
+    rule = ChoiceRule(min_change=0.1, min_grid=1.25)
+    index, reason = choose(rows, rule)
+    assert (index == "input") == kept == (contenders(rows, rule) == [])
     assert choose(rows, ChoiceRule(min_change=0)).index == 0
     if kept:
         assert reason == (
