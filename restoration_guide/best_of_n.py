@@ -154,9 +154,13 @@ class BestOfN:
             rows += self._rows(batch, source, assessments, watch)
         rows += [] if pruner is None else pruner.ended
         rows.sort(key=lambda row: int(row.index))
-        images = {candidate.index: candidate for candidate in candidates}
-        rows = with_consensus(rows, lambda i: _pixels(images[int(i)]), self.config.temperature)
         rows.insert(0, Row("input").judged(judgement))
+        images = {candidate.index: candidate for candidate in candidates}
+        rows = with_consensus(
+            rows,
+            lambda index: source if index == "input" else _pixels(images[index]),
+            self.config.temperature,
+        )
         with watch.measure("judging"):
             rows, second_assessments = self._ask_second(rows, images, source)
 

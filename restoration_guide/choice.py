@@ -3,7 +3,8 @@
 Three questions, in this order:
 
 1. Is there something to repair? The input stays when its rating may be good already, that is when
-   ``rating + confidence · rating_std`` reaches ``good_rating``.
+   ``rating + confidence · rating_std`` reaches ``good_rating``; and also when what the candidates
+   change is too little to be damage (:mod:`restoration_guide.changes`).
 2. Which candidates are better at all? Those rated more than ``min_gain`` above the input.
 3. Which of these? The one nearest to what all candidates agree on: the mean of the candidates,
    each weighted by ``softmax(rating / temperature)``. Candidates are samples of what the clean
@@ -29,6 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from restoration_guide.changes import measure_change
 from restoration_guide.selection import OK, Index, Row
 
 
@@ -41,6 +43,10 @@ class ChoiceRule:
     1 and 4.4 it would be all but 3, and 2.5 %. ``temperature`` and ``min_gain`` win .42 of the
     oracle's headroom in MS-SSIM; a temperature of 0 wins -.26, of inf .36, a ``min_gain`` of .2
     only .16.
+
+    ``min_change`` and ``min_grid`` are read off ``benchmarks/measure_guard.py``: of 10 undamaged
+    crops that the rating lets through they keep 4, of the 6 that are visibly changed, and 1 of 137
+    damaged ones; without the grid (inf) it would be 4 damaged ones.
     """
 
     confidence: float = 1.5
@@ -53,6 +59,12 @@ class ChoiceRule:
     temperature: float = 0.5
     """Rating points by which a candidate must be better to weigh e times as much in what all agree
     on. 0 trusts the judge alone (the highest rating wins), inf the agreement alone."""
+    min_change: float = 0.12
+    """Share of the input's fine detail that candidates that repair damage change
+    (:class:`~restoration_guide.changes.Change`). 0 lets them change as little as they like: for a
+    restorer of light or colour, which changes no detail."""
+    min_grid: float = 1.25
+    """From this grid on, what they change is JPEG's blocks, however little it is."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.confidence < math.inf and 0 <= self.min_gain < math.inf):
@@ -64,10 +76,22 @@ class ChoiceRule:
             raise ValueError(f"temperature is a number ≥ 0; got {self.temperature}.")
         if math.isnan(self.good_rating):
             raise ValueError("good_rating is a rating (1–5), or inf to switch it off; not NaN.")
+        if not (self.min_change >= 0 and self.min_grid >= 0):
+            raise ValueError(
+                "min_change and min_grid are numbers ≥ 0; got "
+                f"min_change={self.min_change}, min_grid={self.min_grid}."
+            )
 
     def may_be_good(self, source: Row) -> bool:
         """Whether the input is so good, or the judge so unsure of it, that it is left alone."""
         return source.rating + self.confidence * source.rating_std >= self.good_rating
+
+    def nothing_repaired(self, source: Row) -> bool:
+        """Whether the candidates change too little of the input to have repaired damage."""
+        change = source.change
+        return (
+            change is not None and change.detail < self.min_change and change.grid < self.min_grid
+        )
 
 
 class Choice(NamedTuple):
@@ -91,8 +115,8 @@ def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
 
     Returns:
         The winner; ties go to the lowest index. The input when no candidate is left, when it may be
-        good already, when no candidate is better, or when the input itself has no valid judgement:
-        what cannot be compared cannot be shown to be better.
+        good already, when the candidates repair nothing, when none is better, or when the input
+        itself has no valid judgement: what cannot be compared cannot be shown to be better.
 
     Raises:
         ValueError: no row is the input.
@@ -114,7 +138,7 @@ def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
         ValueError: no row is the input.
     """
     source = _input_of(rows)
-    if source.status != OK or rule.may_be_good(source):
+    if source.status != OK or rule.may_be_good(source) or rule.nothing_repaired(source):
         return []
     better = [
         row
@@ -129,17 +153,24 @@ def with_consensus(
 ) -> list[Row]:
     """The rows, usable candidates with their distance to what these agree on.
 
+    The input's row gets the change that these candidates make.
+
     Args:
-        rows: of candidates and, if wanted, of the input, which stays as it is.
-        image: (3, H, W) in [0, 1] of a usable candidate.
+        rows: of candidates and, if wanted, of the input.
+        image: (3, H, W) in [0, 1] of a usable candidate, and of the input.
         temperature: see :func:`consensus_distances`.
     """
     usable = [row for row in rows if row.status == OK and row.index != "input"]
-    distances = consensus_distances(
-        [image(row.index) for row in usable], [row.rating for row in usable], temperature
-    )
+    images = [image(row.index) for row in usable]
+    distances = consensus_distances(images, [row.rating for row in usable], temperature)
     known = {row.index: distance for row, distance in zip(usable, distances, strict=True)}
-    return [replace(row, consensus_distance=known.get(row.index, math.nan)) for row in rows]
+
+    def measured(row: Row) -> Row:
+        if row.index != "input":
+            return replace(row, consensus_distance=known.get(row.index, math.nan))
+        return replace(row, change=measure_change(image("input"), images) if images else None)
+
+    return [measured(row) for row in rows]
 
 
 def consensus_distances(
@@ -205,6 +236,11 @@ def _why_kept(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> str:
         return (
             f"it may be good already, its rating {source.rating:.2f} + {rule.confidence:g} × "
             f"{source.rating_std:.2f} reaches {rule.good_rating:g}"
+        )
+    if source.change is not None and rule.nothing_repaired(source):
+        return (
+            f"the candidates change {source.change.detail:.0%} of its fine detail, and on no grid "
+            f"of blocks; repairing damage changes {rule.min_change:.0%} or more"
         )
     best = max(usable, key=lambda row: (row.rating, -int(row.index)))
     return (

@@ -28,8 +28,16 @@ if TYPE_CHECKING:
 THUMBNAIL_SIDE = 192
 SLIDER_SIDE = 1024
 
-SHOWN_APART = ("index", "seed", "rating", "rating_std", "seconds")
-"""Keys of a row with columns of their own."""
+SHOWN_APART = (
+    "index",
+    "seed",
+    "rating",
+    "rating_std",
+    "seconds",
+    "changed_detail",
+    "changed_grid",
+)
+"""Keys of a row with columns of their own, and figures of the input alone."""
 
 
 def render(template: str, **values: Any) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from restoration_guide.changes import Change
 from restoration_guide.fidelity import TERMS, Fidelity
 from restoration_guide.timing import Timing
 
@@ -50,6 +51,8 @@ class Row:
     consensus_distance: float = math.nan
     """RMS distance to what all candidates agree on, in pixel values of [0, 1]
     (:func:`restoration_guide.choice.consensus_distances`); NaN where it was not measured."""
+    change: Change | None = None
+    """What the candidates change, of the input alone; None where none could be compared."""
     second_rating: float | None = None
     """Rating by the second judge; NaN when that judge failed, None when it was not asked."""
     second_error: str = ""
@@ -89,6 +92,8 @@ class Row:
             "rating": self.rating,
             "rating_std": self.rating_std,
             "consensus_distance": self.consensus_distance,
+            "changed_detail": None if self.change is None else self.change.detail,
+            "changed_grid": None if self.change is None else self.change.grid,
             "second_rating": self.second_rating,
             "second_error": self.second_error,
             **terms,

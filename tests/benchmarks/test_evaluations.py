@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluate_best_of_n, evaluate_proxy, evaluate_restorer, measure_choice
+from benchmarks import (
+    evaluate_best_of_n,
+    evaluate_proxy,
+    evaluate_restorer,
+    measure_choice,
+    measure_guard,
+)
 from benchmarks.check_kadid_strengths import central_crop, differing_cells, read_cell_means
 from benchmarks.evaluate_best_of_n import Trial, strategies
 from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.measure_choice import Case
+from benchmarks.measure_guard import Restored
 from benchmarks.training_crops import crops, kind_of
 from restoration_guide.best_of_n import BestOfN
+from restoration_guide.changes import Change
 from restoration_guide.choice import ChoiceRule
 from restoration_guide.fidelity import FidelityLimits
 from restoration_guide.reference import ReferenceFigures
@@ -150,6 +158,26 @@ def test_measured_rules_by_hand() -> None:
     assert measure_choice.pair_record([damaged], "rating") == pytest.approx(
         {"SRCC": 1.0, "share, MS-SSIM": 1.0, "share, PSNR": 1.0, "sign is right": 2 / 3}
     )
+
+
+def test_what_a_guard_keeps_by_hand() -> None:
+    small, blocky, large = Change(0.05, 1.0), Change(0.05, 2.0), Change(0.5, 1.0)
+    found = [
+        Restored("undamaged", small, 30.0, -math.inf),
+        Restored("undamaged", small, 45.0, -math.inf),
+        Restored("undamaged", large, 35.0, -math.inf),
+        Restored("mixed", small, 30.0, 2.0),
+        Restored("x2", small, 30.0, -1.0),
+        Restored("noise_jpeg", blocky, 30.0, 4.0),
+    ]
+    record = measure_guard.guard_record(found, ChoiceRule(min_change=0.1, min_grid=1.25))
+    assert list(record.values()) == [2, 1, 1, 1, 0.5]
+    assert [measure_guard.damage_of(number) for number in range(4)] == [
+        "blur",
+        "mixed",
+        "noise_jpeg",
+        "mixed",
+    ]
 
 
 def test_training_crops_are_the_same_again_and_of_every_kind(tmp_path: Path) -> None:

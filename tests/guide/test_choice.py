@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restoration_guide.choice import ChoiceRule, choose, consensus_distances, contenders
+from restoration_guide.changes import Change, measure_change
+from restoration_guide.choice import (
+    ChoiceRule,
+    choose,
+    consensus_distances,
+    contenders,
+    with_consensus,
+)
 from restoration_guide.selection import OK, Index, Row
 
 INPUT = Row("input", 3.0, 0.2)
@@ -103,6 +110,42 @@ def test_an_input_that_may_be_good_is_left_alone() -> None:
     assert choose(rows, ChoiceRule(good_rating=math.inf)).index == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (Change(0.05, 1.1), True),
+        (Change(0.1, 1.1), False),  # the limit itself is damage
+        (Change(0.05, 1.25), False),
+        (Change(0.05, math.inf), False),  # too small to tell
+        (None, False),
+    ],
+)
+def test_an_input_of_which_little_is_changed_is_kept(change: Change | None, kept: bool) -> None:
+    rows = [Row("input", 3.0, 0.2, change=change), row(0, 3.9, 0.0)]
+    rule = ChoiceRule(min_change=0.1, min_grid=1.25)
+    index, reason = choose(rows, rule)
+    assert (index == "input") == kept == (contenders(rows, rule) == [])
+    assert choose(rows, ChoiceRule(min_change=0)).index == 0
+    if kept:
+        assert reason == (
+            "input kept: the candidates change 5% of its fine detail, and on no grid of blocks; "
+            "repairing damage changes 10% or more"
+        )
+
+
+def test_the_change_is_measured_on_usable_candidates() -> None:
+    images = {
+        index: torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(seed))
+        for seed, index in enumerate(("input", 0, 1))
+    }
+    rows = [INPUT, row(0, 3.5), row(1, 3.5, status="unfaithful")]
+    source, first, second = with_consensus(rows, images.__getitem__, 0.5)
+    assert source.change == measure_change(images["input"], [images[0]])
+    assert first.change is None and second.change is None
+    assert first.consensus_distance == 0 and math.isnan(second.consensus_distance)
+    assert with_consensus(rows[:1], images.__getitem__, 0.5)[0].change is None
+
+
 def test_ties_go_to_the_higher_rating_then_to_the_lowest_index() -> None:
     rows = [row(3, 3.5, 0.01), row(1, 3.5, 0.01), INPUT, row(2, 3.6, 0.01), row(0, 3.9, 0.02)]
     assert choose(rows, RULE).index == choose(rows[::-1], RULE).index == 2
@@ -141,6 +184,8 @@ def test_rows_without_input_are_refused() -> None:
         ({"temperature": -1.0}, "temperature is a number ≥ 0"),
         ({"temperature": math.nan}, "temperature is a number ≥ 0"),
         ({"good_rating": math.nan}, "good_rating is a rating"),
+        ({"min_change": -0.1}, "min_change and min_grid are numbers ≥ 0"),
+        ({"min_grid": math.nan}, "min_change and min_grid are numbers ≥ 0"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
