@@ -3,6 +3,7 @@
 import os
 import random
 import runpy
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,11 @@ def pipe():
     made = TinyRestorationPipeline(unet.eval(), FlowMatchEulerDiscreteScheduler(), sigma_data=0.55)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+@pytest.fixture
+def interruptible():
+    """Python's own answer to Ctrl-C, also where a shell in the background had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -542,15 +542,7 @@ def test_it_runs_inside_a_running_loop(server):
     assert asyncio.run(notebook()) == here.to_dict()
 
 
-@pytest.fixture
-def _interruptible():
-    """Python's own answer to Ctrl-C, also where a shell in the background had it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("inside_a_loop", [False, True])
 def test_an_interrupt_ends_the_call_at_once(server, inside_a_loop):
     released, asked = threading.Event(), chain()

@@ -171,6 +171,7 @@ def keep_all(previews: Any) -> list[int]:
     return [shown.index for shown in previews]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_calls(own: Any) -> None:
     before, calls = threading.active_count(), []
 
