@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from restoration_guide.choice import ChoiceRule, contenders
-from restoration_guide.fidelity import FidelityLimits, measure_fidelity
+from restoration_guide.fidelity import FidelityLimits, gaussian_blur, measure_fidelity
+from restoration_guide.judging import judge_images
 from restoration_guide.restorers.base import Candidate
 from restoration_guide.selection import OK, Index, Row, Selection
 from restoration_guide.timing import Stopwatch, Timing
-from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.scorer import Scorer
 
 
@@ -93,7 +93,7 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
     with watch.measure("fidelity"):
         fidelity = measure_fidelity(composition.image[None], selection.input[None])[0]
     with watch.measure("judging"):
-        judgement = _judge(selection, composition.image)
+        judgement = judge_images(_scorer(selection), [composition.image])[0]
     index = 1 + max(int(row.index) for row in selection.rows if row.index != "input")
     shares = {part: f"{share:.0%}" for part, share in composition.shares.items()}
     parts = ", ".join(f"{part} {share}" for part, share in shares.items() if share != "0%")
@@ -199,24 +199,10 @@ def seam_step(image: Tensor, sources: Tensor, grid: Sequence[int]) -> float:
 
 def low_pass(planes: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (…, H, W) with replicated borders; ``sigma`` 0 is the identity."""
-    from kornia.filters import gaussian_blur2d
-
     if sigma == 0:
         return planes
-    size = 2 * math.ceil(3 * sigma) + 1
-    stacked = planes.reshape(1, -1, *planes.shape[-2:])
-    blurred = gaussian_blur2d(stacked, (size, size), (sigma, sigma), border_type="replicate")
+    blurred = gaussian_blur(planes.reshape(1, -1, *planes.shape[-2:]), sigma)
     return blurred.view_as(planes)
-
-
-def _judge(selection: Selection, image: Tensor) -> Assessment:
-    """A failed assessment where the judge raises: the search's own choice stands."""
-    scorer = _scorer(selection)
-    try:
-        with torch.no_grad():
-            return scorer.assess([image])[0]
-    except Exception as error:
-        return Assessment.failed("judge_error", f"{type(error).__name__}: {error}")
 
 
 def _verdict(

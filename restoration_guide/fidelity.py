@@ -120,7 +120,7 @@ def low_pass_distance(candidate: Tensor, degraded: Tensor, *, sigma: float = 3.0
         ValueError: shapes differ or are not (B, 3, H, W), or ``sigma`` is negative.
     """
     _check_pair(candidate, degraded)
-    return _rms(_blur(candidate - degraded, sigma))
+    return _rms(gaussian_blur(candidate - degraded, sigma))
 
 
 def degrade_and_compare(
@@ -144,7 +144,7 @@ def degrade_and_compare(
         ValueError: shapes differ or are not (B, 3, H, W); ``factor`` < 1; ``sigma`` < 0.
     """
     _check_pair(candidate, degraded)
-    return _psnr(_shrink(_blur(candidate - degraded, sigma), factor))
+    return _psnr(_shrink(gaussian_blur(candidate - degraded, sigma), factor))
 
 
 def explained_psnr(
@@ -170,7 +170,7 @@ def explained_psnr(
     _check_pair(candidate, degraded)
     target = _shrink(degraded, factor)
     blurs = BLURS if sigma is None else (sigma,)
-    tried = [_shrink(_blur(candidate, blur), factor) - target for blur in blurs]
+    tried = [_shrink(gaussian_blur(candidate, blur), factor) - target for blur in blurs]
     return torch.stack([_psnr(difference) for difference in tried]).amax(0)
 
 
@@ -260,7 +260,7 @@ def measure_fidelity(candidates: Tensor, degraded: Tensor) -> list[Fidelity]:
     return [Fidelity(**dict(zip(terms, column, strict=True))) for column in columns]
 
 
-def _blur(images: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with replicated borders; ``sigma`` 0 is the identity."""
     if not sigma >= 0:
         raise ValueError(f"sigma is a standard deviation in pixels, ≥ 0; got {sigma}.")

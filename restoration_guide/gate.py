@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, overload
 
-import torch
 from torch import Tensor
 
 from restoration_guide.fidelity import FidelityLimits, measure_fidelity
+from restoration_guide.judging import judge_image
 from restoration_guide.screening import screen
 from restoration_guide.selection import OK, Selection
 from restoration_guide.verdict import GateConfig, Judged, Verdict, decide
@@ -138,7 +138,7 @@ class QualityGate:
 
     def judge(self, image: Tensor) -> tuple[Assessment, ...]:
         """What each judge says of (3, H, W) in [0, 1]; a judge that raises has failed."""
-        return tuple(_assess(judge, image) for judge in self.judges)
+        return tuple(judge_image(judge, image) for judge in self.judges)
 
     def compare(
         self,
@@ -166,7 +166,9 @@ class QualityGate:
             fidelity = measure_fidelity(pixels[None], source[None])[0]
             problems += [f"unfaithful: {broken}" for broken in fidelity.violations(self.limits)]
             said = [
-                known if known is not None and judge is self.judges[0] else _assess(judge, pixels)
+                known
+                if known is not None and judge is self.judges[0]
+                else judge_image(judge, pixels)
                 for judge in self.judges
             ]
         ratings = tuple(
@@ -182,7 +184,7 @@ class QualityGate:
         same = selection.scorer is self.judges[0]
         source, chosen, said = selection.input, selection.choice, selection.assessments
         before = tuple(
-            said["input"] if same and judge is self.judges[0] else _assess(judge, source)
+            said["input"] if same and judge is self.judges[0] else judge_image(judge, source)
             for judge in self.judges
         )
         after = None if chosen == "input" else selection.image(chosen)
@@ -203,15 +205,6 @@ def _inspect(after: ImageSource | None, source: Tensor) -> tuple[str | None, str
         return "unreadable", f"{error.code}: {error}", None
     status, detail = screen(pixels, source)
     return (None, "", pixels.clamp(0, 1)) if status == OK else (status, detail, None)
-
-
-def _assess(judge: Scorer, image: Tensor) -> Assessment:
-    """One judgement; whatever a judge raises, it has failed."""
-    try:
-        with torch.no_grad():
-            return judge.assess(image)
-    except Exception as error:
-        return Assessment.failed("judge_error", f"{type(error).__name__}: {error}")
 
 
 def _name(judge: Scorer) -> str:

@@ -12,6 +12,7 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
+from restoration_guide.judging import judge_image
 from restoration_guide.restorers.previews import decode_latents, predicted_clean
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.scorer import Scorer
@@ -118,7 +119,7 @@ class StopHopeless(PipelineCallback):
             decoded = decode_latents(pipeline, latents, self.size or (0, 0))
         images = list(decoded.detach().float().cpu())
         self.assessments = tuple(
-            self._assess(image.clamp(0, 1))
+            judge_image(self.scorer, image.clamp(0, 1))
             if image.isfinite().all()
             else Assessment.failed("not_finite", "the preview has NaN or infinite values")
             for image in images
@@ -134,12 +135,6 @@ class StopHopeless(PipelineCallback):
             self.note += "; stopped"
         elif self.hopeless:
             self.note += f"; {type(pipeline).__name__} cannot be interrupted and goes on"
-
-    def _assess(self, image: Tensor) -> Assessment:
-        try:
-            return self.scorer.assess(image)
-        except Exception as error:  # the run must not end because its judge does
-            return Assessment.failed("judge_error", f"{type(error).__name__}: {error}")
 
 
 class _Tap:

@@ -32,6 +32,15 @@ def judge_images(scorer: Scorer, images: list[Tensor]) -> list[Assessment]:
         return [Assessment.failed("judge_error", describe_error(error))]
 
 
+def judge_image(scorer: Scorer, image: Tensor) -> Assessment:
+    """Judge one (3, H, W) in [0, 1]; where the judge raises, the error is ``"judge_error"``."""
+    try:
+        with torch.no_grad():
+            return scorer.assess(image)
+    except Exception as error:  # whatever a judge raises
+        return Assessment.failed("judge_error", describe_error(error))
+
+
 def describe_error(error: BaseException) -> str:
     """Kind and message of an error in one line."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
