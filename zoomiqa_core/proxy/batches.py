@@ -1,4 +1,4 @@
-"""What one training step shows the proxy: four kinds of evidence in two batches.
+"""What one training step shows the proxy: five kinds of evidence in two batches.
 
 1. *People on real photos*: crops of rated photographs with their mean opinion.
 2. *People on distortions*: one photo at several levels of one KADID type, labelled with the mean
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.local_damage import CLEAN_RATING, damage_locally
+from zoomiqa_core.data.overlay import add_text
 from zoomiqa_core.data.photos import PhotoPool
 
 SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
@@ -66,6 +67,8 @@ class BatchPlan:
     """Photos damaged inside a mask."""
     restored: int = 1
     """Photos shown clean, degraded and restored."""
+    written: int = 2
+    """Versions of photos shown without and with text over them."""
     crop: int = 256
     """Side of all other crops in pixels, a multiple of 16; MS-SSIM of restored sets needs 176."""
 
@@ -165,6 +168,15 @@ def restored_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
     )
 
 
+def written_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
+    """Any version of a photo, without and with text over it. One group."""
+    tiles = sets.tiles(size, len(VERSIONS), generator=generator)
+    version = tiles[_below(len(VERSIONS), generator)][None]
+    batch = torch.cat([version, add_text(version, generator=generator)])
+    unknown = torch.full((2,), math.nan)
+    return Evidence(batch, unknown, torch.tensor([1.0, 0.0]), torch.zeros(2), _no_map(batch))
+
+
 def ms_ssim_db(images: Tensor, clean: Tensor) -> Tensor:
     """−10·log₁₀(1 − MS-SSIM) of (B, 3, H, W) to (3, H, W), at most 40: (B,), higher is nearer."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
@@ -188,6 +200,8 @@ def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator
         parts.append(local_evidence(photos.pristine, size, generator))
     for _ in range(plan.restored):
         parts.append(restored_evidence(photos.restored, size, generator))
+    for _ in range(plan.written):
+        parts.append(written_evidence(photos.restored, size, generator))
     return _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
 
 
