@@ -16,7 +16,7 @@ COLOURS = ("white", "black", "red", "yellow", "royalblue", "limegreen")
 def add_text(images: Tensor, *, generator: torch.Generator) -> Tensor:
     """Write one line of random letters and digits over each image.
 
-    Size (5–12 % of the height), place, colours, outline and length are drawn for each image.
+    Size (4–12 % of the height), place, colours, outline and length are drawn for each image.
 
     Args:
         images: (B, 3, H, W) in [0, 1], H ≥ 64.
@@ -33,7 +33,7 @@ def _written(image: Tensor, generator: torch.Generator) -> Tensor:
     draw = ImageDraw.Draw(picture)
     size, left, top = torch.rand(3, generator=generator).tolist()
     fill, outline, stroke, length = torch.randint(1_000_000, (4,), generator=generator).tolist()
-    font = ImageFont.load_default(size=picture.height * (0.05 + 0.07 * size))
+    font = ImageFont.load_default(size=picture.height * (0.04 + 0.08 * size))
     draw.text(
         (0.6 * left * picture.width, 0.92 * top * picture.height),
         _words(4 + length % 24, generator),
