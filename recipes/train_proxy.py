@@ -46,15 +46,13 @@ class Adversarial:
 
     weight: float = 0.5
     """Of the change of their rating; 0 leaves them out."""
-    images: int = 4
-    """Drawn from the step's batch of made images."""
-    side: int = 128
-    """Of their crops in pixels."""
+    images: int = 3
+    """Drawn from the step's batch of made images, and of their size: shown attacks in crops of a
+    size of their own, a proxy learned to rate that size the same whatever it saw."""
     radius: tuple[float, float] = (0.5, 2.0)
     """Range of the largest change of a pixel value, in 255ths."""
-    steps: int = 4
-    """Of the ascent; two large ones taught the proxy to hide its slope: nothing in training moved
-    it any more, and eight steps moved it further than before."""
+    steps: int = 3
+    """Of the ascent."""
 
 
 @dataclass(frozen=True)
@@ -129,28 +127,24 @@ def losses(
 def attacked_loss(
     proxy: QualityProxy, images: Tensor, config: Adversarial, generator: torch.Generator
 ) -> Tensor:
-    """How far attacks move the ratings of a few crops (smooth L1, β = 0.25 rating units).
+    """How far attacks move the ratings of a few images (smooth L1, β = 0.25 rating units).
 
     In full precision: bfloat16 rounds changes of a 255th away.
     """
-    height, width = images.shape[-2:]
-    down, right, share = torch.rand(3, generator=generator).tolist()
-    top = int(down * (height - config.side + 1))
-    left = int(right * (width - config.side + 1))
-    drawn = torch.randperm(len(images), generator=generator)[: config.images]
-    crops = images[drawn, :, top : top + config.side, left : left + config.side]
+    share = float(torch.rand((), generator=generator))
+    chosen = images[torch.randperm(len(images), generator=generator)[: config.images]]
     low, high = config.radius
     proxy.eval()  # without dropout
     attacked = perturb(
         lambda batch: proxy(batch).rating,
-        crops,
+        chosen,
         radius=(low + (high - low) * share) / 255,
         steps=config.steps,
         generator=generator,
     )
-    ratings = proxy(torch.cat([crops, attacked])).rating
+    ratings = proxy(torch.cat([chosen, attacked])).rating
     proxy.train()
-    return regression_loss(ratings[len(crops) :], ratings[: len(crops)].detach())
+    return regression_loss(ratings[len(chosen) :], ratings[: len(chosen)].detach())
 
 
 def validate(proxy: QualityProxy, images: list[RatedImage], device: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.local_damage import CLEAN_RATING, damage_locally
 from zoomiqa_core.data.overlay import add_text
 from zoomiqa_core.data.photos import PhotoPool
+from zoomiqa_core.proxy.preprocess import STRIDE
 
 SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
 """Distortion types shown in training."""
@@ -71,6 +72,9 @@ class BatchPlan:
     """Versions of photos shown without and with text over them."""
     crop: int = 256
     """Side of all other crops in pixels, a multiple of 16; MS-SSIM of restored sets needs 176."""
+    smallest: int = 96
+    """Side, a multiple of 16, down to which the batch of all other crops is then cut at random:
+    a judge that has seen one size alone says nothing of another."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,13 @@ def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator
         parts.append(restored_evidence(photos.restored, size, generator))
     for _ in range(plan.written):
         parts.append(written_evidence(photos.restored, size, generator))
-    return _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
+    made = _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
+    side = STRIDE * (
+        plan.smallest // STRIDE + _below((size - plan.smallest) // STRIDE + 1, generator)
+    )
+    top, left = _below(size - side + 1, generator), _below(size - side + 1, generator)
+    window = (..., slice(top, top + side), slice(left, left + side))
+    return made._replace(images=made.images[window], rating_map=made.rating_map[window])
 
 
 def _join(parts: Sequence[Evidence]) -> Evidence:

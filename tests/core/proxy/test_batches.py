@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -21,7 +23,15 @@ from zoomiqa_core.proxy.batches import (
 
 CROP = 176  # the smallest that MS-SSIM takes
 PLAN = BatchPlan(
-    rated=2, rated_crop=32, distorted=1, levels=2, local=1, restored=1, written=1, crop=CROP
+    rated=2,
+    rated_crop=32,
+    distorted=1,
+    levels=2,
+    local=1,
+    restored=1,
+    written=1,
+    crop=CROP,
+    smallest=CROP,
 )
 
 
@@ -80,6 +90,22 @@ def test_the_first_of_a_distorted_group_is_the_clean_photo_with_the_best_label(p
     group = batches.distorted_evidence(photos.pristine, plan, generator)
     assert group.rating[0] == batches.CLEAN_RATING
     assert len({round(x, 3) for x in group.rating[1:].tolist()}) == 3  # three different levels
+
+
+def test_a_batch_may_be_cut_down_and_its_maps_with_it(photos):
+    plan = replace(PLAN, smallest=32)
+    sides = set()
+    for seed in range(6):
+        evidence = made_evidence(photos, plan, generator=torch.Generator().manual_seed(seed))
+        whole = made(photos, seed)
+        side = evidence.images.shape[-1]
+        sides.add(side)
+        assert side % 16 == 0 and 32 <= side <= CROP
+        assert evidence.rating_map.shape[-2:] == evidence.images.shape[-2:] == (side, side)
+        windows = whole.images[0].unfold(1, side, 1).unfold(2, side, 1)  # 3, top, left, side, side
+        assert bool((windows == evidence.images[0][:, None, None]).flatten(3).all(3).all(0).any())
+        assert torch.equal(whole.group, evidence.group)
+    assert len(sides) > 2
 
 
 def test_a_generator_state_decides_the_batch(photos):
