@@ -55,9 +55,11 @@ class BatchPlan:
 
     rated: int = 4
     """Crops of photos rated by people, of each subset of the dataset."""
-    rated_crop: int = 320
+    rated_crop: int = 512
     """Side of these crops in pixels, a multiple of 16: people rated whole photos, so the more of
     them a crop shows, the truer its label."""
+    rated_smallest: int = 256
+    """Side, a multiple of 16, down to which they are then cut at random, alike."""
     distorted: int = 4
     """Photos shown at ``levels`` levels of one KADID type."""
     levels: int = 4
@@ -73,8 +75,8 @@ class BatchPlan:
     crop: int = 256
     """Side of all other crops in pixels, a multiple of 16; MS-SSIM of restored sets needs 176."""
     smallest: int = 96
-    """Side, a multiple of 16, down to which the batch of all other crops is then cut at random:
-    a judge that has seen one size alone says nothing of another."""
+    """Side, a multiple of 16, down to which these are then cut at random, all of a step alike: a judge
+    that has seen one size alone says nothing of another."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generato
         labels = photos.ratings[indices]
         own = torch.full((plan.rated,), group)
         parts.append(Evidence(images, labels, labels, own, _no_map(images)))
-    return _join(parts)
+    return _cut(_join(parts), plan.rated_smallest, generator)
 
 
 def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
@@ -211,12 +213,16 @@ def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator
     for _ in range(plan.written):
         parts.append(written_evidence(photos.restored, size, generator))
     made = _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
-    side = STRIDE * (
-        plan.smallest // STRIDE + _below((size - plan.smallest) // STRIDE + 1, generator)
-    )
+    return _cut(made, plan.smallest, generator)
+
+
+def _cut(evidence: Evidence, smallest: int, generator: torch.Generator) -> Evidence:
+    """The same random square window of all images, a multiple of 16 px and ≥ ``smallest``."""
+    size = evidence.images.shape[-1]
+    side = smallest + STRIDE * _below((size - smallest) // STRIDE + 1, generator)
     top, left = _below(size - side + 1, generator), _below(size - side + 1, generator)
     window = (..., slice(top, top + side), slice(left, left + side))
-    return made._replace(images=made.images[window], rating_map=made.rating_map[window])
+    return evidence._replace(images=evidence.images[window], rating_map=evidence.rating_map[window])
 
 
 def _join(parts: Sequence[Evidence]) -> Evidence:

@@ -25,6 +25,7 @@ CROP = 176  # the smallest that MS-SSIM takes
 PLAN = BatchPlan(
     rated=2,
     rated_crop=32,
+    rated_smallest=32,
     distorted=1,
     levels=2,
     local=1,
