@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from recipes import train_proxy as recipe
 from zoomiqa_core.images import save_png
@@ -95,3 +95,16 @@ def test_a_run_may_start_from_a_trained_proxy(data, tmp_path):
         data, tmp_path / "second", f"start={tmp_path}/first/weights", "head_lr=0", "backbone_lr=0"
     )
     assert all(torch.equal(whole[name], still[name]) for name in whole)
+
+
+def test_parts_that_a_trained_proxy_lacks_start_anew_and_unknown_ones_are_refused(tmp_path):
+    proxy = QualityProxy()
+    stored = {n: torch.full_like(v, 2) for n, v in proxy.state_dict().items() if "whole" not in n}
+    save_file(stored, tmp_path / "model.safetensors")
+    before = proxy.whole[1].weight.clone()
+    recipe.go_on(proxy, tmp_path)
+    assert bool((proxy.rating_head.weight == 2).all())
+    assert torch.equal(proxy.whole[1].weight, before)
+    save_file({"another.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"another\.weight"):
+        recipe.go_on(proxy, tmp_path)
