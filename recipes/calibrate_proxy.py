@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def fit_spread(found: list[Doubt], level: float) -> Fit:
 @torch.no_grad()
 def apply(proxy: QualityProxy, fit: Fit) -> None:
     """Fold a fit into the error head's last layer."""
-    last = proxy.error_head[2]
+    last: Any = proxy.error_head[2]
     last.weight.mul_(fit.scale)
     last.bias.mul_(fit.scale).add_(fit.shift)
 

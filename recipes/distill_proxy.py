@@ -38,7 +38,7 @@ from zoomiqa_core.data.benchmarks import read_biq2021
 from zoomiqa_core.data.kadid import distort
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.images import find_images, save_png, to_batch
 from zoomiqa_core.metrics import srcc
 from zoomiqa_core.proxy.batches import SEEN, Evidence, Photos, made_evidence, rated_evidence
 from zoomiqa_core.proxy.distill import Label, label_images, lesson, lesson_losses
@@ -106,13 +106,10 @@ def make_images(pool: PhotoPool, teaching: Teaching, folder: Path, seed: int) ->
 
 
 @torch.no_grad()
-def follows(proxy: QualityProxy, paths: list[Path], labels: list[Label], device: str) -> float:
+def follows(proxy: QualityProxy, held_out: list[tuple[Path, Label]], device: str) -> float:
     """SRCC of the student with its teacher on images held out."""
-    found = [
-        float(proxy(lesson([p], [x], 1.0).images.to(device)).rating)
-        for p, x in zip(paths, labels, strict=True)
-    ]
-    return srcc(found, [cast(float, label.rating) for label in labels])
+    found = [float(proxy(to_batch(path).to(device)).rating) for path, _ in held_out]
+    return srcc(found, [cast(float, label.rating) for _, label in held_out])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -178,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
     else:
-        followed = follows(student, *map(list, zip(*held_out, strict=True)), config.device)
+        followed = follows(student, held_out, config.device)
         run.log({"step": 0, "srcc_with_teacher": followed})
 
     weights = {"rated": config.rated_ranking_weight, "made": config.ranking_weight}
@@ -195,7 +192,9 @@ def main(arguments: list[str] | None = None) -> None:
             "made": made_evidence(photos, plan, generator=generator),
         }
         chosen = torch.randperm(len(pairs), generator=generator)[: teaching.a_step].tolist()
-        shown = lesson(*zip(*(pairs[i] for i in chosen), strict=True), teaching.unknown_std)
+        shown = lesson(
+            [pairs[i][0] for i in chosen], [pairs[i][1] for i in chosen], teaching.unknown_std
+        )
 
         record: dict[str, float] = {"step": step + 1}
         optimizer.zero_grad()
@@ -223,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         done = step + 1
         record["seconds"] = round(time.perf_counter() - began, 3)
         if done % config.validate_every == 0 or done == config.steps:
-            followed = follows(student, *map(list, zip(*held_out, strict=True)), config.device)
+            followed = follows(student, held_out, config.device)
             record |= {
                 **validate(student, validation, config.device),
                 "srcc_with_teacher": followed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_the_reliability_diagram_is_a_picture(tmp_path: Path) -> None:
 
 def test_the_std_of_kinds_by_a_judge_that_doubts_everything_alike(data) -> None:
     proxy = QualityProxy.from_pretrained()
-    last = proxy.error_head[2]
+    last: Any = proxy.error_head[2]
     torch.nn.init.zeros_(last.weight)
     photos = sorted(Path(data[3]).iterdir())
     with torch.no_grad():

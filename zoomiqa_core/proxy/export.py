@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +145,9 @@ def _pad_by_constants(backbone: nn.Module) -> None:
     from timm.layers import Conv2dSame
 
     for parent in list(backbone.modules()):
-        for name, conv in list(parent.named_children()):
-            if isinstance(conv, Conv2dSame):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Conv2dSame):
+                conv: Any = child
                 (kernel, _), (stride, _) = conv.kernel_size, conv.stride
                 before = (kernel - stride) // 2  # of a side that the stride divides
                 after = kernel - stride - before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ def proxy() -> QualityProxy:
     """Random weights; every head and the whole-image branch have a say."""
     torch.manual_seed(0)
     proxy = QualityProxy(width=16).requires_grad_(False)
-    torch.nn.init.normal_(proxy.whole[-1].weight, std=0.1)
+    last: Any = proxy.whole[-1]
+    torch.nn.init.normal_(last.weight, std=0.1)
     return proxy
 
 

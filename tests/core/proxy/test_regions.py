@@ -54,7 +54,8 @@ def test_whole_boxes_of_a_batch_have_the_ratings_also_of_images_that_are_shrunk(
     torch.manual_seed(0)
     proxy = QualityProxy(width=8, max_pixels=SMALL)
     out = proxy(torch.rand(2, 3, *size))
-    found = pool_regions(out, [(0, 0, 1, 1)], *fitted_size(*size, SMALL))
+    judged = fitted_size(size[0], size[1], SMALL)
+    found = pool_regions(out, [(0, 0, 1, 1)], *judged)
     torch.testing.assert_close(found[:, 0], out.rating, rtol=0, atol=1e-5)
 
 
