@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 
 from recipes.compose import compose
 from zoomiqa_core.data.benchmarks import RatedImage, read_biq2021
@@ -93,6 +93,9 @@ class Config:
     """Decay of the averaged weights that are evaluated and shipped."""
     bf16: bool = False
     """Run the backbone in bfloat16."""
+    workers: int = 1
+    """Processes that draw the coming batches, about a second of a core each on a CPU; 0 draws a
+    batch when it is needed."""
     device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
@@ -103,6 +106,23 @@ class Config:
     """Steps between validations."""
     validate_on: int = 150
     """Validation photos used while training."""
+
+
+class Draws(Dataset):
+    """The evidence of every step, each with a generator of its own.
+
+    So a resumed run sees the batches of an unbroken one, however many processes draw them.
+    """
+
+    def __init__(self, photos: Photos, plan: BatchPlan, seed: int) -> None:
+        self.photos, self.plan, self.seed = photos, plan, seed
+
+    def __getitem__(self, step: int) -> dict[str, Evidence]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return {
+            "rated": rated_evidence(self.photos, self.plan, generator=generator),
+            "made": made_evidence(self.photos, self.plan, generator=generator),
+        }
 
 
 def losses(
@@ -248,30 +268,22 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
 
-    def draw(step: int) -> dict[str, Evidence]:
-        # a generator per step: a resumed run sees the batches of an unbroken one
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        return {
-            "rated": rated_evidence(photos, plan, generator=generator),
-            "made": made_evidence(photos, plan, generator=generator),
-        }
-
+    draws = DataLoader(
+        Draws(photos, plan, config.seed),
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.workers,
+    )
     ranking_weights = {"rated": config.rated_ranking_weight, "made": config.ranking_weight}
 
-    with (
-        Progress(disable=not sys.stderr.isatty()) as progress,
-        ThreadPoolExecutor(1) as ahead,  # draws the next batch while this one is learned
-    ):
+    with Progress(disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("proxy", total=config.steps, completed=start)
-        upcoming = ahead.submit(draw, start)
-        for step in range(start, config.steps):
+        for step, batches in enumerate(draws, start):
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, group["begin"], config)
             for parameter in groups[0]["params"]:
                 parameter.requires_grad_(step >= config.head_steps)
-            batches = upcoming.result()
-            upcoming = ahead.submit(draw, step + 1)
 
             record: dict[str, float] = {"step": step + 1}
             optimizer.zero_grad()

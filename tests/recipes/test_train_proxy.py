@@ -89,6 +89,11 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, 
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_processes_that_draw_ahead_change_nothing(data, tmp_path):
+    alone, helped = (run(data, tmp_path / n, f"workers={n}") for n in ("0", "2"))
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
+
+
 def test_a_run_may_start_from_a_trained_proxy(data, tmp_path):
     whole = run(data, tmp_path / "first")
     still = run(

@@ -75,8 +75,8 @@ class BatchPlan:
     crop: int = 256
     """Side of all other crops in pixels, a multiple of 16; MS-SSIM of restored sets needs 176."""
     smallest: int = 96
-    """Side, a multiple of 16, down to which these are then cut at random, all of a step alike: a judge
-    that has seen one size alone says nothing of another."""
+    """Side, a multiple of 16, down to which these are then cut at random, all of a step alike: a
+    judge that has seen one size alone says nothing of another."""
 
 
 @dataclass(frozen=True)
