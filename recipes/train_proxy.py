@@ -75,6 +75,9 @@ class Config:
     """First steps, in which the whole backbone rests while the heads find their range."""
     frozen_stages: int = 2
     """Backbone stages that never learn: the most expensive and most generic ones."""
+    frozen_depthwise: bool = True
+    """Depthwise filters never learn either: they hold few of the weights, and on a CPU their
+    gradients are the dearest part of a step."""
     batch: BatchPlan = field(default_factory=BatchPlan)
     """Images of each kind a step."""
     head_lr: float = 1e-3
@@ -180,14 +183,12 @@ def validate(proxy: QualityProxy, images: list[RatedImage], device: str) -> dict
 
 
 def parameter_groups(proxy: QualityProxy, config: Config) -> list[dict]:
-    """Backbone and heads at their learning rates.
-
-    The first stages and every depthwise filter keep their ImageNet values: they hold few of the
-    weights, and on a CPU their gradients are the dearest part of a step.
-    """
+    """Backbone and heads at their learning rates; what is frozen keeps its ImageNet values."""
     frozen = [proxy.backbone.conv_stem, proxy.backbone.bn1]
     frozen += proxy.backbone.blocks[: config.frozen_stages]
-    frozen += [m for m in proxy.backbone.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    if config.frozen_depthwise:
+        modules = proxy.backbone.modules()
+        frozen += [m for m in modules if isinstance(m, nn.Conv2d) and m.groups > 1]
     for module in frozen:
         module.requires_grad_(False)
     backbone = [p for p in proxy.backbone.parameters() if p.requires_grad]

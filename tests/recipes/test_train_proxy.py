@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,10 @@ def test_only_what_should_learn_learns():
     assert id(proxy.backbone.blocks[3][0].conv_dw.weight) not in learning
     assert id(proxy.backbone.blocks[3][0].conv_pw.weight) in learning
     assert id(proxy.rating_head.weight) in learning
+    everywhere = replace(config, frozen_depthwise=False)
+    proxy.requires_grad_(True)
+    backbone, _ = recipe.parameter_groups(proxy, everywhere)
+    assert id(proxy.backbone.blocks[3][0].conv_dw.weight) in {id(p) for p in backbone["params"]}
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, monkeypatch):
