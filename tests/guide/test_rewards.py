@@ -7,11 +7,13 @@ import math
 import pytest
 import torch
 
+from restoration_guide.reference import reference_figures
 from restoration_guide.rewards import (
     Reward,
     RewardConfig,
     RunningScale,
     Weights,
+    ms_ssim,
     psnr_db,
     quality_terms,
     rms,
@@ -188,7 +190,8 @@ def test_ms_ssim_is_torchmetrics_own_where_five_scales_fit_and_differentiable_wh
     clean = torch.rand(2, 3, 176, 180, generator=generator)
     noisy = (clean + 0.1 * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
     expected = [reference_figures(a, b).ms_ssim for a, b in zip(noisy, clean, strict=True)]
-    assert ms_ssim(noisy, clean).tolist() == pytest.approx(expected, abs=1e-6)
+    # the published weights sum to 1.0001, ours to 1
+    assert ms_ssim(noisy, clean).tolist() == pytest.approx(expected, abs=1e-5)
     for side in (99, 44, 11):  # four, three and two scales
         crop = noisy[..., :side, :side].clone().requires_grad_()
         found = ms_ssim(crop, clean[..., :side, :side])
