@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,8 @@ class Config:
     """Of the model."""
     steps: int = 2000
     """Optimiser steps."""
+    seconds: float | None = None
+    """Time after which training ends, with the rate fallen to its end by then; None: no limit."""
     views: int = 32
     """Views of parts a step."""
     cuts: int = 4
@@ -169,7 +172,7 @@ def statistics(stacks: Sequence[PictureStack], allowed: Sequence[Tensor]) -> tup
     return cells.mean(1), cells.std(1).clamp_min(1e-3)
 
 
-def rate(step: int, config: Config) -> float:
+def rate(step: float, config: Config) -> float:
     """Learning rate as a share of its peak."""
     warm = max(1, config.steps // 20)
     if step < warm:
@@ -210,10 +213,15 @@ def main(arguments: list[str] | None = None) -> None:
         generator.set_state(saved["generator"])
         done = saved["step"]
 
+    begun = time.monotonic()
     for step in track(range(done, config.steps), "training", disable=quiet):
         batch = draw(stacks, shown, labels, config, generator)
+        share = 0.0
+        if config.seconds is not None:
+            share = min(1.0, (time.monotonic() - begun) / config.seconds)
+        place = max(step, done + share * (config.steps - done))
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * rate(step, config)
+            group["lr"] = config.learning_rate * rate(place, config)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             loss, terms = model.loss(batch)
         optimiser.zero_grad()
@@ -222,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
         optimiser.step()
         if (step + 1) % 20 == 0:
             run.log({"step": step + 1, "loss": loss.item(), **terms})
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps or share >= 1:
             found = held_out_srcc(model, stacks, kept, records, config.whole)
             run.log({"step": step + 1, **found})
             run.save(
@@ -234,6 +242,8 @@ def main(arguments: list[str] | None = None) -> None:
                 }
             )
             print(json.dumps({"step": step + 1, **found}), flush=True)
+        if share >= 1:
+            break
     vlm.cpu().save_pretrained(run.path / "model")
     processor.save_pretrained(run.path / "model")
     print(f"model: {run.path / 'model'}")
