@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 import torch
 from torch import Tensor
 
+from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore
 from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image, source_name
 from zoomiqa_core.model_files import is_transformers_model
@@ -41,19 +42,22 @@ class Scorer(Protocol):
 
 
 class ProxyScorer:
-    """The differentiable proxy as a :class:`Scorer`.
+    """The differentiable proxy, or the alarm, as a :class:`Scorer`.
 
     Images are judged one by one, so a rating never depends on its neighbours in a list. For
     gradients call ``scorer.proxy(batch)`` itself.
 
     Args:
-        proxy: the model; it is moved to ``device`` and judges in evaluation mode.
+        proxy: the model, ``QualityProxy`` or ``Alarm``; it is moved to ``device`` and judges in evaluation mode.
         device: torch device, e.g. ``"cuda"``.
         name: what reports call it; ``load_scorer`` gives the name it was asked for.
     """
 
     def __init__(
-        self, proxy: QualityProxy, device: str | torch.device = "cpu", name: str = "proxy"
+        self,
+        proxy: QualityProxy | Alarm,
+        device: str | torch.device = "cpu",
+        name: str = "proxy",
     ) -> None:
         self.name = name
         self.proxy = proxy.to(device).eval()
@@ -123,7 +127,7 @@ class ProxyScorer:
 
 @overload
 def load_scorer(
-    name: Literal["proxy"] = ..., *, device: str | torch.device = ...
+    name: Literal["proxy", "alarm"] = ..., *, device: str | torch.device = ...
 ) -> ProxyScorer: ...
 @overload
 def load_scorer(
@@ -137,7 +141,8 @@ def load_scorer(
     """Load a judge.
 
     Args:
-        name: ``"proxy"`` for the bundled weights; a folder or hub id holding a
+        name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, which
+            no reward may be tuned against; a folder or hub id holding a
             :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL); or the address of
             an OpenAI-compatible server that has one, ``"http://…/v1"``.
         device: where it judges; a server judges where it is.
@@ -154,11 +159,13 @@ def load_scorer(
         from zoomiqa_core.served import served_scorer
 
         return served_scorer(str(name), **settings)
-    if str(name) != "proxy" and is_transformers_model(name):
+    bundled = str(name) in ("proxy", "alarm")
+    if not bundled and is_transformers_model(name):
         from zoomiqa_core.vlm import local_scorer
 
         return local_scorer(name, device=device, **settings)
     if settings:
         raise TypeError(f"the proxy takes no settings, got {', '.join(sorted(settings))}")
-    path = None if str(name) == "proxy" else name
-    return ProxyScorer(QualityProxy.from_pretrained(path), device, str(name))
+    if str(name) == "alarm":
+        return ProxyScorer(Alarm.from_pretrained(), device, "alarm")
+    return ProxyScorer(QualityProxy.from_pretrained(None if bundled else name), device, str(name))
