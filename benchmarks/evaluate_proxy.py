@@ -12,6 +12,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,14 +51,34 @@ MIN_GAP = 0.25
 Table = dict[str, Estimate | float]
 
 
-def against_people(proxy: QualityProxy, folder: str, seed: int) -> Table:
-    """Correlations on the BIQ2021 test split, whole photos; and of the spread with the error."""
-    images = read_biq2021(folder, "test")
-    outs = [proxy(to_batch(i.path)) for i in track(images, "BIQ2021 test")]
-    rating = np.array([float(o.rating) for o in outs])
-    std = np.array([float(o.rating_std) for o in outs])
-    people = np.array([i.rating for i in images])
-    subset = np.array([i.subset for i in images])
+class Judged(NamedTuple):
+    """What the judge and people say of the same N images."""
+
+    rating: np.ndarray
+    """(N,) the judge's."""
+    std: np.ndarray
+    """(N,) its standard deviation."""
+    people: np.ndarray
+    """(N,) mean opinion on 1–5."""
+    subset: np.ndarray
+    """(N,) names."""
+
+
+def judge_rated(proxy: QualityProxy, folder: str, split: str) -> Judged:
+    """Judge a split of BIQ2021, whole photos."""
+    images = read_biq2021(folder, split)
+    outs = [proxy(to_batch(i.path)) for i in track(images, f"BIQ2021 {split}")]
+    return Judged(
+        np.array([float(o.rating) for o in outs]),
+        np.array([float(o.rating_std) for o in outs]),
+        np.array([i.rating for i in images]),
+        np.array([i.subset for i in images]),
+    )
+
+
+def against_people(judged: Judged, seed: int) -> Table:
+    """Correlations of the rating with people's, and of the spread with the error."""
+    rating, std, people, subset = judged
     table: Table = {
         f"BIQ2021 {name} SRCC": bootstrap(srcc, rating[subset == name], people[subset == name])
         for name in sorted(set(subset))
@@ -197,7 +218,7 @@ def main() -> None:
     proxy = QualityProxy.from_pretrained(args.weights)
     photos = find_images([args.photos])[: args.count]
     with torch.no_grad():
-        table = against_people(proxy, args.biq2021, args.seed)
+        table = against_people(judge_rated(proxy, args.biq2021, "test"), args.seed)
         ratings = distortion_ratings(proxy, photos, args.size, args.seed)
         table |= against_distortions(ratings, args.seed)
         table |= against_local_damage(proxy, photos, args.size, args.seed)

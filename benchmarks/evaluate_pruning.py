@@ -132,7 +132,20 @@ def run_trial(
         nfe,
         {"full": whole.timing.total, "pruned": part.timing.total},
         whole.choice == part.choice,
-        _progress(whole, previews, pruned.scorer),
+        progress_of(whole, previews, pruned.scorer),
+    )
+
+
+def progress_of(whole: Selection, previews: Sequence[Preview], scorer: Scorer) -> Progress:
+    """Ratings of a full search's candidates, previews and finished."""
+    judged = scorer.assess([preview.image for preview in previews])
+    return Progress(
+        {
+            (p.index, p.step): judgement.rating
+            for p, judgement in zip(previews, judged, strict=True)
+        },
+        {preview.index: preview.steps for preview in previews},
+        {int(r.index): r.rating for r in whole.rows if r.index != "input"},
     )
 
 
@@ -178,14 +191,13 @@ def costs(trials: Sequence[Trial]) -> dict[str, Estimate]:
     }
 
 
-def rank_correlations(trials: Sequence[Trial]) -> dict[str, Estimate]:
+def rank_correlations(photos: Sequence[Progress]) -> dict[str, Estimate]:
     """SRCC of previews with what they become, as they are and with the others' drift added."""
     result = {}
     for share in SHARES:
         plain, drifted = [], []
-        for place, trial in enumerate(trials):
-            others = [t.progress for k, t in enumerate(trials) if k != place]
-            progress = trial.progress
+        for place, progress in enumerate(photos):
+            others = [other for k, other in enumerate(photos) if k != place]
             shown = progress.at(share)
             final = [progress.finished[index] for index in shown]
             drift = {
@@ -240,7 +252,7 @@ def main() -> None:
 def summary(trials: Sequence[Trial]) -> dict[str, Any]:
     """Every figure, for JSON."""
     tables = {**{m: gains(trials, m) for m in METRICS}, "costs": costs(trials)}
-    tables["ranks"] = rank_correlations(trials)
+    tables["ranks"] = rank_correlations([trial.progress for trial in trials])
     return {
         "photos": len(trials),
         "fewer": first_within(trials),
@@ -264,18 +276,6 @@ def _spent(selection: Selection) -> int:
     return selection.nfe["spent"]
 
 
-def _progress(whole: Selection, previews: Sequence[Preview], scorer: Scorer) -> Progress:
-    judged = scorer.assess([preview.image for preview in previews])
-    return Progress(
-        {
-            (p.index, p.step): judgement.rating
-            for p, judgement in zip(previews, judged, strict=True)
-        },
-        {preview.index: preview.steps for preview in previews},
-        {int(r.index): r.rating for r in whole.rows if r.index != "input"},
-    )
-
-
 def _to_record(trial: Trial) -> dict[str, Any]:
     record = asdict(trial)
     previews = trial.progress.previews
@@ -296,7 +296,10 @@ def _print(console: Console, trials: Sequence[Trial], preset: str) -> None:
     for name in psnr:
         table.add_row(name, _interval(psnr[name], 2), _interval(ms_ssim[name], 4))
     console.print(table)
-    for name, estimate in {**costs(trials), **rank_correlations(trials)}.items():
+    for name, estimate in {
+        **costs(trials),
+        **rank_correlations([t.progress for t in trials]),
+    }.items():
         console.print(f"{name}: {_interval(estimate, 3)}")
 
 

@@ -45,6 +45,7 @@ class Config:
     """Side of a version in pixels."""
     presets: list[str] = field(default_factory=lambda: list(PRESETS_IN_TURN))
     """Degradations the photos take in turn."""
+    device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
     seed: int = 0
@@ -73,6 +74,7 @@ def versions(
         )[0]
 
     degraded = degrade(clean, preset, generator=generator).images
+    clean, degraded = clean.to(pipe.device), degraded.to(pipe.device)
     first, of_clean = pipe.first_prediction(degraded), pipe.first_prediction(clean)
     made = {
         "clean": clean,
@@ -83,7 +85,7 @@ def versions(
         "restored_clean": restore(clean, of_clean, 1, 0.0),
         "restored_clean_bold": restore(clean, of_clean, 2, 1.0),
     }
-    return torch.cat([made[name] for name in VERSIONS])
+    return torch.cat([made[name] for name in VERSIONS]).cpu()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(config.threads)
     run = RunFolder(config.out, resolved)
     pool = PhotoPool(find_images([config.photos])[: config.limit], min_side=config.crop)
-    pipe = load_builtin_pipeline()
+    pipe = load_builtin_pipeline().to(config.device)
     presets = itertools.cycle(config.presets)
     pairs = list(zip(range(len(pool)), presets, strict=False))
     for index, preset in track(pairs, "sets", disable=not sys.stderr.isatty()):

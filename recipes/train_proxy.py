@@ -14,27 +14,45 @@ from __future__ import annotations
 import math
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from omegaconf import MISSING
 from rich.progress import Progress
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 
 from recipes.compose import compose
 from zoomiqa_core.data.benchmarks import RatedImage, read_biq2021
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.images import find_images, to_batch
 from zoomiqa_core.metrics import mean_subset_srcc, plcc, srcc
+from zoomiqa_core.proxy.adversarial import perturb
 from zoomiqa_core.proxy.batches import BatchPlan, Evidence, Photos, made_evidence, rated_evidence
 from zoomiqa_core.proxy.losses import error_loss, map_loss, ranking_loss, regression_loss
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, load_imagenet
 from zoomiqa_core.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Images of each step that are also shown attacked (:func:`.adversarial.perturb`)."""
+
+    weight: float = 0.5
+    """Of the change of their rating; 0 leaves them out."""
+    images: int = 3
+    """Drawn from the step's batch of made images, and of their size: shown attacks in crops of a
+    size of their own, a proxy learned to rate that size the same whatever it saw."""
+    radius: tuple[float, float] = (0.5, 2.0)
+    """Range of the largest change of a pixel value, in 255ths."""
+    steps: int = 3
+    """Of the ascent."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,9 @@ class Config:
     """First steps, in which the whole backbone rests while the heads find their range."""
     frozen_stages: int = 2
     """Backbone stages that never learn: the most expensive and most generic ones."""
+    frozen_depthwise: bool = True
+    """Depthwise filters never learn either: they hold few of the weights, and on a CPU their
+    gradients are the dearest part of a step."""
     batch: BatchPlan = field(default_factory=BatchPlan)
     """Images of each kind a step."""
     head_lr: float = 1e-3
@@ -65,11 +86,19 @@ class Config:
     """Peak learning rate of the backbone."""
     weight_decay: float = 0.01
     ranking_weight: float = 1.0
+    rated_ranking_weight: float = 2.0
+    """Weight of the order inside a subset of the rated photos: subsets differ in mean, and a judge
+    that learns the means alone already correlates with people."""
     map_weight: float = 1.0
+    adversarial: Adversarial = field(default_factory=Adversarial)
+    """Small changes that must not move the rating."""
     ema: float = 0.995
     """Decay of the averaged weights that are evaluated and shipped."""
     bf16: bool = False
     """Run the backbone in bfloat16."""
+    workers: int = 1
+    """Processes that draw the coming batches, about a second of a core each on a CPU; 0 draws a
+    batch when it is needed."""
     device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
@@ -82,7 +111,26 @@ class Config:
     """Validation photos used while training."""
 
 
-def losses(out: ProxyOutput, evidence: Evidence, config: Config) -> dict[str, Tensor]:
+class Draws(Dataset):
+    """The evidence of every step, each with a generator of its own.
+
+    So a resumed run sees the batches of an unbroken one, however many processes draw them.
+    """
+
+    def __init__(self, photos: Photos, plan: BatchPlan, seed: int) -> None:
+        self.photos, self.plan, self.seed = photos, plan, seed
+
+    def __getitem__(self, step: int) -> dict[str, Evidence]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return {
+            "rated": rated_evidence(self.photos, self.plan, generator=generator),
+            "made": made_evidence(self.photos, self.plan, generator=generator),
+        }
+
+
+def losses(
+    out: ProxyOutput, evidence: Evidence, config: Config, ranking_weight: float
+) -> dict[str, Tensor]:
     """Named loss terms of one batch and their weighted ``total``."""
     rated = ~evidence.rating.isnan()
     mapped = ~evidence.rating_map.isnan().flatten(1).any(1)
@@ -94,9 +142,32 @@ def losses(out: ProxyOutput, evidence: Evidence, config: Config) -> dict[str, Te
     }
     if mapped.any():
         terms["map"] = map_loss(out.map[mapped], evidence.rating_map[mapped])
-    weights = {"ranking": config.ranking_weight, "map": config.map_weight}
+    weights = {"ranking": ranking_weight, "map": config.map_weight}
     total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), start=0)
     return {**terms, "total": torch.as_tensor(total)}
+
+
+def attacked_loss(
+    proxy: QualityProxy, images: Tensor, config: Adversarial, generator: torch.Generator
+) -> Tensor:
+    """How far attacks move the ratings of a few images (smooth L1, β = 0.25 rating units).
+
+    In full precision: bfloat16 rounds changes of a 255th away.
+    """
+    share = float(torch.rand((), generator=generator))
+    chosen = images[torch.randperm(len(images), generator=generator)[: config.images]]
+    low, high = config.radius
+    proxy.eval()  # without dropout
+    attacked = perturb(
+        lambda batch: proxy(batch).rating,
+        chosen,
+        radius=(low + (high - low) * share) / 255,
+        steps=config.steps,
+        generator=generator,
+    )
+    ratings = proxy(torch.cat([chosen, attacked])).rating
+    proxy.train()
+    return regression_loss(ratings[len(chosen) :], ratings[: len(chosen)].detach())
 
 
 def validate(proxy: QualityProxy, images: list[RatedImage], device: str) -> dict[str, float]:
@@ -112,14 +183,12 @@ def validate(proxy: QualityProxy, images: list[RatedImage], device: str) -> dict
 
 
 def parameter_groups(proxy: QualityProxy, config: Config) -> list[dict]:
-    """Backbone and heads at their learning rates.
-
-    The first stages and every depthwise filter keep their ImageNet values: they hold few of the
-    weights, and on a CPU their gradients are the dearest part of a step.
-    """
+    """Backbone and heads at their learning rates; what is frozen keeps its ImageNet values."""
     frozen = [proxy.backbone.conv_stem, proxy.backbone.bn1]
     frozen += proxy.backbone.blocks[: config.frozen_stages]
-    frozen += [m for m in proxy.backbone.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    if config.frozen_depthwise:
+        modules = proxy.backbone.modules()
+        frozen += [m for m in modules if isinstance(m, nn.Conv2d) and m.groups > 1]
     for module in frozen:
         module.requires_grad_(False)
     backbone = [p for p in proxy.backbone.parameters() if p.requires_grad]
@@ -128,6 +197,18 @@ def parameter_groups(proxy: QualityProxy, config: Config) -> list[dict]:
         {"params": backbone, "peak": config.backbone_lr, "begin": config.head_steps},
         {"params": heads, "peak": config.head_lr, "begin": 0},
     ]
+
+
+def go_on(proxy: QualityProxy, folder: Path) -> None:
+    """Load a trained proxy; parts that it does not have yet start anew.
+
+    Raises:
+        ValueError: it has parts that a proxy does not have.
+    """
+    stored = load_file(folder / SAFETENSORS_SINGLE_FILE)
+    unknown = proxy.load_state_dict(stored, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"{folder} is no proxy of this version: it has {unknown[:3]}")
 
 
 def schedule(step: int, begin: int, config: Config) -> float:
@@ -149,24 +230,32 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(config.threads)
     run = RunFolder(config.out, resolved)
 
-    training = read_biq2021(config.biq2021, "training")
+    training = {image.path: image for image in read_biq2021(config.biq2021, "training")}
     validation = read_biq2021(config.biq2021, "validation")
     validation = validation[:: max(1, len(validation) // config.validate_on)]
     plan = config.batch
+    rated = PhotoPool(training, min_side=plan.rated_crop, skip_small=True)
     photos = Photos(
-        rated=PhotoPool([image.path for image in training], min_side=plan.rated_crop),
-        ratings=torch.tensor([image.rating for image in training]),
-        subsets=[image.subset for image in training],
+        rated=rated,
+        ratings=torch.tensor([training[path].rating for path in rated.paths]),
+        subsets=[training[path].subset for path in rated.paths],
         pristine=PhotoPool(find_images([config.photos]), min_side=plan.crop),
         restored=PhotoPool(find_images([config.restored]), min_side=plan.crop),
     )
 
     torch.manual_seed(config.seed)  # the heads' initial weights
+    proxy = QualityProxy()
     if Path(config.start).is_dir():
-        proxy = QualityProxy.from_pretrained(config.start)
+        go_on(proxy, Path(config.start))
     else:
-        proxy = QualityProxy()
         load_imagenet(proxy.backbone, config.start)
+    if not proxy.standardised:
+        proxy.standardise(
+            rated_evidence(
+                photos, plan, generator=torch.Generator().manual_seed(config.seed)
+            ).images
+            for _ in range(20)
+        )
     proxy = proxy.to(config.device).to(memory_format=torch.channels_last).train()
     groups = parameter_groups(proxy, config)
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
@@ -180,39 +269,40 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
 
-    def draw(step: int) -> dict[str, Evidence]:
-        # a generator per step: a resumed run sees the batches of an unbroken one
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        return {
-            "rated": rated_evidence(photos, plan, generator=generator),
-            "made": made_evidence(photos, plan, generator=generator),
-        }
+    draws = DataLoader(
+        Draws(photos, plan, config.seed),
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.workers,
+    )
+    ranking_weights = {"rated": config.rated_ranking_weight, "made": config.ranking_weight}
 
-    with (
-        Progress(disable=not sys.stderr.isatty()) as progress,
-        ThreadPoolExecutor(1) as ahead,  # draws the next batch while this one is learned
-    ):
+    with Progress(disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("proxy", total=config.steps, completed=start)
-        upcoming = ahead.submit(draw, start)
-        for step in range(start, config.steps):
+        for step, batches in enumerate(draws, start):
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, group["begin"], config)
             for parameter in groups[0]["params"]:
                 parameter.requires_grad_(step >= config.head_steps)
-            batches = upcoming.result()
-            upcoming = ahead.submit(draw, step + 1)
 
             record: dict[str, float] = {"step": step + 1}
             optimizer.zero_grad()
+            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
             for name, evidence in batches.items():
                 evidence = Evidence(*(column.to(config.device) for column in evidence))
                 images = evidence.images.contiguous(memory_format=torch.channels_last)
                 with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
                     out = proxy(images)
-                terms = losses(out, evidence, config)
+                terms = losses(out, evidence, config, ranking_weights[name])
                 terms["total"].backward()
                 record |= {f"{name}_{k}": round(v.item(), 5) for k, v in terms.items()}
+            if config.adversarial.weight:
+                attacks = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+                made = batches["made"].images.to(config.device)
+                moved = attacked_loss(proxy, made, config.adversarial, attacks)
+                (config.adversarial.weight * moved).backward()
+                record["attacked"] = round(moved.item(), 5)
             torch.nn.utils.clip_grad_norm_(proxy.parameters(), 1.0, error_if_nonfinite=True)
             optimizer.step()
             averaged.update_parameters(proxy)

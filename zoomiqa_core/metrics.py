@@ -164,6 +164,41 @@ def bootstrap(
     return Estimate(statistic(*arrays), float(low), float(high))
 
 
+def interval_coverage(error: ArrayLike, std: ArrayLike, level: float) -> float:
+    """Share of errors inside the central Gaussian interval of probability ``level``.
+
+    Args:
+        error: (n,) rating − truth.
+        std: (n,) > 0, what the judge says of each.
+        level: in (0, 1).
+    """
+    from scipy.stats import norm
+
+    halfwidth = norm.ppf((1 + level) / 2) * np.asarray(std, float)
+    return float(np.mean(np.abs(np.asarray(error, float)) <= halfwidth))
+
+
+def interval_calibration_error(error: ArrayLike, std: ArrayLike) -> float:
+    """Mean distance of the coverage from its level, over levels .05, .10 … .95.
+
+    The expected calibration error of intervals (Kuleshov, Fenner & Ermon, *Accurate Uncertainties
+    for Deep Learning Using Calibrated Regression*, ICML 2018; absolute instead of squared).
+    0 is calibrated; the worst is near .5.
+    """
+    levels = np.arange(1, 20) / 20
+    found = [interval_coverage(error, std, level) for level in levels]
+    return float(np.mean(np.abs(np.array(found) - levels)))
+
+
+def auc(lower: ArrayLike, higher: ArrayLike) -> float:
+    """Chance that a value of ``higher`` exceeds one of ``lower``; a tie counts half.
+
+    The area under the ROC curve of telling the two apart by the value.
+    """
+    x, y = np.asarray(lower, float)[:, None], np.asarray(higher, float)[None, :]
+    return float(np.mean((y > x) + 0.5 * (y == x)))
+
+
 def mean_subset_srcc(predicted: ArrayLike, target: ArrayLike, subset: ArrayLike) -> float:
     """SRCC inside each subset, averaged: the subsets' means cannot help."""
     x, y, names = np.asarray(predicted), np.asarray(target), np.asarray(subset)

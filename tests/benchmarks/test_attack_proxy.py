@@ -37,9 +37,9 @@ def test_every_attack_leaves_an_image_that_differs(proxy, image, name):
     assert not torch.equal(found, image)
 
 
-def test_the_table_has_both_gains_of_every_attack(proxy, image, monkeypatch):
-    monkeypatch.setattr(suite, "ATTACKS", {"PGD 1/255": suite.ATTACKS["PGD 1/255"]})
-    table = suite.attack_table(proxy, [image, image.flip(-1)], seed=0)
+def test_the_table_has_both_gains_of_every_attack(proxy, image):
+    table = suite.attack_table(proxy, [image, image.flip(-1)], seed=0, names=["PGD 1/255"])
+    assert list(table) == ["PGD 1/255"]
     row = table["PGD 1/255"]
     assert row["gain of the rating"].value > 0
     assert row["PSNR to the image, dB"] > 40

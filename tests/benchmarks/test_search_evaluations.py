@@ -87,11 +87,11 @@ def test_bounds_at_a_share_of_the_steps() -> None:
 
 def test_rank_correlations_by_hand() -> None:
     # A: 2.1 3.0 2.5 against 2.0 3.1 3.5 at 30 %: ranks 1 3 2 and 1 2 3, .5. B: 2.1 3.0 3.5, 1.
-    found = rank_correlations([A, B])
+    found = rank_correlations([A.progress, B.progress])
     assert found["SRCC at 30%"].value == pytest.approx(0.75)
     # the other's drift of candidate 2 is 0 for A (B: 3.5 - 3.5) and 1 for B: .5 and 1 again
     assert found["SRCC at 30%, drift"].value == pytest.approx(0.75)
-    assert math.isnan(rank_correlations([A])["SRCC at 30%"].value) is False
+    assert math.isnan(rank_correlations([A.progress])["SRCC at 30%"].value) is False
 
 
 def test_a_recorder_keeps_every_preview_and_changes_nothing(pipe) -> None:

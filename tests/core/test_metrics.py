@@ -10,8 +10,11 @@ import torch
 from scipy import stats
 
 from zoomiqa_core.metrics import (
+    auc,
     bootstrap,
     damage_iou,
+    interval_calibration_error,
+    interval_coverage,
     isotonic_fit,
     isotonic_plcc,
     isotonic_srcc,
@@ -146,3 +149,29 @@ def test_logistic_fit_says_why_there_is_none(x, y, reason):
 
 def test_bootstrap_of_what_is_never_defined_is_nan():
     assert np.isnan(bootstrap(plcc, [1, 1, 1], [1, 2, 3], resamples=10)).all()
+
+
+def test_interval_coverage_by_hand():
+    # the 90 % interval reaches 1.645 deviations: 0.1 and 1.6 lie inside, 1.7 and -2.0 × 1 do not
+    errors, stds = [0.1, 1.6, 1.7, -2.0], [1.0] * 4
+    assert interval_coverage(errors, stds, 0.9) == 0.5
+    assert interval_coverage(errors, [1, 1, 2, 2], 0.9) == 1.0  # half of 1.7 and of 2 is inside
+
+
+def test_the_calibration_error_of_intervals_by_hand():
+    # nothing lies inside: mean of .05 … .95 is .5; of errors of zero all do: 1 − .5
+    assert interval_calibration_error([9.0, -9.0], [1.0, 1.0]) == pytest.approx(0.5)
+    assert interval_calibration_error([0.0], [1.0]) == pytest.approx(0.5)
+    random = np.random.default_rng(0)
+    std = random.uniform(0.5, 2, 20_000)
+    error = random.normal(size=20_000) * std
+    assert interval_calibration_error(error, std) < 0.01
+    assert interval_calibration_error(error, 2 * std) > 0.15
+
+
+def test_auc_equals_scipy_and_counts_ties_half():
+    assert auc([1, 2], [2, 3]) == pytest.approx(3.5 / 4)
+    random = np.random.default_rng(0)
+    low, high = random.integers(6, size=30), random.integers(2, 8, size=40)
+    expected = stats.mannwhitneyu(high, low).statistic / (30 * 40)
+    assert auc(low, high) == pytest.approx(expected, abs=1e-12)

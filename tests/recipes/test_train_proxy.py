@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from recipes import train_proxy as recipe
 from zoomiqa_core.images import save_png
@@ -68,6 +69,10 @@ def test_only_what_should_learn_learns():
     assert id(proxy.backbone.blocks[3][0].conv_dw.weight) not in learning
     assert id(proxy.backbone.blocks[3][0].conv_pw.weight) in learning
     assert id(proxy.rating_head.weight) in learning
+    everywhere = replace(config, frozen_depthwise=False)
+    proxy.requires_grad_(True)
+    backbone, _ = recipe.parameter_groups(proxy, everywhere)
+    assert id(proxy.backbone.blocks[3][0].conv_dw.weight) in {id(p) for p in backbone["params"]}
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, monkeypatch):
@@ -89,9 +94,27 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, 
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_processes_that_draw_ahead_change_nothing(data, tmp_path):
+    alone, helped = (run(data, tmp_path / n, f"workers={n}") for n in ("0", "2"))
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
+
+
 def test_a_run_may_start_from_a_trained_proxy(data, tmp_path):
     whole = run(data, tmp_path / "first")
     still = run(
         data, tmp_path / "second", f"start={tmp_path}/first/weights", "head_lr=0", "backbone_lr=0"
     )
     assert all(torch.equal(whole[name], still[name]) for name in whole)
+
+
+def test_parts_that_a_trained_proxy_lacks_start_anew_and_unknown_ones_are_refused(tmp_path):
+    proxy = QualityProxy()
+    stored = {n: torch.full_like(v, 2) for n, v in proxy.state_dict().items() if "whole" not in n}
+    save_file(stored, tmp_path / "model.safetensors")
+    before = proxy.whole[1].weight.clone()
+    recipe.go_on(proxy, tmp_path)
+    assert bool((proxy.rating_head.weight == 2).all())
+    assert torch.equal(proxy.whole[1].weight, before)
+    save_file({"another.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"another\.weight"):
+        recipe.go_on(proxy, tmp_path)

@@ -17,21 +17,27 @@ class PhotoPool:
     Args:
         paths: image files.
         min_side: photos with a smaller side cannot be cropped and are refused.
+        skip_small: leave those out instead; ``paths`` are those that stay.
 
     Raises:
         ValueError: no photo, or one smaller than ``min_side``.
     """
 
-    def __init__(self, paths: Iterable[str | Path], *, min_side: int) -> None:
-        self.paths = [Path(path) for path in paths]
-        if not self.paths:
-            raise ValueError("no photos to train on; is the folder right?")
+    def __init__(
+        self, paths: Iterable[str | Path], *, min_side: int, skip_small: bool = False
+    ) -> None:
+        self.paths: list[Path] = []
         self._photos: list[Tensor] = []
-        for path in self.paths:
+        for path in map(Path, paths):
             pixels = read_image(path).pixels
             if min(pixels.shape[-2:]) < min_side:
+                if skip_small:
+                    continue
                 raise ValueError(f"{path} is {tuple(pixels.shape[-2:])}; crops need {min_side} px")
+            self.paths.append(path)
             self._photos.append((pixels * 255).round().to(torch.uint8))
+        if not self.paths:
+            raise ValueError("no photos to train on; is the folder right?")
 
     def __len__(self) -> int:
         return len(self._photos)

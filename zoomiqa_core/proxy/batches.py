@@ -1,4 +1,4 @@
-"""What one training step shows the proxy: four kinds of evidence in two batches.
+"""What one training step shows the proxy: five kinds of evidence in two batches.
 
 1. *People on real photos*: crops of rated photographs with their mean opinion.
 2. *People on distortions*: one photo at several levels of one KADID type, labelled with the mean
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.local_damage import CLEAN_RATING, damage_locally
+from zoomiqa_core.data.overlay import add_text
 from zoomiqa_core.data.photos import PhotoPool
+from zoomiqa_core.proxy.preprocess import STRIDE
 
 SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
 """Distortion types shown in training."""
@@ -53,9 +55,11 @@ class BatchPlan:
 
     rated: int = 4
     """Crops of photos rated by people, of each subset of the dataset."""
-    rated_crop: int = 320
+    rated_crop: int = 512
     """Side of these crops in pixels, a multiple of 16: people rated whole photos, so the more of
     them a crop shows, the truer its label."""
+    rated_smallest: int = 256
+    """Side, a multiple of 16, down to which they are then cut at random, alike."""
     distorted: int = 4
     """Photos shown at ``levels`` levels of one KADID type."""
     levels: int = 4
@@ -66,8 +70,13 @@ class BatchPlan:
     """Photos damaged inside a mask."""
     restored: int = 1
     """Photos shown clean, degraded and restored."""
+    written: int = 3
+    """Versions of photos shown without and with text over them."""
     crop: int = 256
     """Side of all other crops in pixels, a multiple of 16; MS-SSIM of restored sets needs 176."""
+    smallest: int = 96
+    """Side, a multiple of 16, down to which these are then cut at random, all of a step alike: a
+    judge that has seen one size alone says nothing of another."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generato
         labels = photos.ratings[indices]
         own = torch.full((plan.rated,), group)
         parts.append(Evidence(images, labels, labels, own, _no_map(images)))
-    return _join(parts)
+    return _cut(_join(parts), plan.rated_smallest, generator)
 
 
 def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
@@ -165,6 +174,19 @@ def restored_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
     )
 
 
+def written_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
+    """Any version of a photo, without and with text over it. One group.
+
+    Half the time it is the degraded one, which sharp letters flatter most.
+    """
+    tiles = sets.tiles(size, len(VERSIONS), generator=generator)
+    drawn = _below(2 * len(VERSIONS), generator)
+    version = tiles[drawn if drawn < len(VERSIONS) else VERSIONS.index("degraded")][None]
+    batch = torch.cat([version, add_text(version, generator=generator)])
+    unknown = torch.full((2,), math.nan)
+    return Evidence(batch, unknown, torch.tensor([1.0, 0.0]), torch.zeros(2), _no_map(batch))
+
+
 def ms_ssim_db(images: Tensor, clean: Tensor) -> Tensor:
     """−10·log₁₀(1 − MS-SSIM) of (B, 3, H, W) to (3, H, W), at most 40: (B,), higher is nearer."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
@@ -188,7 +210,19 @@ def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator
         parts.append(local_evidence(photos.pristine, size, generator))
     for _ in range(plan.restored):
         parts.append(restored_evidence(photos.restored, size, generator))
-    return _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
+    for _ in range(plan.written):
+        parts.append(written_evidence(photos.restored, size, generator))
+    made = _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
+    return _cut(made, plan.smallest, generator)
+
+
+def _cut(evidence: Evidence, smallest: int, generator: torch.Generator) -> Evidence:
+    """The same random square window of all images, a multiple of 16 px and ≥ ``smallest``."""
+    size = evidence.images.shape[-1]
+    side = smallest + STRIDE * _below((size - smallest) // STRIDE + 1, generator)
+    top, left = _below(size - side + 1, generator), _below(size - side + 1, generator)
+    window = (..., slice(top, top + side), slice(left, left + side))
+    return evidence._replace(images=evidence.images[window], rating_map=evidence.rating_map[window])
 
 
 def _join(parts: Sequence[Evidence]) -> Evidence:

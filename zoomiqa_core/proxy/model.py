@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +43,13 @@ class QualityProxy(
     """No-reference image quality with patch ratings pooled by learned patch weights.
 
     Features at strides 4, 8, 16 and 32 of an ImageNet backbone are projected and summed on the
-    stride-16 grid; per cell, 1×1 heads give a rating, a weight and an error scale. The image's
-    rating is the weighted mean of its cells (weighted patch averaging: Bosse et al., *Deep Neural
-    Networks for No-Reference and Full-Reference IQA*, TIP 2018), so any region is rated by the
-    same pooling. The error head reads detached features and weights: learning the uncertainty
-    cannot change the rating.
+    stride-16 grid. What the whole image looks like, the mean and spread of every feature channel
+    (Gatys et al. 2016's texture statistics), is added to each cell: people rate a dark room by
+    other standards than a landscape. Per cell, 1×1 heads give a rating, a weight and an error
+    scale. The image's rating is the weighted mean of its cells (weighted patch averaging: Bosse et
+    al., *Deep Neural Networks for No-Reference and Full-Reference IQA*, TIP 2018), so any region is
+    rated by the same pooling. The error head reads detached features and weights: learning the
+    uncertainty cannot change the rating.
 
     Batch normalisation always runs on its stored statistics, in training as well, so that one
     image's rating never depends on its batch.
@@ -82,6 +84,12 @@ class QualityProxy(
         self.register_buffer("std", _channels(config["std"]), persistent=False)
         channels = self.backbone.feature_info.channels()
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.statistics = nn.BatchNorm1d(2 * sum(channels), affine=False, momentum=None)
+        self.whole = nn.Sequential(
+            nn.Dropout(0.2), nn.Linear(2 * sum(channels), width), nn.SiLU(), nn.Linear(width, width)
+        )
+        nn.init.zeros_(self.whole[-1].weight)  # cells first speak for themselves
+        nn.init.zeros_(self.whole[-1].bias)
         self.context = nn.Sequential(
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate", groups=width),
@@ -148,7 +156,27 @@ class QualityProxy(
         """Switch training mode; batch normalisation stays on its stored statistics."""
         super().train(mode)
         self.backbone.eval()
+        self.statistics.eval()
         return self
+
+    @property
+    def standardised(self) -> bool:
+        """Whether :meth:`standardise` has been called, now or before these weights were saved."""
+        return int(self.statistics.num_batches_tracked) > 0
+
+    @torch.no_grad()
+    def standardise(self, batches: Iterable[Tensor]) -> None:
+        """Learn the usual mean and spread of the whole-image statistics, before training.
+
+        Args:
+            batches: (B, 3, H, W) in [0, 1] each, B ≥ 2; a few hundred varied images in all.
+        """
+        self.statistics.reset_running_stats()
+        self.statistics.train()
+        for images in batches:
+            pyramid = self.backbone((pad(images) - self.mean) / self.std)
+            self.statistics(moments(pyramid, coverage(*images.shape[-2:], like=images)))
+        self.statistics.eval()
 
     def forward(self, images: Tensor) -> ProxyOutput:
         """Judge a batch.
@@ -166,7 +194,7 @@ class QualityProxy(
         check_batch(images)
         images = fit(images, self.max_pixels)
         covered = coverage(*images.shape[-2:], like=images)
-        fused = self._features(images)[..., : covered.shape[-2], : covered.shape[-1]]
+        fused = self._features(images, covered)[..., : covered.shape[-2], : covered.shape[-1]]
 
         spread = MAX_RATING - MIN_RATING
         quality_map = MIN_RATING + spread * torch.sigmoid(_full(self.rating_head(fused)))
@@ -201,7 +229,7 @@ class QualityProxy(
         drawn = random_views(images, views or ViewConfig(), generator)
         return counted_on([self(view) for view in drawn], confidence)
 
-    def _features(self, images: Tensor) -> Tensor:
+    def _features(self, images: Tensor, covered: Tensor) -> Tensor:
         """Fused features on the padded image's stride-16 grid, (B, width, h, w)."""
         pyramid = self.backbone((pad(images) - self.mean) / self.std)
         grid = pyramid[2].shape[-2:]  # stride 16
@@ -213,8 +241,35 @@ class QualityProxy(
         coarse = functional.interpolate(
             self.project[3](pyramid[3]), size=grid, mode="bilinear", align_corners=False
         )
-        fused = fused + coarse
+        whole = self.whole(squash(self.statistics(moments(pyramid, covered))))
+        fused = fused + coarse + whole[..., None, None]
         return fused + self.context(fused)
+
+
+def moments(pyramid: Sequence[Tensor], covered: Tensor) -> Tensor:
+    """Mean and standard deviation of every channel over the image, (B, 2 · channels), fp32.
+
+    Args:
+        pyramid: (B, C, h, w) feature maps of the padded image.
+        covered: (1, 1, h', w') share of each 16-pixel cell that lies on the image (see
+            :func:`~.preprocess.coverage`); padded places do not count.
+    """
+    height, width = pyramid[2].shape[-2:]  # the padded image's cells
+    covered = functional.pad(covered, (0, width - covered.shape[-1], 0, height - covered.shape[-2]))
+    found = []
+    for features in pyramid:
+        features = _full(features)
+        weight = functional.adaptive_avg_pool2d(covered, features.shape[-2:])
+        weight = weight / weight.sum()
+        mean = (features * weight).sum((2, 3))
+        spread = (features.square() * weight).sum((2, 3)) - mean.square()
+        found += [mean, (spread.clamp_min(0) + 1e-6).sqrt()]
+    return torch.cat(found, dim=1)
+
+
+def squash(values: Tensor, limit: float = 4.0) -> Tensor:
+    """Standardised values bent into ±``limit``: damage far beyond any photo stays in range."""
+    return limit * torch.tanh(values / limit)
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

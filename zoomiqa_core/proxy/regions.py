@@ -30,27 +30,53 @@ def box_coverage(bbox: BBox, height: int, width: int) -> Tensor:
     return _overlap(y0, y1, height)[:, None] * _overlap(x0, x1, width)[None, :]
 
 
+def pool_regions(out: ProxyOutput, bboxes: Sequence[BBox], height: int, width: int) -> Tensor:
+    """Rating of each box: the map's mean inside it under the proxy's weights.
+
+    Cells count by their exact area inside the box, a box average without sampling points: what
+    RoIAlign (He et al., *Mask R-CNN*, ICCV 2017) approaches with more of them, here weighted.
+    Differentiable in the images; the box (0, 0, 1, 1) has the image's rating.
+
+    Args:
+        out: the proxy's output for a batch of B images of one size.
+        bboxes: R normalised boxes, the same for every image.
+        height: of the judged images in pixels (see :func:`~.preprocess.fitted_size`).
+        width: of the judged images in pixels.
+
+    Returns:
+        (B, R) in [1, 5].
+
+    Raises:
+        ValueError: a box is malformed, or the map is not that of such images.
+    """
+    cells = (-(-height // STRIDE), -(-width // STRIDE))
+    if out.map.shape[-2:] != cells:
+        raise ValueError(
+            f"images of {height}×{width} px have a map of {cells} cells, this one has "
+            f"{tuple(out.map.shape[-2:])}; give the judged size, fitted_size(height, width, "
+            "proxy.max_pixels)"
+        )
+    boxes = torch.stack([box_coverage(bbox, height, width) for bbox in bboxes]).to(out.weight)
+    inside = out.weight * boxes  # (B, R, h, w)
+    return (out.map * inside).sum((2, 3)) / inside.sum((2, 3))
+
+
 def region_ratings(
     out: ProxyOutput, bboxes: Sequence[BBox], height: int, width: int
 ) -> list[RegionScore]:
-    """Pool the map of one image inside each box with the proxy's weights.
+    """:func:`pool_regions` of one image, as numbers.
 
-    The rating of the box (0, 0, 1, 1) equals the image's rating. The error scale is the image's:
-    the proxy keeps no map of it.
+    The error scale is the image's: the proxy keeps no map of it.
 
     Args:
         out: the proxy's output for a batch of one.
-        bboxes: normalised boxes.
-        height: of the judged image in pixels (see :func:`~.preprocess.fitted_size`).
-        width: of the judged image in pixels.
+        bboxes, height, width: see :func:`pool_regions`.
     """
-    quality_map, weight = out.map[0, 0], out.weight[0, 0]
-    scores = []
-    for bbox in bboxes:
-        inside = weight * box_coverage(bbox, height, width).to(weight)
-        rating = ((quality_map * inside).sum() / inside.sum()).item()
-        scores.append(RegionScore(bbox, rating, out.rating_std[0].item()))
-    return scores
+    if not bboxes:
+        return []
+    std = out.rating_std[0].item()
+    ratings = pool_regions(out, bboxes, height, width)[0].tolist()
+    return [RegionScore(bbox, rating, std) for bbox, rating in zip(bboxes, ratings, strict=True)]
 
 
 def _overlap(start: float, stop: float, side: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,7 +22,18 @@ from zoomiqa_core.proxy.batches import (
 )
 
 CROP = 176  # the smallest that MS-SSIM takes
-PLAN = BatchPlan(rated=2, rated_crop=32, distorted=1, levels=2, local=1, restored=1, crop=CROP)
+PLAN = BatchPlan(
+    rated=2,
+    rated_crop=32,
+    rated_smallest=32,
+    distorted=1,
+    levels=2,
+    local=1,
+    restored=1,
+    written=1,
+    crop=CROP,
+    smallest=CROP,
+)
 
 
 def pool_of(folder, sizes, min_side) -> PhotoPool:
@@ -63,13 +76,13 @@ def test_rated_subsets_are_drawn_evenly_and_are_groups_of_their_own(photos):
 
 def test_what_is_known_of_each_kind_made_of_clean_photos(photos):
     evidence = made(photos)
-    assert evidence.images.shape == (3 + 1 + 9, 3, CROP, CROP)
+    assert evidence.images.shape == (3 + 1 + 9 + 2, 3, CROP, CROP)
     assert bool(((evidence.images >= 0) & (evidence.images <= 1)).all())
-    assert evidence.group.tolist() == [0] * 3 + [1] + [2] * 9
-    assert (~evidence.rating.isnan()).tolist() == [True] * 3 + [False] * 10
-    assert (~evidence.order.isnan()).tolist() == [True] * 3 + [False] + [True] * 9
+    assert evidence.group.tolist() == [0] * 3 + [1] + [2] * 9 + [3] * 2
+    assert (~evidence.rating.isnan()).tolist() == [True] * 3 + [False] * 12
+    assert (~evidence.order.isnan()).tolist() == [True] * 3 + [False] + [True] * 11
     mapped = ~evidence.rating_map.isnan().flatten(1).any(1)
-    assert mapped.tolist() == [False] * 3 + [True] + [False] * 9
+    assert mapped.tolist() == [False] * 3 + [True] + [False] * 11
 
 
 def test_the_first_of_a_distorted_group_is_the_clean_photo_with_the_best_label(photos):
@@ -78,6 +91,22 @@ def test_the_first_of_a_distorted_group_is_the_clean_photo_with_the_best_label(p
     group = batches.distorted_evidence(photos.pristine, plan, generator)
     assert group.rating[0] == batches.CLEAN_RATING
     assert len({round(x, 3) for x in group.rating[1:].tolist()}) == 3  # three different levels
+
+
+def test_a_batch_may_be_cut_down_and_its_maps_with_it(photos):
+    plan = replace(PLAN, smallest=32)
+    sides = set()
+    for seed in range(6):
+        evidence = made_evidence(photos, plan, generator=torch.Generator().manual_seed(seed))
+        whole = made(photos, seed)
+        side = evidence.images.shape[-1]
+        sides.add(side)
+        assert side % 16 == 0 and 32 <= side <= CROP
+        assert evidence.rating_map.shape[-2:] == evidence.images.shape[-2:] == (side, side)
+        windows = whole.images[0].unfold(1, side, 1).unfold(2, side, 1)  # 3, top, left, side, side
+        assert bool((windows == evidence.images[0][:, None, None]).flatten(3).all(3).all(0).any())
+        assert torch.equal(whole.group, evidence.group)
+    assert len(sides) > 2
 
 
 def test_a_generator_state_decides_the_batch(photos):
@@ -104,6 +133,14 @@ def test_restored_sets_are_ordered_by_nearness_to_the_clean_photo(tmp_path):
     )
 
 
+def test_the_same_picture_with_text_stands_below_it(photos):
+    generator = torch.Generator().manual_seed(0)
+    evidence = batches.written_evidence(photos.restored, CROP, generator)
+    assert evidence.order.tolist() == [1.0, 0.0]
+    changed = (evidence.images[0] - evidence.images[1]).abs().amax(0) > 2 / 255
+    assert 0.001 < float(changed.float().mean()) < 0.3  # letters, not the whole picture
+
+
 def test_what_is_no_row_of_tiles_is_refused(photos):
     with pytest.raises(ValueError, match="row of 7 square tiles"):
         photos.pristine.tiles(CROP, 7, generator=torch.Generator().manual_seed(0))
@@ -123,3 +160,10 @@ def test_small_photos_and_empty_lists_are_refused(photos):
         PhotoPool(photos.rated.paths, min_side=64)
     with pytest.raises(ValueError, match="is the folder right"):
         PhotoPool([], min_side=8)
+
+
+def test_small_photos_can_be_left_out(photos):
+    paths = [*photos.rated.paths, *photos.pristine.paths]
+    kept = PhotoPool(paths, min_side=64, skip_small=True)
+    assert kept.paths == photos.pristine.paths
+    assert len(kept) == 2

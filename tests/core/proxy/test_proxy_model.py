@@ -6,13 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zoomiqa_core.proxy.model import QualityProxy, load_imagenet, weighted_mean
+from zoomiqa_core.proxy.model import QualityProxy, load_imagenet, moments, squash, weighted_mean
+
+
+def awake(proxy: QualityProxy) -> QualityProxy:
+    """With a whole-image part that says something, as after training; a new one is silent."""
+    torch.nn.init.normal_(proxy.whole[-1].weight, std=0.5)
+    return proxy
 
 
 @pytest.fixture(scope="module")
 def proxy() -> QualityProxy:
     torch.manual_seed(0)
-    return QualityProxy(width=16).eval()
+    return awake(QualityProxy(width=16))
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -59,7 +65,7 @@ def test_input_gradient_is_finite_and_nonzero_at_every_pixel(proxy):
 
 def test_gradient_equals_a_finite_difference():
     torch.manual_seed(0)
-    proxy = QualityProxy(width=8).double()
+    proxy = awake(QualityProxy(width=8)).double()
     generator = torch.Generator().manual_seed(1)
     batch = torch.rand(1, 3, 64, 64, generator=generator).double().requires_grad_()
     direction = torch.randn(batch.shape, generator=generator).double()
@@ -83,10 +89,58 @@ def test_error_head_cannot_move_the_rating():
 def test_one_image_does_not_depend_on_its_batch_even_in_training(proxy):
     batch = images(3, 64, 64)
     proxy.train()
+    proxy.whole[0].eval()  # dropout alone is drawn for a batch
     together = proxy(batch).rating
     alone = torch.cat([proxy(image[None]).rating for image in batch])
     proxy.eval()
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_moments_by_hand_and_without_the_padding():
+    # 4 cells of which the last column is padding, and a level of half the resolution
+    values = torch.tensor([[1.0, 3.0, 100.0, 100.0], [5.0, 7.0, 100.0, 100.0]]).view(1, 1, 2, 4)
+    coarse = torch.tensor([[2.0, 100.0]]).view(1, 1, 1, 2)
+    found = moments([values, values, values, coarse], torch.ones(1, 1, 2, 2))
+    mean, spread = 4.0, 5.0**0.5  # of 1, 3, 5, 7
+    expected = torch.tensor([[mean, spread] * 3 + [2.0, 1e-3]])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_squash_keeps_small_values_and_bounds_large_ones():
+    values = torch.tensor([0.0, 0.1, -0.1, 1e6, -1e6])
+    torch.testing.assert_close(
+        squash(values), torch.tensor([0.0, 0.1, -0.1, 4.0, -4.0]), rtol=0, atol=1e-4
+    )
+
+
+def test_standardise_makes_the_statistics_of_its_images_usual():
+    torch.manual_seed(0)
+    proxy = QualityProxy(width=8)
+    assert not proxy.standardised
+    batches = [images(6, 64, 64, seed) for seed in range(3)]
+    proxy.standardise(batches)
+    assert proxy.standardised
+    seen: list[torch.Tensor] = []
+    proxy.statistics.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    for batch in batches:
+        proxy(batch)
+    values = torch.cat(seen)
+    torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]), rtol=0, atol=1e-2)
+    assert float(values.std(0).median()) == pytest.approx(1, abs=0.15)
+
+
+def test_the_whole_image_is_heard_in_every_cell():
+    torch.manual_seed(0)
+    silent = QualityProxy(width=16)
+    heard = QualityProxy(width=16)
+    heard.load_state_dict(silent.state_dict())
+    awake(heard)
+    batch = images(1, 160, 160)
+    other = batch.clone()
+    other[..., :32] = 0.5  # far from the last column: beyond what its own cells can see
+    with torch.no_grad():
+        moved = (heard(other).map - heard(batch).map).abs()[..., -1]
+    assert float(moved.min()) > 1e-5
 
 
 def test_save_and_load_is_the_identity_and_prints_nothing(proxy, tmp_path, capsys):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
-from zoomiqa_core.proxy.regions import box_coverage, region_ratings
+from zoomiqa_core.proxy.preprocess import fitted_size
+from zoomiqa_core.proxy.regions import box_coverage, pool_regions, region_ratings
 
 
 def test_coverage_is_exact_area_overlap():
@@ -42,3 +43,66 @@ def test_the_whole_box_has_the_image_rating(size):
 def test_a_malformed_box_is_refused(bbox):
     with pytest.raises(ValueError, match="divide pixel boxes"):
         box_coverage(bbox, 4, 4)
+
+
+SMALL = 96 * 96
+"""Pixels above which the proxies below shrink an image."""
+
+
+@pytest.mark.parametrize("size", [(64, 64), (17, 210), (210, 17), (130, 175), (400, 90)])
+def test_whole_boxes_of_a_batch_have_the_ratings_also_of_images_that_are_shrunk(size):
+    torch.manual_seed(0)
+    proxy = QualityProxy(width=8, max_pixels=SMALL)
+    out = proxy(torch.rand(2, 3, *size))
+    judged = fitted_size(size[0], size[1], SMALL)
+    found = pool_regions(out, [(0, 0, 1, 1)], *judged)
+    torch.testing.assert_close(found[:, 0], out.rating, rtol=0, atol=1e-5)
+
+
+def test_regions_that_part_the_image_add_up_to_its_rating():
+    torch.manual_seed(0)
+    out = QualityProxy(width=8)(torch.rand(1, 3, 70, 100))
+    parts = [(0, 0, 0.37, 1), (0.37, 0, 1, 0.61), (0.37, 0.61, 1, 1)]
+    share = torch.stack([(out.weight * box_coverage(box, 70, 100)).sum() for box in parts])
+    found = (pool_regions(out, parts, 70, 100)[0] * share).sum() / share.sum()
+    torch.testing.assert_close(found, out.rating[0], rtol=0, atol=1e-5)
+
+
+def test_pooling_equals_roi_align_where_the_weights_are_even():
+    from torchvision.ops import roi_align
+
+    generator = torch.Generator().manual_seed(0)
+    quality = 1 + 4 * torch.rand(1, 1, 6, 8, generator=generator)
+    out = ProxyOutput(torch.zeros(1), torch.ones(1), quality, torch.ones_like(quality))
+    # a box on cell borders, in cells: x 2 to 7, y 1 to 5; one sample in the middle of each cell
+    expected = roi_align(
+        quality, [torch.tensor([[2.0, 1, 7, 5]])], (4, 5), sampling_ratio=1, aligned=True
+    ).mean()
+    found = pool_regions(out, [(2 / 8, 1 / 6, 7 / 8, 5 / 6)], 96, 128)
+    torch.testing.assert_close(found[0, 0], expected, rtol=0, atol=1e-5)
+
+
+def test_the_gradient_of_a_region_by_hand_and_in_the_image():
+    # weights 3 and 1, left cell alone inside: d rating / d map = (1, 0); whole: (3/4, 1/4)
+    quality = torch.tensor([[1.0, 5.0]])[None, None].requires_grad_()
+    weight = torch.tensor([[3.0, 1.0]])[None, None]
+    out = ProxyOutput(torch.zeros(1), torch.ones(1), quality, weight)
+    for box, slope in (((0, 0, 0.5, 1), [1.0, 0]), ((0, 0, 1, 1), [0.75, 0.25])):
+        (found,) = torch.autograd.grad(pool_regions(out, [box], 16, 32).sum(), quality)
+        torch.testing.assert_close(found.flatten(), torch.tensor(slope))
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 64, 96).requires_grad_()
+    rating = pool_regions(QualityProxy(width=8)(images), [(0, 0, 0.25, 0.25)], 64, 96)
+    (found,) = torch.autograd.grad(rating.sum(), images)
+    assert found.isfinite().all() and found[..., :16, :24].abs().min(1).values.gt(0).any()
+
+
+def test_a_map_of_another_size_is_refused():
+    out = QualityProxy(width=8)(torch.rand(1, 3, 64, 96))
+    with pytest.raises(ValueError, match=r"\(8, 6\) cells.*fitted_size"):
+        pool_regions(out, [(0, 0, 1, 1)], 128, 96)
+
+
+def test_no_box_has_no_rating():
+    out = QualityProxy(width=8)(torch.rand(1, 3, 64, 96))
+    assert region_ratings(out, [], 64, 96) == []

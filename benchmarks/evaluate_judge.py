@@ -1,0 +1,326 @@
+"""The judge against the bars it has to clear, in one table.
+
+    python -m benchmarks.evaluate_judge --biq2021 BIQ2021 --photos PHOTOS [--weights DIR]
+
+``BIQ2021`` is the dataset's folder (its test split is used), ``PHOTOS`` a folder of clean photos no
+judge was trained on. Every measure stands beside what it must reach and what would be excellent;
+measures without a bar are there to read. Each part of the table is a file in the output folder,
+written when the part is done: cut short, the same command goes on with what is missing, and
+``--rows PART …`` measures those parts anew. Other weights or settings never mix with what is there.
+Ten minutes of one core, half of them for KADID's distortions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import evaluate_proxy, peers, timing
+from benchmarks.attack_proxy import attack_table, attacked_images
+from benchmarks.damaged_photos import damage, read_photos
+from benchmarks.evaluate_proxy import MONOTONE
+from benchmarks.evaluate_pruning import Progress, Recorder, progress_of, rank_correlations
+from benchmarks.evaluate_uncertainty import interval_table, out_of_distribution_table
+from benchmarks.judge_speed import forward, forward_backward
+from zoomiqa_core.files import to_json, write_text_atomic
+from zoomiqa_core.images import find_images
+from zoomiqa_core.metrics import Estimate
+from zoomiqa_core.proxy.model import BUNDLED_WEIGHTS, QualityProxy
+from zoomiqa_core.scorer import ProxyScorer
+
+Table = dict[str, Estimate | float]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Where a measure has to lie, both ends included."""
+
+    must: Interval
+    excellent: Interval | None
+
+    def verdict(self, value: float) -> str:
+        """``excellent``, ``reached``, or by how much it is missed."""
+        if math.isnan(value):
+            return "not measured"
+        for name, wanted in (("excellent", self.excellent), ("reached", self.must)):
+            if wanted and wanted[0] <= value <= wanted[1]:
+                return name
+        low, high = self.must
+        return f"missed by {max(low - value, value - high):.3f}"
+
+
+def at_least(must: float, excellent: float) -> Bar:
+    return Bar((must, math.inf), (excellent, math.inf))
+
+
+def at_most(must: float, excellent: float | None) -> Bar:
+    return Bar((-math.inf, must), None if excellent is None else (-math.inf, excellent))
+
+
+BARS: dict[str, Bar] = {
+    "BIQ2021 mean of subsets SRCC": at_least(0.74, 0.80),
+    "BIQ2021 SRCC": at_least(0.80, 0.85),
+    "BIQ2021 PLCC": at_least(0.82, 0.88),
+    "KADID types seen: SRCC": at_least(0.75, 0.88),
+    "KADID types unseen: SRCC": at_least(0.70, 0.82),
+    "KADID types seen: ordered level pairs": at_least(0.975, 0.99),
+    "KADID types seen: ordered level pairs, graded types": at_least(0.975, 0.99),
+    "KADID types unseen: ordered level pairs": at_least(0.95, 0.98),
+    **{f"{name}: SRCC of rating with level": at_least(0.6, 0.85) for name in MONOTONE},
+    "local damage: pointing": at_least(0.70, 0.88),
+    "local damage: IoU": at_least(0.45, 0.58),
+    "BIQ2021 SRCC of std with |error|": at_least(0.25, 0.45),
+    "BIQ2021 coverage of the 90 % interval": Bar((0.87, 0.93), (0.89, 0.91)),
+    "std apart from photos, least AUC": at_least(0.5, 0.9),
+    "PGD 2/255: gain of the rating": at_most(1.2, 0.6),
+    "PGD 2/255: gain of the reward": at_most(0.8, 0.3),
+    "added text: largest rise of the rating": at_most(0.05, 0.0),
+    "alarm: AUC of hacked against honest": at_least(0.90, 0.98),
+    "previews: SRCC at 30%": at_least(0.5, 0.7),
+    "previews: SRCC at 50%": at_least(0.7, 0.85),
+    "512² forward, of tf_efficientnet_lite0's": at_most(1.2, 0.8),
+    "512² forward and backward, of tf_efficientnet_lite0's": at_most(1.2, 0.8),
+    "shipped size of the judges, MB": at_most(16.0, None),
+}
+"""What has to be reached, by measure."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured, and on what."""
+
+    biq2021: str
+    photos: str
+    weights: str
+    """Folder of the judge."""
+    digest: str
+    """Of its files."""
+    count: int
+    """Photos a part takes at most."""
+    size: int
+    """Side of the crops of distorted photos, pixels."""
+    seed: int
+
+    def proxy(self) -> QualityProxy:
+        """The judge, frozen."""
+        return QualityProxy.from_pretrained(self.weights).requires_grad_(False)
+
+    def paths(self, most: int) -> list[Path]:
+        """At most ``most`` photos spread evenly over the folder."""
+        found, wanted = find_images([self.photos]), min(most, self.count)
+        return found[:: max(1, len(found) // wanted)][:wanted]
+
+
+def people(setup: Setup) -> Table:
+    """Agreement with people, and what the std says of the error."""
+    judged = evaluate_proxy.judge_rated(setup.proxy(), setup.biq2021, "test")
+    table = evaluate_proxy.against_people(judged, setup.seed)
+    intervals = interval_table(judged.rating - judged.people, judged.std, setup.seed)
+    return {**table, **{f"BIQ2021 {name}": value for name, value in intervals.items()}}
+
+
+def distortions(setup: Setup) -> Table:
+    """Graded distortions, types seen in training and not."""
+    ratings = evaluate_proxy.distortion_ratings(
+        setup.proxy(), setup.paths(20), setup.size, setup.seed
+    )
+    return evaluate_proxy.against_distortions(ratings, setup.seed)
+
+
+def local_damage(setup: Setup) -> Table:
+    """Damage of a fifth of the area, to be found in the map."""
+    return evaluate_proxy.against_local_damage(
+        setup.proxy(), setup.paths(41), setup.size, setup.seed
+    )
+
+
+def out_of_distribution(setup: Setup) -> Table:
+    """The std on what the judge was never shown, beside that on photos."""
+    return out_of_distribution_table(setup.proxy(), setup.paths(12), setup.seed)
+
+
+def _attacks(setup: Setup, name: str) -> dict[str, Any]:
+    images = attacked_images(setup.photos, min(20, setup.count), 224, setup.seed)
+    with torch.enable_grad():
+        row = attack_table(setup.proxy(), images, setup.seed, [name])[name]
+    return {f"{name}: {measure}": value for measure, value in row.items()}
+
+
+def pgd(setup: Setup) -> Table:
+    """The strongest invisible change."""
+    return _attacks(setup, "PGD 2/255")
+
+
+def text(setup: Setup) -> Table:
+    """Praise written on the photo."""
+    return _attacks(setup, "added text")
+
+
+def alarm(setup: Setup) -> Table:
+    """Hacked against honest improvements, told apart by the second judge."""
+    return {"alarm: AUC of hacked against honest": math.nan}
+
+
+def previews(setup: Setup) -> Table:
+    """Do previews of the bundled restorer's candidates rank as the finished ones do?"""
+    from restoration_guide.best_of_n import BestOfN
+    from restoration_guide.restorers import load_restorer
+
+    recorder, scorer = Recorder(load_restorer("builtin")), ProxyScorer(setup.proxy())
+    search = BestOfN(recorder, scorer)  # pyright: ignore[reportArgumentType]
+    photos: list[Progress] = []
+    for photo in read_photos(setup.photos, min(10, setup.count)):
+        selection = search(damage(photo, "mixed", seed=setup.seed), seed=setup.seed)
+        photos.append(progress_of(selection, recorder.previews, scorer))
+    return {f"previews: {name}": value for name, value in rank_correlations(photos).items()}
+
+
+def speed(setup: Setup) -> Table:
+    """Time beside the bare backbone's, round by round."""
+    proxy, name = setup.proxy(), "tf_efficientnet_lite0"
+    image = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(setup.seed))
+    judges: dict[str, peers.Judge] = {
+        "judge": lambda batch: proxy(batch).rating,
+        "bare": peers.backbone(name),
+    }
+    runs = {f"{who} forward": forward(judge, image) for who, judge in judges.items()}
+    runs |= {f"{who} both": forward_backward(judge, image) for who, judge in judges.items()}
+    with torch.enable_grad():
+        seconds = timing.interleaved_seconds(runs, rounds=9)
+    table: Table = {}
+    for kind, words in (("forward", "forward"), ("both", "forward and backward")):
+        ratio = timing.ratios(seconds, seconds[f"bare {kind}"])[f"judge {kind}"]
+        table[f"512² {words}, of {name}'s"] = ratio
+    table["512² forward, milliseconds"] = 1e3 * sorted(seconds["judge forward"])[4]
+    return table
+
+
+def size(setup: Setup) -> Table:
+    """Bytes of the weights that are shipped: this judge and the alarm's."""
+    folders = [Path(setup.weights), BUNDLED_WEIGHTS.parent / "alarm"]
+    files = [file for folder in folders for file in folder.glob("*.safetensors")]
+    return {"shipped size of the judges, MB": sum(file.stat().st_size for file in files) / 1e6}
+
+
+PARTS: dict[str, Callable[[Setup], Table]] = {
+    part.__name__: part
+    for part in (
+        people,
+        distortions,
+        local_damage,
+        out_of_distribution,
+        pgd,
+        text,
+        alarm,
+        previews,
+        speed,
+        size,
+    )
+}
+
+
+def measure(setup: Setup, out: Path, renew: Sequence[str] = ()) -> dict[str, Table]:
+    """Every part's table: what ``out`` has of these settings is read, the rest is measured.
+
+    Args:
+        setup: what is measured.
+        out: folder of the parts.
+        renew: parts measured anew whatever there is.
+    """
+    tables: dict[str, Table] = {}
+    for name, part in PARTS.items():
+        file = out / f"{name}.json"
+        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if name in renew or record.get("setup") != asdict(setup):
+            began = time.perf_counter()
+            with torch.no_grad():
+                table = part(setup)
+            seconds = round(time.perf_counter() - began, 1)
+            record = {"setup": asdict(setup), "table": table, "seconds": seconds}
+            record["hardware"] = {**timing.hardware(), "threads": torch.get_num_threads()}
+            write_text_atomic(file, to_json(record, sort_keys=False))
+            record = json.loads(file.read_text(encoding="utf-8"))
+        tables[name] = {key: _value(value) for key, value in record["table"].items()}
+    return tables
+
+
+def _value(stored: Any) -> Estimate | float:
+    """A figure as JSON keeps it: NaN is null, an interval three numbers."""
+    if isinstance(stored, list):
+        return Estimate(*(math.nan if number is None else number for number in stored))
+    return math.nan if stored is None else stored
+
+
+def markdown(tables: Mapping[str, Table]) -> str:
+    """The measures with a bar first, then the others."""
+    figures = {name: value for table in tables.values() for name, value in table.items()}
+    lines = ["| measure | value | must | excellent | |", "|---|---|---|---|---|"]
+    for name, bar in BARS.items():
+        value = figures.get(name, math.nan)
+        plain = value.value if isinstance(value, Estimate) else value
+        bars = (_words(bar.must), _words(bar.excellent))
+        lines.append(f"| {name} | {_figure(value)} | {' | '.join(bars)} | {bar.verdict(plain)} |")
+    rest = (f"| {n} | {_figure(v)} | | | |" for n, v in figures.items() if n not in BARS)
+    return "\n".join([*lines, *rest])
+
+
+def _figure(value: Estimate | float) -> str:
+    return str(value) if isinstance(value, Estimate) else f"{value:.3f}"
+
+
+def _words(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    if math.isinf(low):
+        return f"≤ {high:g}"
+    return f"≥ {low:g}" if math.isinf(high) else f"{low:g} – {high:g}"
+
+
+def digest(weights: Path) -> str:
+    """First eight hexadecimal digits of the SHA-256 of a judge's files."""
+    known = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        known.update((weights / name).read_bytes())
+    return known.hexdigest()[:8]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what is missing, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--biq2021", required=True)
+    parser.add_argument("--photos", required=True)
+    parser.add_argument("--weights", type=Path, default=BUNDLED_WEIGHTS)
+    parser.add_argument("--count", type=int, default=41, help="photos a part takes at most")
+    parser.add_argument("--size", type=int, default=384, help="side of distorted crops, px")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", nargs="*", choices=PARTS, default=[], help="measure these anew")
+    parser.add_argument("--out", type=Path, help="default: runs/judge/DIGEST of the weights")
+    args = parser.parse_args(arguments)
+
+    known = digest(args.weights)
+    out = args.out or Path("runs/judge") / known
+    setup = Setup(
+        args.biq2021, args.photos, str(args.weights), known, args.count, args.size, args.seed
+    )
+    table = markdown(measure(setup, out, args.rows))
+    hardware = ", ".join(f"{key} {value}" for key, value in timing.hardware().items())
+    table += f"\n\nWeights {known}, seed {args.seed}; {hardware}.\n"
+    print(table)
+    print(f"written: {write_text_atomic(out / 'table.md', table)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The proxy as one ONNX graph: any batch and size, for use without PyTorch.
+
+``export_onnx(proxy, "proxy.onnx")`` writes a file that an ONNX runtime reads; it gives what
+:class:`~.model.QualityProxy` gives, to 1e-4. The graph does not shrink: resize an image of more
+than ``proxy.max_pixels`` to that area before (:func:`~.preprocess.fit`). Needs the extra
+``export``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
+from zoomiqa_core.files import atomic_path
+from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, squash, weighted_mean
+from zoomiqa_core.proxy.preprocess import ALIGNMENT, STRIDE
+
+INPUT = "images"
+"""Name of the graph's input, (B, 3, H, W) float32 in [0, 1]; outputs are those of ProxyOutput."""
+OPSET = 18
+
+
+class ExportableProxy(nn.Module):
+    """:class:`QualityProxy` in operations that keep their meaning at sizes unknown beforehand.
+
+    On a padded image every grid is a whole multiple of the next, so pooling *to a grid* is pooling
+    *by a factor*, and a convolution that pads by its input's size pads by what an even size needs.
+
+    Args:
+        proxy: copied, to the CPU and evaluation mode.
+    """
+
+    def __init__(self, proxy: QualityProxy) -> None:
+        super().__init__()
+        self.proxy = deepcopy(proxy).cpu().float().eval().requires_grad_(False)
+        _pad_by_constants(self.proxy.backbone)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Judge (B, 3, H, W) images; a :class:`ProxyOutput` as a plain tuple."""
+        proxy = self.proxy
+        height, width = images.shape[-2], images.shape[-1]
+        rows, columns = _places(height), _places(width)
+        padded = images.index_select(2, rows.clamp(max=height - 1))
+        padded = padded.index_select(3, columns.clamp(max=width - 1))
+        covered = (_shares(rows, height)[:, None] * _shares(columns, width)[None, :])[None, None]
+
+        pyramid = proxy.backbone((padded - proxy.mean) / proxy.std)
+        fused = proxy.project[2](pyramid[2])
+        for index, factor in ((0, 4), (1, 2)):
+            fused = fused + proxy.project[index](functional.avg_pool2d(pyramid[index], factor))
+        fused = fused + functional.interpolate(
+            proxy.project[3](pyramid[3]), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
+        whole = proxy.whole(squash(proxy.statistics(_moments(pyramid, covered))))
+        fused = fused + whole[..., None, None]
+        fused = fused + proxy.context(fused)
+
+        below, right = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
+        fused, covered = fused[:, :, :below, :right], covered[:, :, :below, :right]
+        spread = MAX_RATING - MIN_RATING
+        quality_map = MIN_RATING + spread * torch.sigmoid(proxy.rating_head(fused))
+        weight = (functional.softplus(proxy.weight_head(fused)) + 1e-3) * covered
+        error = functional.softplus(proxy.error_head(fused)) + 1e-2
+        return weighted_mean(quality_map, weight), weighted_mean(error, weight), quality_map, weight
+
+
+def export_onnx(proxy: QualityProxy, path: str | Path) -> Path:
+    """Write the proxy as one ONNX file, batch and sides free.
+
+    Args:
+        proxy: on any device; it is not changed.
+        path: the file, replaced whole.
+
+    Returns:
+        The path written. Input and outputs are named as in :data:`INPUT` and
+        :class:`~.model.ProxyOutput`.
+
+    Raises:
+        ModuleNotFoundError: the extra ``export`` is not installed.
+    """
+    try:
+        import onnx  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "writing ONNX needs the package onnx: pip install 'zoomiqa-restoration-guide[export]'"
+        ) from error
+    free = {INPUT: {0: "batch", 2: "height", 3: "width"}, "rating": {0: "batch"}}
+    free["rating_std"] = free["rating"]
+    free["map"] = free["weight"] = {0: "batch", 2: "rows", 3: "columns"}
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="Constant folding")
+        torch.onnx.export(
+            ExportableProxy(proxy).eval(),
+            (torch.rand(2, 3, 90, 140),),
+            str(temporary),
+            input_names=[INPUT],
+            output_names=list(ProxyOutput._fields),
+            dynamic_axes=free,
+            opset_version=OPSET,
+            dynamo=False,  # traces in seconds; the other exporter takes minutes for free sides
+        )
+    return Path(path)
+
+
+def _places(side: int) -> Tensor:
+    """0, 1 … up to the padded side."""
+    count = (side + ALIGNMENT - 1) // ALIGNMENT
+    return torch.arange((count + 1 // count) * ALIGNMENT)  # two at least, as MIN_SIDE has it
+
+
+def _shares(places: Tensor, side: int) -> Tensor:
+    """Share of each cell of the padded side that lies on the image, in [0, 1]."""
+    return ((side - places[::STRIDE]).clamp(0, STRIDE) / STRIDE).float()
+
+
+def _moments(pyramid: Sequence[Tensor], covered: Tensor) -> Tensor:
+    """:func:`.model.moments` with ``covered`` (1, 1, H'/16, W'/16) of the padded image."""
+    shares = (
+        functional.interpolate(covered, scale_factor=4.0, mode="nearest"),
+        functional.interpolate(covered, scale_factor=2.0, mode="nearest"),
+        covered,
+        functional.avg_pool2d(covered, 2),
+    )
+    found = []
+    for features, share in zip(pyramid, shares, strict=True):
+        weight = share / share.sum()
+        mean = (features * weight).sum((2, 3))
+        spread = (features.square() * weight).sum((2, 3)) - mean.square()
+        found += [mean, (spread.clamp_min(0) + 1e-6).sqrt()]
+    return torch.cat(found, dim=1)
+
+
+def _pad_by_constants(backbone: nn.Module) -> None:
+    """Replace TensorFlow-style convolutions, whose padding is computed from the input's size."""
+    from timm.layers import Conv2dSame
+
+    for parent in list(backbone.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Conv2dSame):
+                conv: Any = child
+                (kernel, _), (stride, _) = conv.kernel_size, conv.stride
+                before = (kernel - stride) // 2  # of a side that the stride divides
+                after = kernel - stride - before
+                fixed = nn.Conv2d(
+                    conv.in_channels,
+                    conv.out_channels,
+                    (kernel, kernel),
+                    (stride, stride),
+                    groups=conv.groups,
+                    bias=conv.bias is not None,
+                )
+                fixed.load_state_dict(conv.state_dict())
+                padding = nn.ZeroPad2d((before, after, before, after))
+                setattr(parent, name, nn.Sequential(padding, fixed))
