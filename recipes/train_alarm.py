@@ -1,38 +1,49 @@
-"""Train the alarm: a second judge, from scratch, on full-reference similarity alone.
+"""Train the alarm: a second judge, on full-reference similarity alone.
 
     python -m recipes.train_alarm --config recipes/configs/train_alarm/default.yaml \
-        photos=PHOTOS held_out=VALIDATION restored=SETS out=runs/alarm
+        photos=PHOTOS restored=SETS out=runs/alarm
 
-``photos`` is a folder of clean photographs, ``held_out`` another one to validate on, ``restored``
-the folder ``sets`` of :mod:`recipes.build_restored_sets` made of ``photos``. No rating of the proxy
-and no gradient of it is used, so that what fools the proxy need not fool the alarm. The run resumes
-from its folder; the result is ``out/weights``. Batches: :mod:`zoomiqa_core.alarm.batches`.
+``photos`` is a folder of clean photographs, ``restored`` the folder ``sets`` that
+:mod:`recipes.build_restored_sets` made of them. No rating of the proxy and no gradient of it is
+used, so that what fools the proxy need not fool the alarm. Every tenth photo, with its set, is held
+out: it only says how good the result is.
+
+First the statistics of all families of versions are measured (``out/families``; finished parts are
+kept, so the recipe resumes), then the committee is fitted to them in a minute: to the differences of
+the rating within a family, and less so to its level. The result is ``out/weights``.
 """
 
 from __future__ import annotations
 
-import math
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from omegaconf import MISSING
-from rich.progress import Progress
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
 
 from recipes.compose import compose
-from zoomiqa_core.alarm.batches import Families, FamilyPlan, draw_families
-from zoomiqa_core.alarm.losses import difference_loss, level_loss
+from zoomiqa_core.alarm.families import SIZE, damaged_family, restored_family
 from zoomiqa_core.alarm.model import Alarm
+from zoomiqa_core.alarm.reference import reference_rating
+from zoomiqa_core.alarm.statistics import statistics
 from zoomiqa_core.data.photos import PhotoPool
+from zoomiqa_core.files import atomic_path
 from zoomiqa_core.images import find_images
-from zoomiqa_core.metrics import srcc
-from zoomiqa_core.proxy.losses import error_loss
+from zoomiqa_core.metrics import ordered_pairs, srcc
+from zoomiqa_core.proxy.losses import error_loss, regression_loss
 from zoomiqa_core.training.run import RunFolder
+
+PART = 20
+"""Families in one file."""
+MIN_GAP = 0.25
+"""Pairs closer than this in their reference rating are not counted as ordered."""
 
 
 @dataclass(frozen=True)
@@ -40,139 +51,146 @@ class Config:
     """Settings of one training of the alarm."""
 
     photos: str = MISSING
-    """Folder of clean photographs, sides ≥ ``batch.crop``."""
-    held_out: str = MISSING
-    """Folder of other clean photographs."""
+    """Folder of clean photographs, sides ≥ ``crop``."""
     restored: str = MISSING
-    """Folder of restored sets."""
-    start: str | None = None
-    """Folder of an alarm to train on; None begins with random weights."""
+    """Folder of their restored sets."""
     out: str = "runs/alarm"
     """Run folder."""
-    steps: int = 2000
-    """Optimisation steps."""
-    batch: FamilyPlan = field(default_factory=FamilyPlan)
-    """Families a step."""
-    lr: float = 7e-4
+    families: int = 500
+    """Families of each of the two kinds."""
+    held_out_families: int = 60
+    """The same, of held-out photos."""
+    crop: int = 256
+    """Side in pixels."""
+    members: int = 5
+    """Networks of the committee."""
+    hidden: int = 48
+    """Units of their hidden layers."""
+    epochs: int = 60
+    """Passes over the families."""
+    lr: float = 2e-3
     """Peak learning rate."""
-    weight_decay: float = 0.02
+    weight_decay: float = 0.05
     level_weight: float = 0.25
     """Of the rating itself, beside its differences within a family."""
-    ema: float = 0.99
-    """Decay of the averaged weights that are evaluated and shipped."""
-    bf16: bool = False
-    """Run the network in bfloat16."""
-    device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
     seed: int = 0
-    save_every: int = 50
-    """Steps between checkpoints."""
-    validate_every: int = 200
-    """Steps between validations."""
-    validate_on: int = 24
-    """Held-out families."""
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: 50 steps of warm-up, a cosine to zero."""
-    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+Draw = Callable[[PhotoPool, int, torch.Generator], Tensor]
 
 
 @torch.no_grad()
-def validate(alarm: Alarm, families: Families, device: str) -> dict[str, float]:
-    """Within families: mean SRCC with the reference rating, and RMS error of the differences."""
-    found = torch.cat([alarm(part.to(device)).rating for part in families.images.split(32)])
-    rows = found.cpu().view(-1, families.size), families.rating.view(-1, families.size)
-    order = [srcc(a.tolist(), b.tolist()) for a, b in zip(*rows, strict=True)]
-    error = (rows[0] - rows[0].mean(1, keepdim=True)) - (rows[1] - rows[1].mean(1, keepdim=True))
-    return {"family_srcc": float(np.mean(order)), "family_rmse": float(error.square().mean() ** 0.5)}
+def measured(
+    folder: Path, draw: Draw, pool: PhotoPool, count: int, crop: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Statistics (count, ``SIZE``, COUNT) and reference ratings (count, ``SIZE``) of families."""
+    parts = []
+    numbers = range(0, count, PART)
+    for first in track(numbers, folder.name, disable=not sys.stderr.isatty()):
+        path = folder / f"{first:05d}.safetensors"
+        if not path.is_file():
+            rows = []
+            for number in range(first, min(first + PART, count)):
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+                family = draw(pool, crop, generator)
+                rows.append((statistics(family), reference_rating(family, family[:1])))
+            found, rating = (torch.stack(column) for column in zip(*rows, strict=True))
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as partial:
+                save_file({"statistics": found, "rating": rating}, partial)
+        parts.append(load_file(path))
+    return torch.cat([p["statistics"] for p in parts]), torch.cat([p["rating"] for p in parts])
+
+
+def difference_loss(rating: Tensor, target: Tensor) -> Tensor:
+    """Smooth L1 (β = .1 rating) of the differences of all pairs in each family, (F, size) both.
+
+    The alarm is asked which of two versions of one photo is better and by how much; what it thinks
+    of the photo itself cancels.
+    """
+    size = rating.shape[1]
+    found, true = (x[:, :, None] - x[:, None, :] for x in (rating, target))
+    return functional.smooth_l1_loss(found, true, beta=0.1) * size / (size - 1)  # no diagonal
+
+
+def fit(alarm: Alarm, found: Tensor, rating: Tensor, config: Config) -> None:
+    """Teach every member four fifths of the families, (F, size, COUNT) and (F, size)."""
+    alarm.standardise(found.flatten(0, 1))
+    for number, member in enumerate(alarm.members):
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        own = torch.randperm(len(found), generator=generator)[: max(1, len(found) * 4 // 5)]
+        optimiser = torch.optim.AdamW(member.parameters(), weight_decay=config.weight_decay)
+        batches = -(-len(own) // 32)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, config.lr, total_steps=config.epochs * batches
+        )
+        member.train()
+        for _ in range(config.epochs):
+            order = own[torch.randperm(len(own), generator=generator)]
+            for batch in order.tensor_split(batches):
+                made, error = alarm.opinions(found[batch], [number])[0].unbind(-1)
+                loss = difference_loss(made, rating[batch])
+                loss = loss + config.level_weight * regression_loss(made, rating[batch])
+                optimiser.zero_grad()
+                (loss + 0.1 * error_loss(made, error, rating[batch])).backward()
+                optimiser.step()
+                schedule.step()
+        member.eval()
+
+
+@torch.no_grad()
+def agreement(alarm: Alarm, found: Tensor, rating: Tensor) -> dict[str, float]:
+    """With the reference rating, within families and over all versions."""
+    out = alarm.judge(found.flatten(0, 1))
+    made = out.rating.view_as(rating)
+    pairs = [p for a, b in zip(made, rating, strict=True) for p in ordered_pairs(a, b, min_gap=MIN_GAP)]
+    error = (made - rating).flatten()
+    return {
+        "family SRCC": float(np.mean([srcc(a, b) for a, b in zip(made, rating, strict=True)])),
+        f"pairs {MIN_GAP} apart in order": float(np.mean(pairs)),
+        "SRCC": srcc(made.flatten(), rating.flatten()),
+        "RMSE": float(error.square().mean().sqrt()),
+        "SRCC of std with the absolute error": srcc(out.rating_std, error.abs()),
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, validate, save."""
+    """Measure, fit, say how good it is, save."""
     config, resolved = compose(Config, arguments)
     if config.threads:
         torch.set_num_threads(config.threads)
     run = RunFolder(config.out, resolved)
-    plan = config.batch
-    photos = PhotoPool(find_images([config.photos]), min_side=plan.crop)
-    restored = PhotoPool(find_images([config.restored]), min_side=plan.crop)
-    unseen = PhotoPool(find_images([config.held_out]), min_side=plan.crop)
-    held_out = draw_families(
-        restored,  # not drawn from: sets of held-out photos are not to be had
-        unseen,
-        FamilyPlan(0, config.validate_on, plan.size, plan.crop),
-        generator=torch.Generator().manual_seed(config.seed),
-    )
+    photos = find_images([config.photos])
+    unseen = {path.stem for path in photos[::10]}
+    kinds = {
+        "damaged": (damaged_family, [(path, path.stem) for path in photos]),
+        "restored": (  # NUMBER_NAME.png
+            restored_family,
+            [(path, path.stem.split("_", 1)[1]) for path in find_images([config.restored])],
+        ),
+    }
+    taught, held_out = [], {}
+    for kind, (draw, named) in kinds.items():
+        for split, count in ((False, config.families), (True, config.held_out_families)):
+            pool = PhotoPool([p for p, name in named if (name in unseen) == split], min_side=config.crop)
+            folder = run.path / "families" / (f"{kind}_held_out" if split else kind)
+            families = measured(folder, draw, pool, count, config.crop, config.seed)
+            if split:
+                held_out[kind] = families
+            else:
+                taught.append(families)
+    found, rating = (torch.cat(column) for column in zip(*taught, strict=True))
 
-    torch.manual_seed(config.seed)  # the initial weights
-    alarm = Alarm() if config.start is None else Alarm.from_pretrained(config.start)
-    alarm = alarm.to(config.device).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(alarm.parameters(), lr=0.0, weight_decay=config.weight_decay)
-    averaged = AveragedModel(
-        alarm, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
-    )
-    shipped = cast(Alarm, averaged.module).eval()
-    kind = torch.device(config.device).type  # "cuda" of "cuda:1"
-    start = 0
-    if state := run.load():
-        alarm.load_state_dict(state["alarm"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-
-    def draw(step: int) -> Families:
-        # a generator per step: a resumed run sees the batches of an unbroken one
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        return draw_families(restored, photos, plan, generator=generator)
-
-    with (
-        Progress(disable=not sys.stderr.isatty()) as progress,
-        ThreadPoolExecutor(1) as ahead,  # draws the next batch while this one is learned
-    ):
-        bar = progress.add_task("alarm", total=config.steps, completed=start)
-        upcoming = ahead.submit(draw, start)
-        for step in range(start, config.steps):
-            began = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * schedule(step, config.steps)
-            families = upcoming.result()
-            upcoming = ahead.submit(draw, step + 1)
-
-            target = families.rating.to(config.device)
-            images = families.images.to(config.device, memory_format=torch.channels_last)
-            optimizer.zero_grad()
-            with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-                out = alarm(images)
-            terms = {
-                "difference": difference_loss(out.rating, target, families.size),
-                "level": level_loss(out.rating, target),
-                "error": error_loss(out.rating, out.rating_std, target),
-            }
-            (terms["difference"] + config.level_weight * terms["level"] + terms["error"]).backward()
-            torch.nn.utils.clip_grad_norm_(alarm.parameters(), 5.0, error_if_nonfinite=True)
-            optimizer.step()
-            averaged.update_parameters(alarm)
-
-            done = step + 1
-            record: dict[str, float] = {"step": done}
-            record |= {name: round(term.item(), 5) for name, term in terms.items()}
-            record["seconds"] = round(time.perf_counter() - began, 3)
-            if done % config.validate_every == 0 or done == config.steps:
-                record |= validate(shipped, held_out, config.device)
-            run.log(record)
-            if done % config.save_every == 0 or done == config.steps:
-                run.save(
-                    {
-                        "alarm": alarm.state_dict(),
-                        "averaged": averaged.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "step": done,
-                    }
-                )
-            progress.advance(bar)
-    shipped.half().save_pretrained(run.path / "weights")  # loaded into fp32 modules
+    torch.manual_seed(config.seed)  # the initial weights, dropout
+    alarm = Alarm(config.members, config.hidden)
+    fit(alarm, found, rating, config)
+    for kind, families in {"taught": (found, rating), **held_out}.items():
+        record = {name: round(value, 4) for name, value in agreement(alarm, *families).items()}
+        run.log({"versions": kind, **record})
+        print(kind, record)
+    alarm.save_pretrained(run.path / "weights")
     print(f"weights: {run.path / 'weights'}")
 
 

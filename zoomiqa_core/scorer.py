@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload, runtime_checkable
@@ -10,14 +11,16 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.alarm.model import Alarm
-from zoomiqa_core.assessment import Assessment, BBox, RegionScore
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
 from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image, source_name
 from zoomiqa_core.model_files import is_transformers_model
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.proxy.preprocess import fitted_size
+from zoomiqa_core.proxy.preprocess import fit, fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
 
 ImageList = Sequence[ImageSource]
+TILE = 128
+"""Side in px of what the alarm judges as one place."""
 
 
 @runtime_checkable
@@ -42,13 +45,13 @@ class Scorer(Protocol):
 
 
 class ProxyScorer:
-    """The differentiable proxy, or the alarm, as a :class:`Scorer`.
+    """The differentiable proxy as a :class:`Scorer`.
 
     Images are judged one by one, so a rating never depends on its neighbours in a list. For
     gradients call ``scorer.proxy(batch)`` itself.
 
     Args:
-        proxy: the model, ``QualityProxy`` or ``Alarm``; it is moved to ``device`` and judges in evaluation mode.
+        proxy: the model; it is moved to ``device`` and judges in evaluation mode.
         device: torch device, e.g. ``"cuda"``.
         name: what reports call it; ``load_scorer`` gives the name it was asked for.
     """
@@ -125,6 +128,56 @@ class ProxyScorer:
         return self.proxy(image.pixels[None].to(self.device))
 
 
+class AlarmScorer(ProxyScorer):
+    """The alarm as a :class:`Scorer`.
+
+    It judges statistics of the whole image and has no map of its own: a place is judged by the
+    statistics of a window around it alone, so its rating is rougher than the image's.
+    """
+
+    def quality_map(self, image: ImageSource) -> Tensor:
+        """(1, h, w) ratings of tiles of about ``TILE`` px, each judged by itself."""
+        pixels = self._fitted(image)
+        rows = pixels.tensor_split(max(1, round(pixels.shape[1] / TILE)), 1)
+        columns = max(1, round(pixels.shape[2] / TILE))
+        ratings = [[self._rate(t)[0] for t in row.tensor_split(columns, 2)] for row in rows]
+        return torch.tensor([ratings])
+
+    def score_regions(self, image: ImageSource, bboxes: Sequence[BBox]) -> list[RegionScore]:
+        """Rate regions by what is inside them, and around them up to ``TILE / 2`` px a side.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ValueError: a box is malformed.
+        """
+        pixels = self._fitted(image)
+        found = []
+        for bbox in bboxes:
+            x0, y0, x1, y1 = check_bbox(bbox)
+            (top, bottom), (left, right) = (
+                _window(start, stop, side)
+                for start, stop, side in zip((y0, x0), (y1, x1), pixels.shape[1:], strict=True)
+            )
+            found.append(RegionScore(bbox, *self._rate(pixels[:, top:bottom, left:right])))
+        return found
+
+    def _fitted(self, image: ImageSource) -> Tensor:
+        return fit(read_image(image).pixels[None], self.proxy.max_pixels)[0]
+
+    @torch.no_grad()
+    def _rate(self, pixels: Tensor) -> tuple[float, float]:
+        out = self.proxy(pixels[None].to(self.device))
+        return float(out.rating), float(out.rating_std)
+
+
+def _window(start: float, stop: float, side: int) -> tuple[int, int]:
+    """First pixel and end of a share of ``side``, widened to ``TILE / 2`` px where there is room."""
+    first, end = math.floor(start * side), math.ceil(stop * side)
+    length = max(end - first, min(TILE // 2, side))
+    first = min(max(0, first - (length - (end - first)) // 2), side - length)
+    return first, first + length
+
+
 @overload
 def load_scorer(
     name: Literal["proxy", "alarm"] = ..., *, device: str | torch.device = ...
@@ -167,5 +220,5 @@ def load_scorer(
     if settings:
         raise TypeError(f"the proxy takes no settings, got {', '.join(sorted(settings))}")
     if str(name) == "alarm":
-        return ProxyScorer(Alarm.from_pretrained(), device, "alarm")
+        return AlarmScorer(Alarm.from_pretrained(), device, "alarm")
     return ProxyScorer(QualityProxy.from_pretrained(None if bundled else name), device, str(name))
