@@ -73,9 +73,9 @@ class Change:
         return right and self.proxy_gain >= CLAIM
 
 
-def attacked(photo: Photo, proxy: QualityProxy, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+def attacked(photo: Photo, place: int, proxy: QualityProxy, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(kind, before, after) of every attack on a crop; every second photo is damaged first."""
-    before = photo.clean if photo.number % 2 else damage(photo, "mixed", seed=seed)
+    before = damage(photo, "mixed", seed=seed) if place % 2 else photo.clean
     for name, attack in ATTACKS.items():
         with torch.enable_grad():
             after = attack(before[None], lambda image: proxy(image).rating)
@@ -84,10 +84,14 @@ def attacked(photo: Photo, proxy: QualityProxy, seed: int) -> Iterator[tuple[str
 
 @torch.no_grad()
 def restored(
-    photo: Photo, untuned: TinyRestorationPipeline, tuned: TinyRestorationPipeline | None, seed: int
+    photo: Photo,
+    place: int,
+    untuned: TinyRestorationPipeline,
+    tuned: TinyRestorationPipeline | None,
+    seed: int,
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(kind, before, after) of restorations of one damaged photo, and of the tuned restorer's."""
-    degraded = damage(photo, PRESETS[photo.number % len(PRESETS)], seed=seed)
+    degraded = damage(photo, PRESETS[place % len(PRESETS)], seed=seed)
 
     def restore(pipe: TinyRestorationPipeline, steps: int, temperature: float) -> Tensor:
         (images,) = pipe(
@@ -118,11 +122,11 @@ def measure(
 ) -> list[Change]:
     """All changes of all photos, those that do not count among them."""
     untuned, changes = load_builtin_pipeline(), []
-    for photo in track(photos, "photos"):
+    for place, photo in enumerate(track(photos, "photos")):
         small = Photo(photo.number, photo.name, centre_crop(photo.clean, size, size))
         for truth, pairs in (
-            (small.clean, attacked(small, proxy, seed)),
-            (photo.clean, restored(photo, untuned, tuned, seed)),
+            (small.clean, attacked(small, place, proxy, seed)),
+            (photo.clean, restored(photo, place, untuned, tuned, seed)),
         ):
             for kind, *pair in pairs:
                 before, after = ((image.clamp(0, 1) * 255).round() / 255 for image in pair)
