@@ -1,26 +1,38 @@
 """What fine-tuning brought: fine-tuned restorers against the untuned one, on photos nobody saw.
 
-    python -m benchmarks.evaluate_finetuned --photos PHOTOS --runs runs/draft1 runs/naive --seed 0
+    python -m benchmarks.evaluate_finetuned --photos PHOTOS --runs runs/methods/*/seed-* --count 60
 
 ``PHOTOS`` is a folder of clean photos that neither training nor monitor was given; their 256 x 256
-centre crops are damaged as in ``evaluate_restorer`` and restored by the sampler of each run's
-configuration, with the same noise by all. Prints the means of the untuned restorer and the changes
-with 95 % bootstrap intervals over photos, and writes them as JSON. ``rating`` is the judge of the
-reward: a rise of it alone proves nothing. The probes are distances from the clean photo's
-statistics (``restoration_guide.finetune.probes``): lower is better.
+crops (middles, then corners) are damaged as in ``evaluate_restorer`` and restored by the sampler of
+each run's configuration, with the same noise by all. Runs are grouped as
+``benchmarks.train_methods`` writes them: a folder ``METHOD/seed-N`` by METHOD, any other alone. Of
+a group the table has, for every figure, the change from the untuned restorer: the mean over seeds
+and photos, with a 95 % bootstrap interval over photos (each photo's mean over the seeds). The
+verdict is the monitor's; seconds are the training's.
+
+``rating`` is the judge of the reward: a rise of it alone proves nothing. ``independent`` is a judge
+no run was trained on. The probes are distances from the clean photo's statistics
+(``restoration_guide.finetune.probes``): lower is better.
+
+Figures of a restorer are kept in ``--kept`` under the hash of its weights, so that a command that
+is repeated, with one run more, restores only what is new.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
 from rich.progress import track
 
-from benchmarks.damaged_photos import Photo, damage, read_photos
+from benchmarks.damaged_photos import SIDE, Photo, damage, read_crops
 from benchmarks.timing import hardware, threads
 from restoration_guide.fidelity import degrade_and_compare, low_pass_distance
 from restoration_guide.finetune.probes import departures
@@ -37,15 +49,58 @@ from zoomiqa_core.scorer import Scorer
 Figures = dict[str, list[float]]
 """Name → one figure a photo."""
 
+COLUMNS = ("rating", "independent", "psnr", "ms_ssim")
+"""Figures of the short table, where there are."""
+
+
+class Run(NamedTuple):
+    """A fine-tuning and what its folder says of it."""
+
+    folder: Path
+    method: str
+    restorer: str
+    """The untuned one: "builtin" or a folder."""
+    sampler: dict[str, Any]
+    """Arguments of the pipeline's call."""
+    verdict: str
+    """The monitor's: last check, and what was kept."""
+    seconds: float
+    """Of training and looking, wall clock."""
+
+
+def read_run(folder: Path) -> Run:
+    """What a run's folder says."""
+    config = OmegaConf.load(folder / "config.yaml")
+    sampler = {
+        "num_inference_steps": config.rollout.steps,
+        "temperature": config.rollout.temperature,
+    }
+    name = folder.parent.name if folder.name.startswith("seed-") else folder.name
+    verdict, seconds = "", float("nan")
+    if (folder / "checks.json").is_file():
+        verdict = _verdict(json.loads((folder / "checks.json").read_text(encoding="utf-8")))
+    if (folder / "log.jsonl").is_file():
+        last = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+        seconds = json.loads(last)["seconds"]
+    return Run(folder, name, config.restorer, sampler, verdict, seconds)
+
+
+def _verdict(checks: Sequence[Mapping[str, Any]]) -> str:
+    hacked = next((check["step"] for check in checks if check["hacked"]), None)
+    doubtful = [check["step"] for check in checks if not check["honest"]]
+    if hacked is not None:
+        honest = max(c["step"] for c in checks if c["honest"] and c["step"] < hacked)
+        return f"hacked at {hacked}, honest until {honest}"
+    return f"doubtful at {doubtful[-1]}" if doubtful else f"honest to {checks[-1]['step']}"
+
 
 def measure(
     pipe: TinyRestorationPipeline,
-    photos: list[Photo],
-    judges: dict[str, Scorer],
+    photos: Sequence[Photo],
+    judges: Mapping[str, Scorer],
     *,
     preset: str,
-    steps: int,
-    temperature: float,
+    sampler: Mapping[str, Any],
     seed: int,
 ) -> Figures:
     """Every figure of every photo, restored once."""
@@ -54,8 +109,7 @@ def measure(
         degraded = damage(photo, preset, seed=seed)[None]
         (images,) = pipe(
             degraded,
-            steps,
-            temperature=temperature,
+            **sampler,
             generator=candidate_generator(seed, photo.number),
             output_type="pt",
             return_dict=False,
@@ -71,9 +125,92 @@ def measure(
     return found
 
 
-def changes(before: Figures, after: Figures) -> dict[str, Estimate]:
-    """Mean change of every figure, with its interval over photos."""
-    return {name: bootstrap(np.mean, np.subtract(after[name], before[name])) for name in before}
+def changes(before: Figures, after: Sequence[Figures]) -> dict[str, Estimate]:
+    """Change of every figure from the untuned restorer to runs of several seeds.
+
+    Args:
+        before: of the untuned restorer.
+        after: of each seed's, on the same photos.
+
+    Returns:
+        Mean over seeds and photos, with its interval over photos: seeds are not resampled.
+    """
+    table = {}
+    for name, values in before.items():
+        tuned = np.mean([seed[name] for seed in after], axis=0)
+        table[name] = bootstrap(np.mean, tuned - np.asarray(values))
+    return table
+
+
+def spread(before: Figures, after: Sequence[Figures]) -> dict[str, float]:
+    """Largest minus smallest mean change among the seeds, of every figure."""
+    return {
+        name: float(np.ptp([np.mean(np.subtract(seed[name], values)) for seed in after]))
+        for name, values in before.items()
+    }
+
+
+class KeptFigures:
+    """Figures of restorers, kept on disk under all that decides them.
+
+    Args:
+        folder: one JSON file a restorer.
+        photos: what is restored.
+        judges: by name.
+        rules: further settings that decide the figures: preset and seed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        photos: Sequence[Photo],
+        judges: Mapping[str, Scorer],
+        rules: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.photos, self.judges, self.rules = folder, photos, judges, rules
+
+    def of(self, pipe: TinyRestorationPipeline, sampler: Mapping[str, Any]) -> Figures:
+        """The figures of a pipeline, measured where they are not kept."""
+        digest = hashlib.sha256()
+        for weight in [*pipe.unet.state_dict().values(), *(p.clean for p in self.photos)]:
+            digest.update(weight.contiguous().numpy().tobytes())
+        settings = {**self.rules, **sampler, "judges": [_identity(j) for j in self.judges.values()]}
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        path = self.folder / f"{digest.hexdigest()[:24]}.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+        found = measure(pipe, self.photos, self.judges, sampler=sampler, **self.rules)
+        write_text_atomic(path, to_json(found))
+        return found
+
+
+def _identity(judge: Scorer) -> str:
+    """A judge by what it says of a fixed image: other weights, other words."""
+    ramp = torch.linspace(0, 1, 96).expand(3, 96, 96) * torch.rand(
+        3, 96, 96, generator=torch.Generator().manual_seed(0)
+    )
+    return f"{type(judge).__name__} {judge.assess(ramp).rating:.6f}"
+
+
+def as_markdown(
+    report: Mapping[str, Any], columns: Sequence[str], untuned: Mapping[str, float]
+) -> str:
+    """The table: a row a method."""
+    head = ["method", "seeds", *columns, "monitor", "seconds"]
+    rows = [head, ["---"] * len(head)]
+    rows.append(["untuned", "", *(f"{untuned[name]:.4g}" for name in columns), "", ""])
+    for method, found in report.items():
+        figures = [_interval(Estimate(**found["changes"][name])) for name in columns]
+        verdicts = "; ".join(dict.fromkeys(found["verdicts"]))
+        times = f"{np.mean(found['seconds']):.0f}"
+        rows.append([method, str(len(found["verdicts"])), *figures, verdicts, times])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _interval(estimate: Estimate) -> str:
+    digits = 4 if abs(estimate.value) < 0.02 else 3
+    value, low, high = (f"{number:+.{digits}f}" for number in estimate)
+    return f"{value} [{low}, {high}]"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,52 +220,47 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="run folders")
     parser.add_argument("--independent-judge", help="a scorer that no run was trained on")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mixed")
-    parser.add_argument("--count", type=int, default=20, help="photos")
+    parser.add_argument("--count", type=int, default=60, help=f"crops of {SIDE} px")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--all", action="store_true", help="every figure, not the main ones alone")
+    parser.add_argument("--kept", type=Path, default=Path("runs/evaluate_finetuned"))
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_finetuned.json"))
     given = parser.parse_args(arguments)
 
     judges: dict[str, Scorer] = {"rating": load_scorer("proxy")}
     if given.independent_judge:
-        judges["independent rating"] = load_scorer(given.independent_judge)
-    photos = read_photos(given.photos, given.count)
-    report: dict[str, object] = {
-        "photos": len(photos),
-        "preset": given.preset,
-        "seed": given.seed,
-        **hardware(),
-    }
-    baselines: dict[tuple[str, int, float], Figures] = {}
+        judges["independent"] = load_scorer(given.independent_judge)
+    photos = read_crops(given.photos, given.count)
+    kept = KeptFigures(given.kept, photos, judges, {"preset": given.preset, "seed": given.seed})
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in map(read_run, given.runs):
+        key = (run.restorer, json.dumps(run.sampler), run.method)
+        groups.setdefault(key, []).append(run)
+
+    record: dict[str, Any] = {"crops": len(photos), **kept.rules, **hardware(), "samplers": []}
     with threads(given.threads), torch.no_grad():
-        for run in given.runs:
-            config = OmegaConf.load(run / "config.yaml")
-            sampler = {"steps": config.rollout.steps, "temperature": config.rollout.temperature}
-            rules = {"preset": given.preset, "seed": given.seed, **sampler}
-            key = (config.restorer, *sampler.values())
-            if key not in baselines:
-                untuned = load_builtin_pipeline(
-                    None if config.restorer == "builtin" else config.restorer
-                )
-                baselines[key] = measure(untuned, photos, judges, **rules)
-                print(f"\nuntuned, {sampler}: means over {len(photos)} photos")
-                for name, values in baselines[key].items():
-                    print(f"  {name:<20}{_interval(bootstrap(np.mean, values))}")
-            tuned = measure(load_builtin_pipeline(run / "pipeline"), photos, judges, **rules)
-            table = changes(baselines[key], tuned)
-            print(f"\n{run}: changes")
-            for name, estimate in table.items():
-                print(f"  {name:<20}{_interval(estimate)}")
-            report[str(run)] = {
-                "untuned": {k: float(np.mean(v)) for k, v in baselines[key].items()},
-                "changes": {name: estimate._asdict() for name, estimate in table.items()},
-            }
-            write_text_atomic(given.out, to_json(report, sort_keys=False))
-
-
-def _interval(estimate: Estimate) -> str:
-    value, low, high = (f"{number:.4f}" for number in estimate)
-    return f"{value} [{low}, {high}]"
+        for restorer, sampler in dict.fromkeys(key[:2] for key in groups):
+            call = json.loads(sampler)
+            source = None if restorer == "builtin" else restorer
+            before = kept.of(load_builtin_pipeline(source), call)
+            columns = list(before) if given.all else [name for name in COLUMNS if name in before]
+            untuned = {name: float(np.mean(values)) for name, values in before.items()}
+            report = {}
+            for (_, _, method), runs in groups.items():
+                if runs[0].restorer != restorer or runs[0].sampler != call:
+                    continue
+                after = [kept.of(load_builtin_pipeline(r.folder / "pipeline"), call) for r in runs]
+                report[method] = {
+                    "changes": {k: v._asdict() for k, v in changes(before, after).items()},
+                    "spread_of_seeds": spread(before, after),
+                    "verdicts": [run.verdict for run in runs],
+                    "seconds": [run.seconds for run in runs],
+                }
+            print(f"\n{len(photos)} crops, {given.preset}, {sampler}; changes from untuned\n")
+            print(as_markdown(report, columns, untuned))
+            record["samplers"].append({**call, "untuned": untuned, "methods": report})
+    write_text_atomic(given.out, to_json(record, sort_keys=False))
 
 
 if __name__ == "__main__":

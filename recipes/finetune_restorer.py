@@ -7,17 +7,16 @@
 ``degraded/`` and ``clean/``. Every third photo is held out, unless ``held_out`` names a folder of
 the same kind. The run resumes from its folder, which holds ``log.jsonl`` (every term of the reward
 at every step), ``checks.json`` and ``curves.png`` (the held-out images), ``previews/``, and at the
-end ``before_after.png``, ``adapter/`` (PEFT), and ``pipeline/``: the adapter merged, a diffusers
-folder for ``load_restorer`` with a model card that explains the run. What is kept is the last check
-without evidence against it. The same under ``accelerate launch -m recipes.finetune_restorer …``.
+end ``before_after.png``, ``adapter/`` (PEFT), and ``pipeline/`` with a model card that explains the
+run: of the bundled kind of restorer the adapter merged, a folder for ``load_restorer``; of another
+diffusers pipeline what ``load_lora_weights`` takes. What is kept is the last check without evidence
+against it. The same under ``accelerate launch -m recipes.finetune_restorer …``.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -25,7 +24,6 @@ import torch
 from accelerate import Accelerator
 from omegaconf import MISSING, OmegaConf
 from rich.progress import Progress
-from torch import Tensor
 from torchvision.utils import make_grid
 
 from recipes.compose import compose
@@ -52,11 +50,16 @@ from restoration_guide.finetune.photos import (
     training_batch,
 )
 from restoration_guide.finetune.pictures import draw_before_after, draw_curves
+from restoration_guide.finetune.reports import ReportedPhotos
 from restoration_guide.finetune.reward_backprop import RewardBackprop
 from restoration_guide.finetune.rollout import RolloutConfig
+from restoration_guide.finetune.samplers import (
+    BuiltinSampler,
+    PipelineConfig,
+    Sampler,
+    load_sampler,
+)
 from restoration_guide.restorers.base import candidate_generator
-from restoration_guide.restorers.builtin import load_builtin_pipeline
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from restoration_guide.rewards import Reward, RewardConfig
 from zoomiqa_core import QualityProxy, load_scorer
 from zoomiqa_core.files import to_json, write_text_atomic
@@ -64,7 +67,7 @@ from zoomiqa_core.images import find_images, save_png
 from zoomiqa_core.training.policy import LoraSettings
 from zoomiqa_core.training.run import RunFolder
 
-PRIVATE = ("photos", "held_out", "out", "restorer", "judge", "independent_judge")
+PRIVATE = ("photos", "reports", "held_out", "out", "restorer", "judge", "independent_judge")
 """Settings that may name a user's folders; the model card leaves them out."""
 
 
@@ -76,12 +79,17 @@ class Config:
     """Folder of clean photos, degraded on the fly."""
     paired: bool = False
     """The folder holds ``degraded/`` and ``clean/`` instead, whose images share their names."""
+    reports: str | None = None
+    """Reports of ``restoration-guide best-of-n`` on ``photos``, whose candidates and ratings
+    ``method=dpo`` learns from instead of making its own."""
     held_out: str | None = None
     """Folder of the same kind for the monitor; None holds every third photo out (not of pairs)."""
     out: str = "runs/finetune"
     """Run folder."""
     restorer: str = "builtin"
-    """``builtin`` or the folder of a ``TinyRestorationPipeline``."""
+    """``builtin``, or the folder or hub id of a diffusers pipeline."""
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    """Of a pipeline that is not of the bundled kind."""
     judge: str = "proxy"
     """Of the reward: ``proxy`` or the folder of a ``QualityProxy``."""
     independent_judge: str | None = None
@@ -103,12 +111,19 @@ class Config:
         default_factory=lambda: {"mixed": 0.5, "noise_jpeg": 0.2, "blur_noise": 0.1, "x2": 0.2}
     )
     """Share of each degradation of the clean photos; "none" leaves crops as they are."""
+    trackers: list[str] = field(default_factory=list)
+    """Of accelerate, such as ``[tensorboard]``, beside ``log.jsonl``."""
     threads: int = 1
     """CPU threads; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
         if self.paired and self.held_out is None:
             raise ValueError("paired=true needs held_out=FOLDER, a folder of other pairs")
+        if self.reports is not None and (self.method != "dpo" or self.held_out is None):
+            raise ValueError(
+                "reports are what method=dpo learns from, and want held_out=FOLDER, clean photos "
+                f"for the monitor; got method={self.method}, held_out={self.held_out}"
+            )
 
 
 def read_photos(config: Config) -> tuple[Photos, Photos]:
@@ -118,6 +133,17 @@ def read_photos(config: Config) -> tuple[Photos, Photos]:
         return (
             PairedPhotos(config.photos, min_side=crop),
             PairedPhotos(config.held_out, min_side=side),
+        )
+    if config.reports is not None and config.held_out is not None:
+        others = find_images([config.held_out])
+        return (
+            ReportedPhotos(
+                config.reports,
+                config.photos,
+                min_side=crop,
+                confidence=config.reward.confidence,
+            ),
+            DegradedPhotos(others, config.presets, min_side=side),
         )
     paths = find_images([config.photos])
     if config.held_out is None:
@@ -130,32 +156,22 @@ def read_photos(config: Config) -> tuple[Photos, Photos]:
     )
 
 
-def restoring(pipe: TinyRestorationPipeline, config: Config) -> Callable[[Tensor, int], Tensor]:
-    """How the monitor restores a held-out image: the sampler of the training, fixed noise."""
+def make_method(sampler: Sampler, tuned: TunedNetwork, reward: Reward, config: Config) -> Method:
+    """The method by its name; all but ``backprop`` see the reward as a black box.
 
-    def restore(image: Tensor, number: int) -> Tensor:
-        (images,) = pipe(
-            image,
-            config.rollout.steps,
-            temperature=config.rollout.temperature,
-            generator=candidate_generator(config.loop.seed, number),
-            output_type="pt",
-            return_dict=False,
+    Raises:
+        ValueError: a method that needs the bundled kind's forward process, of another pipeline.
+    """
+    if config.method == "backprop":
+        return RewardBackprop(sampler, tuned, reward)
+    if not isinstance(sampler, BuiltinSampler):
+        raise ValueError(
+            f"method={config.method} regresses on the forward process of the bundled kind of "
+            "restorer; other pipelines learn by method=backprop"
         )
-        return images
-
-    return restore
-
-
-def make_method(
-    pipe: TinyRestorationPipeline, tuned: TunedNetwork, reward: Reward, config: Config
-) -> Method:
-    """The method by its name; all but ``backprop`` see the reward as a black box."""
     if config.method == "nft":
-        return Nft(pipe, tuned, terms_of(reward), config.nft, reward.scale)
-    if config.method == "dpo":
-        return Dpo(pipe, tuned, terms_of(reward), config.dpo, reward.scale)
-    return RewardBackprop(pipe, tuned, reward, config.rollout)
+        return Nft(sampler.pipe, tuned, terms_of(reward), config.nft, reward.scale)
+    return Dpo(sampler.pipe, tuned, terms_of(reward), config.dpo, reward.scale)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,27 +179,33 @@ def main(arguments: list[str] | None = None) -> None:
     config, resolved = compose(Config, arguments)
     if config.threads:
         torch.set_num_threads(config.threads)
-    accelerator = Accelerator(cpu=config.loop.cpu, mixed_precision=config.loop.mixed_precision)
+    accelerator = Accelerator(
+        cpu=config.loop.cpu,
+        mixed_precision=config.loop.mixed_precision,
+        log_with=[*config.trackers],
+        project_dir=config.out,
+    )
     with accelerator.main_process_first():
         run = RunFolder(config.out, resolved)
     photos, others = read_photos(config)
 
-    pipe = load_builtin_pipeline(None if config.restorer == "builtin" else config.restorer)
-    pipe.to(accelerator.device)
-    tuned = TunedNetwork(pipe.unet, config.lora, seed=config.loop.seed)
+    sampler = load_sampler(config.restorer, config.pipeline, config.rollout, accelerator.device)
+    tuned = TunedNetwork(sampler.network, config.lora, seed=config.loop.seed)
     tuned.network.to(accelerator.device)
     if config.loop.mixed_precision != "no":  # wraps the network's forward in autocast, in place
         accelerator.prepare_model(tuned.network, evaluation_mode=True)
     judge = QualityProxy.from_pretrained(None if config.judge == "proxy" else config.judge)
     judge.requires_grad_(False).to(accelerator.device)
-    method = make_method(pipe, tuned, Reward(judge, config.reward), config)
+    method = make_method(sampler, tuned, Reward(judge, config.reward), config)
     independent = config.independent_judge and load_scorer(config.independent_judge)
     with tuned.reference():
         monitor = Monitor(
             held_out_batch(
                 others, config.monitor.images, config.monitor.side, seed=config.loop.seed
             ).to(accelerator.device),
-            restoring(pipe, config),
+            lambda image, number: sampler.restore(
+                image, candidate_generator(config.loop.seed, number)
+            ),
             judge,
             config.monitor,
             judge=independent or None,
@@ -198,10 +220,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     folder = run.path / "checkpoints"
     checks: list[Check] = []
+    spent = {"seconds": 0.0, "cpu_seconds": 0.0}
     if steps := checkpoint_steps(folder):
         state = load_checkpoint(folder, steps[-1])
         loop.load(state["loop"])
         checks = [Check(**check) for check in state["checks"]]
+        if accelerator.is_main_process:
+            for record in run.rewind(loop.step)[-1:]:
+                spent = {name: record[name] for name in spent}
     else:
         loop.calibrate()
 
@@ -212,7 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
             keep_checkpoints(folder, {loop.step, last_honest(checks)})
 
     def look() -> None:
-        checks.append(monitor.look(loop.step))
+        with loop.kept():
+            checks.append(monitor.look(loop.step))
         if accelerator.is_main_process:
             write_text_atomic(run.path / "checks.json", to_json([c.to_dict() for c in checks]))
             rows = [monitor.batch.degraded, monitor.untuned, monitor.images]
@@ -225,17 +252,19 @@ def main(arguments: list[str] | None = None) -> None:
     if not checks:
         look()
         save()
+    accelerator.init_trackers("finetune_restorer")
     began, cpu = time.perf_counter(), time.process_time()
     with Progress(disable=not (sys.stderr.isatty() and accelerator.is_main_process)) as progress:
         bar = progress.add_task("fine-tuning", total=config.loop.steps, completed=loop.step)
         while loop.step < config.loop.steps and not (checks[-1].hacked and config.monitor.stop):
             record = loop.take_step()
             record |= {
-                "seconds": round(time.perf_counter() - began, 2),
-                "cpu_seconds": round(time.process_time() - cpu, 2),
+                "seconds": round(spent["seconds"] + time.perf_counter() - began, 2),
+                "cpu_seconds": round(spent["cpu_seconds"] + time.process_time() - cpu, 2),
             }
             if accelerator.is_main_process:
                 run.log(record)
+            accelerator.log({k: v for k, v in record.items() if v is not None}, step=loop.step)
             if loop.step % config.monitor.every == 0 or loop.step == config.loop.steps:
                 look()
                 save()
@@ -243,8 +272,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        export(run, config, loop, monitor, pipe, checks)
-    accelerator.wait_for_everyone()
+        export(run, config, loop, monitor, sampler, checks)
+    accelerator.end_training()
 
 
 def last_honest(checks: list[Check]) -> int:
@@ -257,14 +286,16 @@ def export(
     config: Config,
     loop: Loop,
     monitor: Monitor,
-    pipe: TinyRestorationPipeline,
+    sampler: Sampler,
     checks: list[Check],
 ) -> None:
     """Go back to the weights that are kept, and write pictures, adapter, pipeline and card."""
     kept = last_honest(checks) if config.monitor.stop else loop.step
-    loop.tuned.load(load_checkpoint(run.path / "checkpoints", kept)["loop"]["tuned"])
-    records = [json.loads(line) for line in (run.path / "log.jsonl").open(encoding="utf-8")]
-    draw_curves(records, checks, kept, run.path / "curves.png")
+    state = load_checkpoint(run.path / "checkpoints", kept)["loop"]
+    if state["averaged"]:
+        state["tuned"] = dict(zip(state["tuned"], state["averaged"], strict=True))
+    loop.tuned.load(state["tuned"])
+    draw_curves(run.records(), checks, kept, run.path / "curves.png")
     with torch.no_grad():
         after = monitor.restored()
     draw_before_after(
@@ -278,13 +309,12 @@ def export(
     folder = run.path / "pipeline"
     if loop.tuned.peft is not None:
         loop.tuned.save_adapter(run.path / "adapter")
-    network = loop.tuned.merged()
-    merged = TinyRestorationPipeline(network, pipe.scheduler, **asdict(pipe.flow))  # pyright: ignore
-    merged.save_pretrained(folder)
+    how = sampler.save(loop.tuned, folder)
     public = {name: value for name, value in asdict(config).items() if name not in PRIVATE}
     text = model_card(
         checks,
         kept,
+        how,
         OmegaConf.to_yaml(OmegaConf.create(public)),
         images=config.monitor.images,
         skipped_steps=loop.skipped_steps,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from restoration_guide.finetune.methods import Batch
+from restoration_guide.finetune.methods import Batch, Rewarded
 from restoration_guide.restorers import residual_flow as rf
 from restoration_guide.restorers.builtin import BuiltinRestorer
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
@@ -19,21 +18,6 @@ from zoomiqa_core.scorer import Scorer
 BlackBox = Callable[[Tensor, Batch, int, torch.Generator], dict[str, Tensor]]
 """Candidates (M, 3, H, W), the batch of their inputs (M), step, generator → terms (M,) each, among
 them ``reward``; NaN where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rewarded:
-    """N candidates of each of B inputs."""
-
-    images: Tensor
-    """(B, N, 3, H, W) in [0, 1]."""
-    terms: dict[str, Tensor]
-    """(B, N) each; ``reward`` is what counts."""
-
-    @property
-    def reward(self) -> Tensor:
-        """(B, N)."""
-        return self.terms["reward"]
 
 
 def terms_of(reward: Reward) -> BlackBox:

@@ -17,7 +17,7 @@ tags:
 
 # A restorer fine-tuned towards a reward
 
-A `TinyRestorationPipeline` for `load_restorer(FOLDER)`.
+{how}
 
 ## Training
 
@@ -67,13 +67,14 @@ def verdict(checks: Sequence[Check], kept: int) -> str:
 
 
 def model_card(
-    checks: Sequence[Check], kept: int, config: str, *, images: int, skipped_steps: int
+    checks: Sequence[Check], kept: int, how: str, config: str, *, images: int, skipped_steps: int
 ) -> str:
     """The card.
 
     Args:
         checks: the monitor's looks, the first at step 0.
         kept: step whose weights the card belongs to.
+        how: what the weights are and what loads them, in words.
         config: the run's, as YAML, without the user's folders.
         images: how many the monitor looked at.
         skipped_steps: steps that changed nothing.
@@ -92,6 +93,7 @@ def model_card(
         for name, value in own.worse.items()
     ]
     return CARD.format(
+        how=how,
         verdict=verdict(checks, kept),
         skipped_steps=skipped_steps,
         heads=" | ".join(names),

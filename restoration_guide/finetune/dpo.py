@@ -100,7 +100,8 @@ def dpo_loss(
 class Dpo(ScaledMethod):
     """Diffusion-DPO on a restorer.
 
-    Candidates are made by the untuned restorer, whose reference the loss is.
+    Candidates are those of the batch, where it has some; else they are made by the untuned
+    restorer, whose reference the loss is.
 
     Args:
         pipe: the pipeline whose network ``tuned`` is.
@@ -123,10 +124,17 @@ class Dpo(ScaledMethod):
 
     def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
         """A loss for every pair."""
-        with self.tuned.reference():
-            made = rewarded_candidates(
-                self.pipe, batch, self.config.candidates, self.rate, step=step, generator=generator
-            )
+        made = batch.candidates
+        if made is None:
+            with self.tuned.reference():
+                made = rewarded_candidates(
+                    self.pipe,
+                    batch,
+                    self.config.candidates,
+                    self.rate,
+                    step=step,
+                    generator=generator,
+                )
         terms = {name: values.flatten() for name, values in made.terms.items()}
         pairs = choose_pairs(made.reward, self.config.pairs)
         missing = self.config.pairs * len(batch.degraded) - len(pairs.group)

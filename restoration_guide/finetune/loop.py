@@ -9,7 +9,8 @@ changes no weight and is counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +39,11 @@ class LoopConfig:
     learning_rate: float = 2e-4
     """Of AdamW, after the warm-up."""
     warmup_steps: int = 5
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up; ``cosine`` falls to 0 at the last step."""
+    average: float = 0.0
+    """Decay of the moving average of the weights, which is then what is looked at and kept; 0
+    keeps the weights themselves. Early steps decay faster, (1 + step) / (10 + step)."""
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -50,6 +56,16 @@ class LoopConfig:
         counts = {"steps": self.steps, "batch_size": self.batch_size, "passes": self.passes}
         if min(counts.values()) < 1:
             raise ValueError(f"expected counts of at least 1, got {counts}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is a decay, 0 ≤ average < 1; got {self.average}")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, from 0."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "constant" or step < self.warmup_steps:
+            return self.learning_rate * warm
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def pass_generator(seed: int, step: int, index: int) -> torch.Generator:
@@ -92,6 +108,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             tuned.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
+        self.averaged = [p.detach().clone() for p in tuned.parameters] if config.average else []
         self.step = 0
         self.skipped_samples = 0
         self.skipped_steps = 0
@@ -124,10 +141,12 @@ class Loop:
         norm = self._reduce_gradients(used)
         stepped = used > 0 and math.isfinite(norm)
         if stepped:
-            warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * warm
+                group["lr"] = self.config.rate(self.step)
             self.optimizer.step()
+            decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+            for average, weight in zip(self.averaged, self.tuned.parameters, strict=False):
+                average.lerp_(weight.detach(), 1 - decay)
         else:
             self.skipped_steps += 1
         self.skipped_samples += skipped
@@ -174,10 +193,17 @@ class Loop:
         gathered: Any = self.accelerator.gather(values.contiguous())
         return gathered
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside the block the network has the weights that are kept: their average, if any."""
+        with self.tuned.holding(self.averaged) if self.averaged else nullcontext():
+            yield
+
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs, tensors on the CPU."""
         return {
             "tuned": self.tuned.state(),
+            "averaged": [average.cpu() for average in self.averaged],
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state(),
             "step": self.step,
@@ -188,6 +214,8 @@ class Loop:
     def load(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state`."""
         self.tuned.load(state["tuned"])
+        for average, value in zip(self.averaged, state["averaged"], strict=True):
+            average.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load(state["method"])
         self.step = state["step"]

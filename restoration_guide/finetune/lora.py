@@ -121,6 +121,21 @@ class TunedNetwork:
             return copy.deepcopy(self.network)
         return copy.deepcopy(self.peft).merge_and_unload()
 
+    def lora_layers(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The adapter's weights and configuration, named as diffusers names them.
+
+        Raises:
+            ValueError: full weights were trained, so there is no adapter.
+        """
+        from peft import get_peft_model_state_dict
+
+        if self.peft is None:
+            raise ValueError("rank 0 trains the whole network: it has no adapter")
+        prefix = "base_model.model."
+        state = get_peft_model_state_dict(self.peft)
+        layers = {name.removeprefix(prefix): value for name, value in state.items()}
+        return layers, self.peft.peft_config["default"].to_dict()
+
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter in PEFT's format; ``PeftModel.from_pretrained(network, folder)``.
 

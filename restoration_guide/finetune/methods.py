@@ -12,6 +12,21 @@ from restoration_guide.rewards import RunningScale
 
 
 @dataclass(frozen=True, eq=False)
+class Rewarded:
+    """N candidates of each of B inputs."""
+
+    images: Tensor
+    """(B, N, 3, H, W) in [0, 1]."""
+    terms: dict[str, Tensor]
+    """(B, N) each; ``reward`` is what counts, NaN where a candidate has none."""
+
+    @property
+    def reward(self) -> Tensor:
+        """(B, N)."""
+        return self.terms["reward"]
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Inputs of one training or evaluation step."""
 
@@ -19,11 +34,17 @@ class Batch:
     """(B, 3, H, W) in [0, 1]."""
     truth: Tensor | None = None
     """The clean images, of the same shape, where they are known."""
+    candidates: Rewarded | None = None
+    """What was made of them before, and how it was rated, where that is to be learned from."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
         truth = None if self.truth is None else self.truth.to(device)
-        return Batch(self.degraded.to(device), truth)
+        made = self.candidates
+        if made is not None:
+            terms = {name: values.to(device) for name, values in made.terms.items()}
+            made = Rewarded(made.images.to(device), terms)
+        return Batch(self.degraded.to(device), truth, made)
 
 
 @dataclass(frozen=True, eq=False)

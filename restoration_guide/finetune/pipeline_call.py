@@ -48,10 +48,7 @@ def sample_with_gradient(
             f"{type(pipe).__name__}.__call__ has no __wrapped__: expected a diffusers pipeline, "
             "whose own __call__ is decorated with torch.no_grad. Of a subclass, take the parent."
         )
-    denoiser = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
-    if not isinstance(denoiser, nn.Module):
-        raise TypeError(f"{type(pipe).__name__} has neither a transformer nor a unet to train")
-    with _truncated(pipe, denoiser, last, checkpointing):
+    with truncated(pipe, last=last, checkpointing=checkpointing):
         images = inner(pipe, **{**call, "output_type": "pt", "return_dict": False})[0]
     if not images.requires_grad:
         raise RuntimeError(
@@ -61,9 +58,28 @@ def sample_with_gradient(
     return images
 
 
+def denoiser_name(pipe: Any) -> str:
+    """Name of the network that denoises: "transformer" or "unet".
+
+    Raises:
+        TypeError: it has neither.
+    """
+    for name in ("transformer", "unet"):
+        if isinstance(getattr(pipe, name, None), nn.Module):
+            return name
+    raise TypeError(f"{type(pipe).__name__} has neither a transformer nor a unet to train")
+
+
 @contextmanager
-def _truncated(pipe: Any, denoiser: nn.Module, last: int, checkpointing: bool) -> Iterator[None]:
-    """While the block runs, the pipeline's parts know which evaluations get a gradient."""
+def truncated(pipe: Any, *, last: int = 1, checkpointing: bool = False) -> Iterator[None]:
+    """While the block runs, the pipeline's parts know which evaluations get a gradient.
+
+    Args:
+        pipe: makes one call in the block.
+        last: as in :func:`sample_with_gradient`.
+        checkpointing: likewise.
+    """
+    denoiser = getattr(pipe, denoiser_name(pipe))
     done = 0
     forward, step = denoiser.forward, pipe.scheduler.step
     learned = _checkpointed(forward) if checkpointing else forward
@@ -101,13 +117,11 @@ def _truncated(pipe: Any, denoiser: nn.Module, last: int, checkpointing: bool) -
 
 def _steps(pipe: Any) -> int:
     """How many steps the running call takes."""
-    steps = getattr(pipe, "_num_timesteps", None)
-    if steps is None:
-        raise TypeError(
-            f"{type(pipe).__name__} does not tell its number of steps (_num_timesteps), so which "
-            "are the last is not known while it runs; use last=0 with checkpointing=True"
-        )
-    return steps
+    told = getattr(pipe, "_num_timesteps", None)
+    if told is not None:
+        return told
+    # the others take all of their scheduler's, from where an image is the start
+    return len(pipe.scheduler.timesteps) - (getattr(pipe.scheduler, "begin_index", None) or 0)
 
 
 def _checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:

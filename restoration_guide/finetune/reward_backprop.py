@@ -12,8 +12,7 @@ from torch import Tensor
 
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
-from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from restoration_guide.finetune.samplers import Sampler
 from restoration_guide.rewards import Reward
 
 
@@ -21,21 +20,19 @@ class RewardBackprop(ScaledMethod):
     """The gradient of a differentiable reward, through the last evaluations of a sampler.
 
     Args:
-        pipe: the pipeline whose network ``tuned`` is.
+        sampler: restores with gradients; its network is what ``tuned`` trains.
         tuned: the trained weights.
         reward: differentiable.
-        config: truncation.
     """
 
     def __init__(
         self,
-        pipe: TinyRestorationPipeline,
+        sampler: Sampler,
         tuned: TunedNetwork,
         reward: Reward,
-        config: RolloutConfig,
     ) -> None:
         super().__init__(reward.scale)
-        self.pipe, self.tuned, self.reward, self.config = pipe, tuned, reward, config
+        self.sampler, self.tuned, self.reward = sampler, tuned, reward
 
     def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
         """Minus the reward of each image, as a loss with the reward's gradient.
@@ -44,17 +41,16 @@ class RewardBackprop(ScaledMethod):
         weights. Between them an image without a finite reward is left out; in one go its NaN times
         a zero weight would be NaN in every weight.
         """
-        chain = BuiltinChain(self.pipe, batch.degraded, self.config.steps, self.config.temperature)
-        rollout = roll_out(chain, self.config, generator)
-        repeats = len(rollout.images) // len(batch.degraded)
+        restored, again = self.sampler.sample(batch.degraded, generator)
+        repeats = len(restored) // len(batch.degraded)
         degraded = batch.degraded.repeat(repeats, 1, 1, 1)
         truth = None if batch.truth is None else batch.truth.repeat(repeats, 1, 1, 1)
         reference = None
         if "reference" in self.reward.names:
             with self.tuned.reference():
-                reference = chain.decode(chain.predict(rollout.latents, rollout.index))
+                reference = again()
 
-        images = rollout.images.detach().float().requires_grad_()
+        images = restored.detach().float().requires_grad_()
         rewarded = self.reward(
             images,
             degraded,
@@ -69,11 +65,11 @@ class RewardBackprop(ScaledMethod):
         if usable.any():
             (slope,) = torch.autograd.grad(rewarded.total[usable].sum(), images)
             usable = usable & slope.flatten(1).isfinite().all(1)
-            usable = usable & rollout.images.detach().flatten(1).isfinite().all(1)
+            usable = usable & restored.detach().flatten(1).isfinite().all(1)
             slope = torch.where(usable.view(-1, 1, 1, 1), slope, 0.0)  # 0 · NaN would be NaN
-            losses = reward_losses(rollout.images, slope, rewarded.total.detach())[usable]
+            losses = reward_losses(restored, slope, rewarded.total.detach())[usable]
         else:
-            losses = rollout.images.new_empty(0)
+            losses = restored.new_empty(0)
         return Lesson(losses, terms, int((~usable).sum()))
 
 

@@ -127,9 +127,7 @@ def roll_out(chain: Chain, config: RolloutConfig, generator: torch.Generator) ->
     stop = chain.steps
     if config.early_stop:
         stop -= _below(config.early_stop, generator)
-    learned = min(config.last or stop, stop)
-    if config.random_last:
-        learned = 1 + _below(learned, generator)
+    learned = draw_last(config, stop, generator)
     first = stop if config.renoised else stop - learned
     seen, predicted = latents, latents
     for index in range(stop):
@@ -153,6 +151,12 @@ def roll_out(chain: Chain, config: RolloutConfig, generator: torch.Generator) ->
             "Add an adapter (finetune.lora) or unfreeze the network before sampling."
         )
     return Rollout(images, seen.detach(), stop - 1)
+
+
+def draw_last(config: RolloutConfig, steps: int, generator: torch.Generator) -> int:
+    """K of a chain of this many steps: its last evaluations, through which the gradient flows."""
+    last = min(config.last or steps, steps)
+    return 1 + _below(last, generator) if config.random_last else last
 
 
 def require_gradients() -> None:

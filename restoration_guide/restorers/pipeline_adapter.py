@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,9 @@ from zoomiqa_core.images import read_image, to_pil
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+Around = Callable[[Any], AbstractContextManager[Any]]
+"""From the pipeline of one call to a context around it."""
 
 TRUE_GUIDANCE = 4.0
 """`true_cfg_scale` where a negative prompt is given and the pipeline's default would ignore it."""
@@ -72,6 +76,7 @@ class PipelineAdapter:
         generators: Sequence[torch.Generator],
         *,
         grad: bool = False,
+        around: Around = nullcontext,
     ) -> Tensor:
         """Restore a batch: (B, 3, H, W) in [0, 1] → (B, 3, H, W) in [0, 1].
 
@@ -84,12 +89,13 @@ class PipelineAdapter:
             settings: Arguments of this call, over `options`.
             generators: One per image; all chance comes from them.
             grad: Keep the graph.
+            around: Makes a context around the call from the copy of the pipeline it is made on.
 
         Raises:
             ValueError: Wrong shapes, or gradients from a pipeline that gives none.
             RuntimeError: Gradients are wanted where they are switched off.
         """
-        return self.run(image, settings, generators, grad=grad).images
+        return self.run(image, settings, generators, grad=grad, around=around).images
 
     def run(
         self,
@@ -99,6 +105,7 @@ class PipelineAdapter:
         *,
         grad: bool = False,
         pause: Callable[[StepWatch], Sequence[int]] | None = None,
+        around: Around = nullcontext,
     ) -> Restored:
         """As `call`, with what is known of each image; `pause` as in `StepWatch`."""
         if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(generators):
@@ -122,7 +129,7 @@ class PipelineAdapter:
         call: Any = type(pipe).__call__
         call = call.__wrapped__ if grad else call
         try:
-            with torch.set_grad_enabled(grad):
+            with torch.set_grad_enabled(grad), around(pipe):
                 output = call(pipe, **arguments)
         except BaseException:
             pipe.maybe_free_model_hooks()  # what a whole call does at its end

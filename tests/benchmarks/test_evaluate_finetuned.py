@@ -15,12 +15,15 @@ from zoomiqa_core.training.policy import LoraSettings
 
 
 def test_changes_by_hand():
-    found = evaluate_finetuned.changes({"psnr": [20.0, 30.0]}, {"psnr": [21.0, 33.0]})
-    assert found["psnr"].value == pytest.approx(2.0)
-    assert 1.0 <= found["psnr"].low <= found["psnr"].high <= 3.0
+    before = {"psnr": [20.0, 30.0]}
+    after = [{"psnr": [21.0, 33.0]}, {"psnr": [23.0, 33.0]}]  # two seeds
+    found = evaluate_finetuned.changes(before, after)
+    assert found["psnr"].value == pytest.approx(2.5)
+    assert 2.0 <= found["psnr"].low <= found["psnr"].high <= 3.0
+    assert evaluate_finetuned.spread(before, after) == {"psnr": pytest.approx(1.0)}
 
 
-def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys):
+def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys, monkeypatch):
     photo = torch.rand(3, 64, 65, generator=torch.Generator().manual_seed(0))
     photo = torch.nn.functional.interpolate(photo[None], (256, 260), mode="bicubic").clamp(0, 1)
     save_png(photo, tmp_path / "photos" / "0.png")
@@ -33,9 +36,18 @@ def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys):
     config = f"restorer: {tmp_path / 'start'}\nrollout: {{steps: 2, temperature: 0.5}}\n"
     (tmp_path / "run" / "config.yaml").write_text(config, encoding="utf-8")
     words = ["--photos", str(tmp_path / "photos"), "--runs", str(tmp_path / "run"), "--count", "1"]
-    evaluate_finetuned.main([*words, "--out", str(tmp_path / "out.json")])
-    report = json.loads((tmp_path / "out.json").read_text())
-    changes = report[str(tmp_path / "run")]["changes"]
+    words += ["--kept", str(tmp_path / "kept"), "--out", str(tmp_path / "out.json")]
+    evaluate_finetuned.main(words)
+    (sampler,) = json.loads((tmp_path / "out.json").read_text())["samplers"]
+    changes = sampler["methods"]["run"]["changes"]
     assert {"rating", "psnr", "ms_ssim", "gridding"} <= set(changes)
     assert all(abs(estimate["value"]) < 1e-3 for estimate in changes.values())
-    assert "changes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| run | 1 |" in printed
+
+    def restore(*_: object, **__: object) -> None:
+        raise AssertionError("figures are kept: nothing is restored again")
+
+    monkeypatch.setattr(evaluate_finetuned, "measure", restore)
+    evaluate_finetuned.main(words)
+    assert capsys.readouterr().out.partition("1 crops")[2] == printed.partition("1 crops")[2]

@@ -7,11 +7,13 @@ import math
 import pytest
 import torch
 
+from restoration_guide.reference import reference_figures
 from restoration_guide.rewards import (
     Reward,
     RewardConfig,
     RunningScale,
     Weights,
+    ms_ssim,
     psnr_db,
     quality_terms,
     rms,
@@ -181,3 +183,21 @@ def test_views_of_the_whole_at_its_own_size_are_the_image_or_its_mirror():
 def test_senseless_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_ms_ssim_is_torchmetrics_own_where_five_scales_fit_and_differentiable_where_not():
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(2, 3, 176, 180, generator=generator)
+    noisy = (clean + 0.1 * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
+    expected = [reference_figures(a, b).ms_ssim for a, b in zip(noisy, clean, strict=True)]
+    # the published weights sum to 1.0001, ours to 1
+    assert ms_ssim(noisy, clean).tolist() == pytest.approx(expected, abs=1e-5)
+    for side in (99, 44, 11):  # four, three and two scales
+        crop = noisy[..., :side, :side].clone().requires_grad_()
+        found = ms_ssim(crop, clean[..., :side, :side])
+        assert found.shape == (2,) and bool((found < 1).all())
+        (slope,) = torch.autograd.grad(found.sum(), crop)
+        assert bool(slope.isfinite().all()) and float(slope.abs().sum()) > 0
+    torch.testing.assert_close(ms_ssim(clean, clean), torch.ones(2))
+    with pytest.raises(ValueError, match="sides of 11 px or more, got 8"):
+        ms_ssim(clean[..., :8, :8], clean[..., :8, :8])

@@ -20,8 +20,10 @@ from recipes import finetune_restorer as recipe
 from restoration_guide.finetune.checkpoints import load_checkpoint
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from tests.guide import tiny_pipelines
 from zoomiqa_core.images import save_png
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.training.run import RunFolder
 
 ROOT = Path(recipe.__file__).parents[1]
 SMOKE = ROOT / "recipes" / "configs" / "finetune_restorer" / "smoke.yaml"
@@ -140,6 +142,53 @@ def test_black_box_methods_run_with_full_weights(data, tmp_path, method):
     (record,) = records(tmp_path)
     assert record["used"] > 0 and record["grad_norm"] > 0
     assert not (tmp_path / "adapter").exists() and (tmp_path / "pipeline" / "unet").is_dir()
+
+
+def test_the_log_of_a_killed_run_is_rewound_to_its_checkpoint(tmp_path):
+    folder = RunFolder(tmp_path, "a: 1\n")
+    for step in (1, 2, 3):
+        folder.log({"step": step, "seconds": step / 2})
+    with (tmp_path / "log.jsonl").open("a") as lines:
+        lines.write('{"step": 4, "sec')
+    assert [record["step"] for record in folder.records()] == [1, 2, 3]
+    assert folder.rewind(2)[-1] == {"step": 2, "seconds": 1.0}
+    assert [record["step"] for record in folder.records()] == [1, 2]
+    assert RunFolder(tmp_path / "new", "a: 1\n").rewind(0) == []
+
+
+def test_reports_want_dpo_and_photos_for_the_monitor():
+    with pytest.raises(ValueError, match="reports are what method=dpo learns from"):
+        recipe.Config(photos="p", reports="r")
+
+
+def test_an_average_of_the_weights_is_what_is_kept(data, tmp_path):
+    run(data, tmp_path, *SETTINGS, "loop.average=0.9")
+    state = load_checkpoint(tmp_path / "checkpoints", 3)["loop"]
+    assert any(
+        not torch.equal(own, average)
+        for own, average in zip(state["tuned"].values(), state["averaged"], strict=True)
+    )
+    found = adapter(tmp_path)
+    for name, average in zip(state["tuned"], state["averaged"], strict=True):
+        (own,) = (w for n, w in found.items() if n.endswith(name.replace(".default", "")))
+        assert torch.equal(own, average)
+
+
+def test_a_diffusers_pipeline_is_fine_tuned(data, tmp_path):
+    tiny_pipelines.build("sd_img2img").save_pretrained(tmp_path / "restorer")
+    words = [f"restorer={tmp_path / 'restorer'}", "rollout.steps=4", "loop.steps=2"]
+    words += ["pipeline={prompt: a sharp photo, options: {strength: 0.5}}"]
+    words += ["reward.weights.reference=0.1", "pipeline.gradient_checkpointing=true"]
+    run(data, tmp_path / "run", *words)
+    log = records(tmp_path / "run")
+    assert [line["step"] for line in log] == [1, 2] and all(line["grad_norm"] > 0 for line in log)
+    folder = tmp_path / "run" / "pipeline"
+    assert "load_lora_weights" in (folder / "README.md").read_text(encoding="utf-8")
+    plain = tiny_pipelines.build("sd_img2img")
+    plain.load_lora_weights(folder)
+    assert "lora" in " ".join(plain.unet.state_dict())
+    with pytest.raises(ValueError, match="method=nft regresses on the forward process"):
+        run(data, tmp_path / "nft", *words, "method=nft")
 
 
 def test_another_configuration_wants_another_folder(data, whole):

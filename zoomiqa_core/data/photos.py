@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -28,14 +29,16 @@ class PhotoPool:
     ) -> None:
         self.paths: list[Path] = []
         self._photos: list[Tensor] = []
-        for path in map(Path, paths):
-            pixels = read_image(path).pixels
-            if min(pixels.shape[-2:]) < min_side:
-                if skip_small:
-                    continue
-                raise ValueError(f"{path} is {tuple(pixels.shape[-2:])}; crops need {min_side} px")
-            self.paths.append(path)
-            self._photos.append((pixels * 255).round().to(torch.uint8))
+        found = [Path(path) for path in paths]
+        with ThreadPoolExecutor() as readers:  # decoding leaves the interpreter free
+            for path, photo in zip(found, readers.map(_read, found), strict=True):
+                if min(photo.shape[-2:]) < min_side:
+                    if skip_small:
+                        continue
+                    size = tuple(photo.shape[-2:])
+                    raise ValueError(f"{path} is {size}; crops need {min_side} px")
+                self.paths.append(path)
+                self._photos.append(photo)
         if not self.paths:
             raise ValueError("no photos to train on; is the folder right?")
 
@@ -89,6 +92,10 @@ class PhotoPool:
         tiles = photo.unflatten(-1, (count, height)).permute(2, 0, 1, 3)
         tiles = tiles[..., top : top + size, left : left + size].float() / 255
         return tiles.flip(-1) if _below(2, generator) else tiles
+
+
+def _read(path: Path) -> Tensor:
+    return (read_image(path).pixels * 255).round().to(torch.uint8)
 
 
 def _below(limit: int, generator: torch.Generator) -> int:

@@ -22,7 +22,6 @@ from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.local_damage import CLEAN_RATING, damage_locally
 from zoomiqa_core.data.overlay import add_text
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.proxy.preprocess import STRIDE
 
 SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
 """Distortion types shown in training."""
@@ -77,6 +76,8 @@ class BatchPlan:
     smallest: int = 96
     """Side, a multiple of 16, down to which these are then cut at random, all of a step alike: a
     judge that has seen one size alone says nothing of another."""
+    size_step: int = 16
+    """Steps of those sizes, a multiple of 16: a GPU prepares anew for each one it has not seen."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generato
         labels = photos.ratings[indices]
         own = torch.full((plan.rated,), group)
         parts.append(Evidence(images, labels, labels, own, _no_map(images)))
-    return _cut(_join(parts), plan.rated_smallest, generator)
+    return _cut(_join(parts), plan.rated_smallest, plan.size_step, generator)
 
 
 def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
@@ -213,13 +214,13 @@ def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator
     for _ in range(plan.written):
         parts.append(written_evidence(photos.restored, size, generator))
     made = _join([part._replace(group=part.group + i) for i, part in enumerate(parts)])
-    return _cut(made, plan.smallest, generator)
+    return _cut(made, plan.smallest, plan.size_step, generator)
 
 
-def _cut(evidence: Evidence, smallest: int, generator: torch.Generator) -> Evidence:
-    """The same random square window of all images, a multiple of 16 px and ≥ ``smallest``."""
+def _cut(evidence: Evidence, smallest: int, step: int, generator: torch.Generator) -> Evidence:
+    """The same random square window of all images, ``smallest`` or some steps larger."""
     size = evidence.images.shape[-1]
-    side = smallest + STRIDE * _below((size - smallest) // STRIDE + 1, generator)
+    side = smallest + step * _below((size - smallest) // step + 1, generator)
     top, left = _below(size - side + 1, generator), _below(size - side + 1, generator)
     window = (..., slice(top, top + side), slice(left, left + side))
     return evidence._replace(images=evidence.images[window], rating_map=evidence.rating_map[window])

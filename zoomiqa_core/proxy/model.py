@@ -85,11 +85,12 @@ class QualityProxy(
         channels = self.backbone.feature_info.channels()
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.statistics = nn.BatchNorm1d(2 * sum(channels), affine=False, momentum=None)
+        spoken = nn.Linear(width, width)
+        nn.init.zeros_(spoken.weight)  # cells first speak for themselves
+        nn.init.zeros_(spoken.bias)
         self.whole = nn.Sequential(
-            nn.Dropout(0.2), nn.Linear(2 * sum(channels), width), nn.SiLU(), nn.Linear(width, width)
+            nn.Dropout(0.2), nn.Linear(2 * sum(channels), width), nn.SiLU(), spoken
         )
-        nn.init.zeros_(self.whole[-1].weight)  # cells first speak for themselves
-        nn.init.zeros_(self.whole[-1].bias)
         self.context = nn.Sequential(
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate", groups=width),
@@ -162,7 +163,8 @@ class QualityProxy(
     @property
     def standardised(self) -> bool:
         """Whether :meth:`standardise` has been called, now or before these weights were saved."""
-        return int(self.statistics.num_batches_tracked) > 0
+        tracked = self.statistics.num_batches_tracked
+        return tracked is not None and int(tracked) > 0
 
     @torch.no_grad()
     def standardise(self, batches: Iterable[Tensor]) -> None:
@@ -259,7 +261,8 @@ def moments(pyramid: Sequence[Tensor], covered: Tensor) -> Tensor:
     found = []
     for features in pyramid:
         features = _full(features)
-        weight = functional.adaptive_avg_pool2d(covered, features.shape[-2:])
+        rows, columns = features.shape[-2:]
+        weight = functional.adaptive_avg_pool2d(covered, (rows, columns))
         weight = weight / weight.sum()
         mean = (features * weight).sum((2, 3))
         spread = (features.square() * weight).sum((2, 3)) - mean.square()

@@ -66,6 +66,23 @@ class RunFolder:
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record) + "\n")
 
+    def records(self) -> list[dict[str, Any]]:
+        """Whole lines of ``log.jsonl``; one that a kill cut short is left out."""
+        path = self.path / "log.jsonl"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drop from ``log.jsonl`` what comes after a step, as a killed run leaves it.
+
+        Returns:
+            The records that stay.
+        """
+        stay = [record for record in self.records() if record["step"] <= step]
+        lines = "".join(json.dumps(record) + "\n" for record in stay)
+        write_text_atomic(self.path / "log.jsonl", lines)
+        return stay
+
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint; a kill leaves the old one or the new one, never half."""
         with atomic_path(self.path / "checkpoint.pt") as partial:

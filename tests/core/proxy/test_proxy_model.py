@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,7 +13,7 @@ from zoomiqa_core.proxy.model import QualityProxy, load_imagenet, moments, squas
 
 def awake(proxy: QualityProxy) -> QualityProxy:
     """With a whole-image part that says something, as after training; a new one is silent."""
-    torch.nn.init.normal_(proxy.whole[-1].weight, std=0.5)
+    torch.nn.init.normal_(proxy.get_parameter("whole.3.weight"), std=0.5)
     return proxy
 
 
@@ -120,7 +122,7 @@ def test_standardise_makes_the_statistics_of_its_images_usual():
     batches = [images(6, 64, 64, seed) for seed in range(3)]
     proxy.standardise(batches)
     assert proxy.standardised
-    seen: list[torch.Tensor] = []
+    seen: list[Any] = []
     proxy.statistics.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     for batch in batches:
         proxy(batch)

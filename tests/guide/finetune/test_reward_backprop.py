@@ -13,6 +13,7 @@ from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Lesson
 from restoration_guide.finetune.reward_backprop import RewardBackprop
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
+from restoration_guide.finetune.samplers import BuiltinSampler
 from restoration_guide.rewards import Reward, RewardConfig, Weights
 from zoomiqa_core.proxy.views import ViewConfig
 from zoomiqa_core.training.policy import LoraSettings
@@ -28,7 +29,7 @@ def backprop(own_pipe, tuned, judge, **weights) -> RewardBackprop:
     config = RewardConfig(
         Weights(**(weights or {"rating": 1.0})), views=ViewConfig(count=0), normalise="none"
     )
-    return RewardBackprop(own_pipe, tuned, Reward(judge, config), ROLLOUT)
+    return RewardBackprop(BuiltinSampler(own_pipe, ROLLOUT), tuned, Reward(judge, config))
 
 
 def gradient(tuned, loss) -> torch.Tensor:
@@ -49,7 +50,7 @@ def test_the_loss_is_minus_the_reward_with_its_gradient(own_pipe, tuned, judge, 
 def test_the_reference_term_starts_at_zero_and_holds_back(own_pipe, judge, degraded, config):
     tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
     method = backprop(own_pipe, tuned, judge, rating=0.0, reference=1.0)
-    method.config = config
+    method.sampler = BuiltinSampler(own_pipe, config)
     terms = method.lesson(Batch(degraded), step=0, generator=generator()).terms
     torch.testing.assert_close(terms["reference"], torch.zeros_like(terms["reference"]))
     with torch.no_grad():
@@ -105,7 +106,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(own_pipe, tuned, judge, d
             return Lesson(lesson.losses * math.inf, lesson.terms)
 
     method = backprop(own_pipe, tuned, judge)
-    exploding = Exploding(own_pipe, tuned, method.reward, ROLLOUT)
+    exploding = Exploding(method.sampler, tuned, method.reward)
     loop = loop_of(exploding, tuned, Batch(degraded))
     before = tuned.state()
     assert loop.take_step()["grad_norm"] is None and loop.skipped_steps == 1
@@ -152,3 +153,27 @@ def test_processes_must_divide_the_passes(own_pipe, tuned, judge, degraded, monk
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
     with pytest.raises(ValueError, match="passes=3 must be a multiple of the 2 processes"):
         loop_of(backprop(own_pipe, tuned, judge), tuned, Batch(degraded), passes=3)
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine():
+    flat = LoopConfig(steps=8, learning_rate=2.0, warmup_steps=2)
+    assert [flat.rate(step) for step in (0, 1, 5)] == [1.0, 2.0, 2.0]
+    falling = LoopConfig(steps=8, learning_rate=2.0, warmup_steps=2, schedule="cosine")
+    # after two steps of warm-up, six along a cosine: 1 + cos(0), cos(π / 2), cos(π)
+    assert [falling.rate(step) for step in (0, 2, 5, 8)] == pytest.approx([1.0, 2.0, 1.0, 0.0])
+
+
+def test_the_average_follows_the_weights_by_its_decay(own_pipe, tuned, judge, degraded):
+    config = LoopConfig(steps=2, learning_rate=0.1, warmup_steps=0, average=0.5)
+    method = backprop(own_pipe, tuned, judge)
+    loop = Loop(Accelerator(cpu=True), tuned, method, lambda _: Batch(degraded), config)
+    start = [weight.detach().clone() for weight in tuned.parameters]
+    loop.take_step()
+    first = [weight.detach().clone() for weight in tuned.parameters]
+    # the first decay is min(0.5, 1 / 10)
+    for average, before, after in zip(loop.averaged, start, first, strict=True):
+        torch.testing.assert_close(average, 0.1 * before + 0.9 * after)
+    with loop.kept():
+        held = [weight.detach().clone() for weight in tuned.parameters]
+    assert all(torch.equal(a, b) for a, b in zip(held, loop.averaged, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tuned.parameters, first, strict=True))

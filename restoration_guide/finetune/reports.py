@@ -1,0 +1,109 @@
+"""Batches from what ``BestOfN`` left in its reports: candidates and their ratings, made once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from restoration_guide.finetune.methods import Batch, Rewarded
+from restoration_guide.report_folder import RECORD, read_record
+from zoomiqa_core.images import find_images, read_image
+
+
+class Report(NamedTuple):
+    """One input with its candidates."""
+
+    input: Path
+    candidates: tuple[Path, ...]
+    ratings: tuple[float, ...]
+    """Lower bounds of the judge, one a candidate, of the whole image."""
+
+
+class ReportedPhotos:
+    """The inputs of reports, each with its candidates; crops of an input and of them agree.
+
+    Args:
+        folder: reports, at any depth, as ``restoration-guide best-of-n INPUTS --out FOLDER`` leaves
+            them.
+        inputs: folder of the images that were restored; they are found by their file name.
+        min_side: largest crop that will be asked for.
+        confidence: k of the lower bound, rating − k · std.
+
+    Raises:
+        ValueError: no report has two rated candidates, an input is missing or its name ambiguous,
+            or an image is smaller than the crop.
+    """
+
+    def __init__(
+        self, folder: str | Path, inputs: str | Path, *, min_side: int, confidence: float = 0.5
+    ) -> None:
+        known: dict[str, list[Path]] = {}
+        for path in find_images([Path(inputs)]):
+            known.setdefault(path.name, []).append(path)
+        self.reports: list[Report] = []
+        for path in sorted(Path(folder).rglob(RECORD)):
+            report = _read(path, known, confidence)
+            if report is not None:
+                self.reports.append(report)
+        if not self.reports:
+            raise ValueError(f"{folder}: no report with two rated candidates to compare")
+        self.images: dict[Path, Tensor] = {}
+        for report in self.reports:
+            size = read_image(report.input).pixels.shape[-2:]
+            if min(size) < min_side:
+                raise ValueError(
+                    f"{report.input.name} is {size[1]} x {size[0]} px; crops of {min_side} px "
+                    "need larger images, or give a smaller crop"
+                )
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    def pick(self, indices: Sequence[int], size: int, *, generator: torch.Generator) -> Batch:
+        """A random crop of each of these inputs and of its candidates."""
+        most = max(len(self.reports[index].candidates) for index in indices)
+        inputs, made, rewards = [], [], []
+        for index in indices:
+            report = self.reports[index]
+            stack = torch.stack([self._pixels(p) for p in (report.input, *report.candidates)])
+            top, left = (
+                int(torch.randint(side - size + 1, (), generator=generator))
+                for side in stack.shape[-2:]
+            )
+            stack = stack[..., top : top + size, left : left + size]
+            missing = most - len(report.candidates)  # a row of the batch is as long as the longest
+            inputs.append(stack[0])
+            made.append(torch.cat([stack[1:], stack[:1].expand(missing, -1, -1, -1)]))
+            rewards.append(torch.tensor([*report.ratings, *[math.nan] * missing]))
+        candidates = Rewarded(torch.stack(made), {"reward": torch.stack(rewards)})
+        return Batch(torch.stack(inputs), candidates=candidates)
+
+    def _pixels(self, path: Path) -> Tensor:
+        if path not in self.images:
+            self.images[path] = (read_image(path).pixels * 255).round().to(torch.uint8)
+        return self.images[path].float() / 255
+
+
+def _read(path: Path, known: dict[str, list[Path]], confidence: float) -> Report | None:
+    record: dict[str, Any] = read_record(path) or {}
+    files: dict[str, str] = record.get("files", {}).get("candidates", {})
+    rated = [
+        (path.parent / files[str(row["index"])], row["rating"] - confidence * row["rating_std"])
+        for row in record.get("rows", [])
+        if str(row["index"]) in files and row["rating"] is not None
+    ]
+    if len(rated) < 2:
+        return None
+    name = record["image"]["name"]
+    found = known.get(name, [])
+    if len(found) != 1:
+        raise ValueError(
+            f"{path}: its input {name} is {len(found)} times among the inputs, expected once"
+        )
+    candidates, ratings = zip(*rated, strict=True)
+    return Report(found[0], candidates, ratings)
