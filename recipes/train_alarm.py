@@ -64,13 +64,13 @@ class Config:
     """Side in pixels."""
     members: int = 5
     """Networks of the committee."""
-    hidden: int = 48
+    hidden: int = 64
     """Units of their hidden layers."""
-    epochs: int = 60
+    epochs: int = 25
     """Passes over the families."""
     lr: float = 2e-3
     """Peak learning rate."""
-    weight_decay: float = 0.05
+    weight_decay: float = 1.0
     level_weight: float = 0.25
     """Of the rating itself, beside its differences within a family."""
     threads: int = 0

@@ -50,7 +50,7 @@ class Alarm(nn.Module):
     centre: Tensor
     whitening: Tensor
 
-    def __init__(self, members: int = 5, hidden: int = 48, max_pixels: int = 1024 * 1024) -> None:
+    def __init__(self, members: int = 5, hidden: int = 64, max_pixels: int = 1024 * 1024) -> None:
         super().__init__()
         self.config = {"members": members, "hidden": hidden, "max_pixels": max_pixels}
         self.max_pixels = max_pixels
