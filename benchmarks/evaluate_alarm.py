@@ -14,8 +14,8 @@ of .05 or more:
 
 Neither is told from the other by what the alarm was taught: its target is another similarity, and
 no attack took part. Prints, kind by kind, what the changes were, the area under the ROC of the
-alarm's gain and of its gain less the proxy's (95 % bootstrap intervals over photos), and the verdict
-of ``restoration_guide.finetune.disagreement`` over the photos.
+alarm's gain and of its gain less the proxy's (95 % bootstrap intervals over photos), and what
+``restoration_guide.finetune.disagreement`` makes of the photos.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Change:
         return right and self.proxy_gain >= CLAIM
 
 
-def attacked(photo: Photo, place: int, proxy: QualityProxy, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+def attacked(
+    photo: Photo, place: int, proxy: QualityProxy, seed: int
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(kind, before, after) of every attack on a crop; every second photo is damaged first."""
     before = damage(photo, "mixed", seed=seed) if place % 2 else photo.clean
     for name, attack in ATTACKS.items():
@@ -153,7 +155,9 @@ def separation(
         seed: of the bootstrap.
     """
     numbers = sorted({change.photo for change in changes})
-    gains: dict[tuple[int, bool], list[float]] = {(n, h): [] for n in numbers for h in (True, False)}
+    gains: dict[tuple[int, bool], list[float]] = {
+        (n, h): [] for n in numbers for h in (True, False)
+    }
     for change in changes:
         if change.counts and change.kind in (HONEST, *kinds):
             value = change.alarm_gain - (change.proxy_gain if less_proxy else 0.0)
@@ -180,7 +184,9 @@ def table(changes: Sequence[Change], seed: int = 0) -> str:
         if not rows:
             lines.append(f"| {name} | 0 |" + " |" * 7)
             continue
-        of = {n: np.array([getattr(c, n) for c in rows]) for n in Change.__annotations__ if "_" in n}
+        of = {
+            n: np.array([getattr(c, n) for c in rows]) for n in Change.__annotations__ if "_" in n
+        }
         areas = ["", ""]
         if name != HONEST:
             areas = [

@@ -54,7 +54,9 @@ def main() -> None:
 
     size = len(DISTANCES)
     fit = least_squares(
-        error, np.full(1 + size, 2.0), bounds=([LEAST] * (1 + size), [20.0] * (1 + size)),
+        error,
+        np.full(1 + size, 2.0),
+        bounds=([LEAST] * (1 + size), [20.0] * (1 + size)),
         diff_step=1e-3,
     )
     means = error(fit.x) + opinion.numpy()

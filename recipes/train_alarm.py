@@ -9,7 +9,7 @@ used, so that what fools the proxy need not fool the alarm. Every tenth photo, w
 out: it only says how good the result is.
 
 First the statistics of all families of versions are measured (``out/families``; finished parts are
-kept, so the recipe resumes), then the committee is fitted to them in a minute: to the differences of
+kept, so the recipe resumes), then the committee is fitted to them in seconds: to the differences of
 the rating within a family, and less so to its level. The result is ``out/weights``.
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recipes.compose import compose
-from zoomiqa_core.alarm.families import SIZE, damaged_family, restored_family
+from zoomiqa_core.alarm.families import damaged_family, restored_family
 from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.alarm.reference import reference_rating
 from zoomiqa_core.alarm.statistics import statistics
@@ -145,7 +145,9 @@ def agreement(alarm: Alarm, found: Tensor, rating: Tensor) -> dict[str, float]:
     """With the reference rating, within families and over all versions."""
     out = alarm.judge(found.flatten(0, 1))
     made = out.rating.view_as(rating)
-    pairs = [p for a, b in zip(made, rating, strict=True) for p in ordered_pairs(a, b, min_gap=MIN_GAP)]
+    pairs = [
+        p for a, b in zip(made, rating, strict=True) for p in ordered_pairs(a, b, min_gap=MIN_GAP)
+    ]
     error = (made - rating).flatten()
     return {
         "family SRCC": float(np.mean([srcc(a, b) for a, b in zip(made, rating, strict=True)])),
@@ -174,7 +176,9 @@ def main(arguments: list[str] | None = None) -> None:
     taught, held_out = [], {}
     for kind, (draw, named) in kinds.items():
         for split, count in ((False, config.families), (True, config.held_out_families)):
-            pool = PhotoPool([p for p, name in named if (name in unseen) == split], min_side=config.crop)
+            pool = PhotoPool(
+                [p for p, name in named if (name in unseen) == split], min_side=config.crop
+            )
             folder = run.path / "families" / (f"{kind}_held_out" if split else kind)
             families = measured(folder, draw, pool, count, config.crop, config.seed)
             if split:

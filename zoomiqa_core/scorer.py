@@ -171,7 +171,7 @@ class AlarmScorer(ProxyScorer):
 
 
 def _window(start: float, stop: float, side: int) -> tuple[int, int]:
-    """First pixel and end of a share of ``side``, widened to ``TILE / 2`` px where there is room."""
+    """First pixel and end of a share of ``side``, widened to ``TILE / 2`` px if it can be."""
     first, end = math.floor(start * side), math.ceil(stop * side)
     length = max(end - first, min(TILE // 2, side))
     first = min(max(0, first - (length - (end - first)) // 2), side - length)

@@ -1,4 +1,4 @@
-"""Do two judges agree that images got better? Where only one is pleased, it may have been fooled."""
+"""Do two judges agree that images got better? Where only one is pleased, it may be fooled."""
 
 from __future__ import annotations
 

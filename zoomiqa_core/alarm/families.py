@@ -25,9 +25,10 @@ SIZE = 8
 
 
 def restored_family(sets: PhotoPool, crop: int, generator: torch.Generator) -> Tensor:
-    """(``SIZE``, 3, crop, crop) of a restored set: clean, two versions as they are, then blends and extrapolations of them, and tampered ones.
+    """(``SIZE``, 3, crop, crop) of versions in a restored set.
 
-    Strengths run from 0 to 2: 1 is the restorer's output, 2 as far again beyond it.
+    The clean crop, two versions as they are, then blends and extrapolations of them, and tampered
+    ones. Strengths run from 0 to 2: 1 is the restorer's output, 2 as far again beyond it.
     """
     tiles = sets.tiles(crop, len(VERSIONS), generator=generator)
     version = dict(zip(VERSIONS, tiles, strict=True))
@@ -49,7 +50,7 @@ def restored_family(sets: PhotoPool, crop: int, generator: torch.Generator) -> T
 
 
 def damaged_family(photos: PhotoPool, crop: int, generator: torch.Generator) -> Tensor:
-    """(``SIZE``, 3, crop, crop): a photo clean, at levels of one KADID type, degraded, and tampered with."""
+    """(``SIZE``, 3, crop, crop): a photo clean, at levels of one type or degraded, tampered."""
     clean, _ = photos.crops(1, crop, generator=generator)
     family = [clean[0]]
     if _below(3, generator):
@@ -67,7 +68,7 @@ def damaged_family(photos: PhotoPool, crop: int, generator: torch.Generator) -> 
 
 
 def _some_in_8_bits(family: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the versions on the 8-bit grid: being on it, as clean photos are, must tell nothing."""
+    """Half of the versions on the 8-bit grid: being on it, as clean photos are, tells nothing."""
     on_grid = torch.rand(len(family), 1, 1, 1, generator=generator) < 0.5
     return torch.where(on_grid, (family * 255).round() / 255, family)
 

@@ -119,8 +119,12 @@ class Alarm(nn.Module):
         return AlarmOutput(ratings.mean(0), variance.sqrt())
 
     def opinions(self, found: Tensor, members: Sequence[int] | None = None) -> Tensor:
-        """Rating and error of (..., ``COUNT``) statistics by every member, or by some of them:
-        (members, ..., 2)."""
+        """Rating and error by every member, or by some of them: (members, ..., 2).
+
+        Args:
+            found: (..., ``COUNT``) statistics.
+            members: numbers of those asked.
+        """
         seen = squash((found - self.centre) @ self.whitening)
         numbers = range(len(self.members)) if members is None else members
         out = torch.stack([self.members[number](seen) for number in numbers])

@@ -98,5 +98,7 @@ def opponent(images: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    rows = functional.avg_pool2d(values, (WINDOW, 1), 1)  # one axis after the other: 14 terms, not 49
+    rows = functional.avg_pool2d(
+        values, (WINDOW, 1), 1
+    )  # one axis after the other: 14 terms, not 49
     return functional.avg_pool2d(rows, (1, WINDOW), 1)

@@ -1,4 +1,4 @@
-"""Statistics of natural scenes: what a photo's detail follows and damaged or tampered detail breaks.
+"""Statistics of natural scenes: what a photo's detail follows and damage or tampering breaks.
 
 Hand-made, of fixed filters, differentiable. At three scales, of the luma and two colour
 differences: how strong each band of detail is and how its values are spread, how neighbours go
@@ -60,7 +60,9 @@ def statistics(images: Tensor) -> Tensor:
         mean, logs = local_contrast(channels)
         found += [bands(channels), contrast(logs), structure(channels[:, :1] - mean[:, :1], logs)]
         if finer is not None:  # edges of photos have contrast at all scales, tampering often at one
-            found.append(_correlation(*map(_centred, (functional.avg_pool2d(finer, 2), logs[:, :1]))))
+            found.append(
+                _correlation(*map(_centred, (functional.avg_pool2d(finer, 2), logs[:, :1])))
+            )
         finer = logs[:, :1]
     return torch.cat(found, 1)
 

@@ -17,7 +17,7 @@ from zoomiqa_core.data.degradations import gaussian_kernel
 
 
 def tamper(image: Tensor, *, generator: torch.Generator, local: float = 0.25) -> Tensor:
-    """One operator of ``OPERATORS``, on all of the image or (share ``local``) inside a soft mask."""
+    """One operator of ``OPERATORS``, everywhere or (share ``local``) inside a soft mask."""
     operator = list(OPERATORS.values())[_below(len(OPERATORS), generator)]
     changed = operator(image, generator).clamp(0, 1)
     if _uniform(0, 1, generator) < local:

@@ -34,7 +34,7 @@ def test_a_family_is_versions_of_its_first_member(pools, draw):
     for seed in range(6):
         family = draw(pools[draw], 64, seeded(seed))
         assert family.shape == (SIZE, 3, 64, 64)
-        assert 0 <= float(family.min()) and float(family.max()) <= 1
+        assert float(family.min()) >= 0 and float(family.max()) <= 1
         clean = family[:1]
         assert torch.equal((clean * 255).round() / 255, clean)
         near = ((family[1:] - clean).square().mean((1, 2, 3))).sqrt()

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from restoration_guide.cli import DEMO_PHOTO
 from zoomiqa_core.alarm.reference import (
     DISTANCES,
     OFFSET,
@@ -18,7 +19,6 @@ from zoomiqa_core.alarm.reference import (
 )
 from zoomiqa_core.data.kadid import distort
 from zoomiqa_core.images import to_batch
-from restoration_guide.cli import DEMO_PHOTO
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def test_a_checkerboard_by_hand():
 
 def test_local_contrast_by_hand():
     stripes = torch.tensor([0.4, 0.6]).repeat(32).expand(1, 3, 64, 64)
-    mean, logs = local_contrast(of_luma(stripes[:, :1]))
+    _, logs = local_contrast(of_luma(stripes[:, :1]))
     inside = (..., slice(3, -3), slice(3, -3))
     # seven columns hold three of one and four of the other: variance .01 · (1 − 1/49)
     assert logs[:, :1][inside].exp().unique().mean().item() == pytest.approx(
