@@ -133,13 +133,14 @@ def measure(
             for kind, *pair in pairs:
                 before, after = ((image.clamp(0, 1) * 255).round() / 255 for image in pair)
                 with torch.no_grad():
-                    gains = [
+                    by_proxy, by_alarm = (
                         float(judge(after[None]).rating - judge(before[None]).rating)
                         for judge in (proxy, alarm)
-                    ]
+                    )
                 old, new = (reference_figures(image, truth) for image in (before, after))
                 similar = (new.ms_ssim or 0.0) - (old.ms_ssim or 0.0)
-                changes.append(Change(photo.number, kind, *gains, new.psnr - old.psnr, similar))
+                nearer = new.psnr - old.psnr
+                changes.append(Change(photo.number, kind, by_proxy, by_alarm, nearer, similar))
     return changes
 
 
@@ -193,7 +194,7 @@ def table(changes: Sequence[Change], seed: int = 0) -> str:
                 str(separation(changes, chosen, less_proxy=less, seed=seed))
                 for less in (False, True)
             ]
-        verdict = Disagreement(*(_by_photo(rows, n) for n in ("proxy_gain", "alarm_gain"))).verdict
+        verdict = Disagreement(_by_photo(rows, "proxy_gain"), _by_photo(rows, "alarm_gain")).verdict
         cells = [f"{of[n].mean():+.3f}" for n in ("proxy_gain", "alarm_gain")]
         cells += [f"{of['psnr_gain'].mean():+.2f}", f"{of['ms_ssim_gain'].mean():+.4f}"]
         lines.append(f"| {name} | {len(rows)} | {' | '.join([*cells, *areas, verdict])} |")

@@ -84,14 +84,18 @@ def disagreement(
             f"expected as many images after as before, of the same sizes; got "
             f"{[tuple(x.shape) for x in before]} and {[tuple(x.shape) for x in after]}"
         )
-    gains = []
-    for scorer in (judge or load_scorer("proxy"), alarm or load_scorer("alarm")):
-        ratings = [[a.rating for a in scorer.assess(list(side))] for side in (before, after)]
-        gains.append(np.subtract(ratings[1], ratings[0]))
+    by_judge, by_alarm = (
+        _ratings(scorer, after) - _ratings(scorer, before)
+        for scorer in (judge or load_scorer("proxy"), alarm or load_scorer("alarm"))
+    )
     moved: dict[str, list[float]] = {}
     for old, new, kept in zip(before, after, natural, strict=True):
         old_from, new_from = (departures(torch.stack([x]), torch.stack([kept])) for x in (old, new))
         for name in new_from:
             moved.setdefault(name, []).append(float(new_from[name] - old_from[name]))
     probes = {name: np.array(values) for name, values in moved.items()}
-    return Disagreement(*gains, probes, significance)
+    return Disagreement(by_judge, by_alarm, probes, significance)
+
+
+def _ratings(scorer: Scorer, images: Sequence[Tensor] | Tensor) -> np.ndarray:
+    return np.array([assessment.rating for assessment in scorer.assess(list(images))])

@@ -43,7 +43,8 @@ def test_every_kind_is_measured_and_stands_in_the_table(monkeypatch):
     monkeypatch.setattr(suite, "SETTINGS", ((1, 0.0),))
     coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     clean = torch.nn.functional.interpolate(coarse, size=(192, 192), mode="bicubic").clamp(0, 1)[0]
-    proxy, alarm = (c.from_pretrained().requires_grad_(False) for c in (QualityProxy, Alarm))
+    proxy = QualityProxy.from_pretrained().requires_grad_(False)
+    alarm = Alarm.from_pretrained().requires_grad_(False)
     changes = suite.measure(proxy, alarm, [Photo(0, "a", clean)], size=192)
     assert [c.kind for c in changes] == ["PGD 2/255", HONEST]
     assert changes[0].proxy_gain > 0.1 and changes[0].psnr_gain < 0
