@@ -24,13 +24,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import evaluate_proxy, peers, timing
-from benchmarks.attack_proxy import attack_table, attacked_images
+from benchmarks import evaluate_alarm, evaluate_proxy, peers, timing
+from benchmarks.attack_proxy import ATTACKS, attack_table, attacked_images
 from benchmarks.damaged_photos import damage, read_photos
 from benchmarks.evaluate_proxy import MONOTONE
 from benchmarks.evaluate_pruning import Progress, Recorder, progress_of, rank_correlations
 from benchmarks.evaluate_uncertainty import interval_table, out_of_distribution_table
 from benchmarks.judge_speed import forward, forward_backward
+from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.images import find_images
 from zoomiqa_core.metrics import Estimate
@@ -167,8 +168,16 @@ def text(setup: Setup) -> Table:
 
 
 def alarm(setup: Setup) -> Table:
-    """Hacked against honest improvements, told apart by the second judge."""
-    return {"alarm: AUC of hacked against honest": math.nan}
+    """Hacked against honest improvements, told apart by the second judge.
+
+    Attacks alone; ``evaluate_alarm`` adds a restorer tuned on the judge.
+    """
+    photos = read_photos(setup.photos, min(12, setup.count))
+    changes = evaluate_alarm.measure(
+        setup.proxy(), Alarm.from_pretrained(), photos, seed=setup.seed
+    )
+    area = evaluate_alarm.separation(changes, list(ATTACKS), seed=setup.seed)
+    return {"alarm: AUC of hacked against honest": area}
 
 
 def previews(setup: Setup) -> Table:

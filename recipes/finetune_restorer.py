@@ -92,7 +92,7 @@ class Config:
     """Of a pipeline that is not of the bundled kind."""
     judge: str = "proxy"
     """Of the reward: ``proxy`` or the folder of a ``QualityProxy``."""
-    independent_judge: str | None = None
+    independent_judge: str | None = "alarm"
     """Of the monitor, anything ``load_scorer`` takes, trained on other supervision; None has
     none."""
     method: Literal["backprop", "nft", "dpo"] = "backprop"

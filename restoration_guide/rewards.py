@@ -305,8 +305,8 @@ def ms_ssim(images: Tensor, truth: Tensor) -> Tensor:
     side = min(images.shape[-2:])
     if side < MS_SSIM_WINDOW:
         raise ValueError(f"MS-SSIM needs sides of {MS_SSIM_WINDOW} px or more, got {side}")
-    # torchmetrics' own condition for k + 1 scales
-    scales = sum(side // max(1, k**2) >= MS_SSIM_WINDOW for k in range(len(MS_SSIM_WEIGHTS)))
+    # the window must fit after k halvings, and torchmetrics wants more of four scales and five
+    scales = sum(side // max(2**k, k**2) >= MS_SSIM_WINDOW for k in range(len(MS_SSIM_WEIGHTS)))
     weights = MS_SSIM_WEIGHTS[:scales]
     betas = tuple(weight / sum(weights) for weight in weights)
     found = measure(images, truth, data_range=1.0, betas=betas, normalize="relu", reduction="none")

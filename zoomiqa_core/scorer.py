@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload, runtime_checkable
@@ -9,14 +10,17 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from zoomiqa_core.assessment import Assessment, BBox, RegionScore
+from zoomiqa_core.alarm.model import Alarm
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
 from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image, source_name
 from zoomiqa_core.model_files import is_transformers_model
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.proxy.preprocess import fitted_size
+from zoomiqa_core.proxy.preprocess import fit, fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
 
 ImageList = Sequence[ImageSource]
+TILE = 128
+"""Side in px of what the alarm judges as one place."""
 
 
 @runtime_checkable
@@ -53,7 +57,10 @@ class ProxyScorer:
     """
 
     def __init__(
-        self, proxy: QualityProxy, device: str | torch.device = "cpu", name: str = "proxy"
+        self,
+        proxy: QualityProxy | Alarm,
+        device: str | torch.device = "cpu",
+        name: str = "proxy",
     ) -> None:
         self.name = name
         self.proxy = proxy.to(device).eval()
@@ -121,9 +128,59 @@ class ProxyScorer:
         return self.proxy(image.pixels[None].to(self.device))
 
 
+class AlarmScorer(ProxyScorer):
+    """The alarm as a :class:`Scorer`.
+
+    It judges statistics of the whole image and has no map of its own: a place is judged by the
+    statistics of a window around it alone, so its rating is rougher than the image's.
+    """
+
+    def quality_map(self, image: ImageSource) -> Tensor:
+        """(1, h, w) ratings of tiles of about ``TILE`` px, each judged by itself."""
+        pixels = self._fitted(image)
+        rows = pixels.tensor_split(max(1, round(pixels.shape[1] / TILE)), 1)
+        columns = max(1, round(pixels.shape[2] / TILE))
+        ratings = [[self._rate(t)[0] for t in row.tensor_split(columns, 2)] for row in rows]
+        return torch.tensor([ratings])
+
+    def score_regions(self, image: ImageSource, bboxes: Sequence[BBox]) -> list[RegionScore]:
+        """Rate regions by what is inside them, and around them up to ``TILE / 2`` px a side.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ValueError: a box is malformed.
+        """
+        pixels = self._fitted(image)
+        found = []
+        for bbox in bboxes:
+            x0, y0, x1, y1 = check_bbox(bbox)
+            (top, bottom), (left, right) = (
+                _window(start, stop, side)
+                for start, stop, side in zip((y0, x0), (y1, x1), pixels.shape[1:], strict=True)
+            )
+            found.append(RegionScore(bbox, *self._rate(pixels[:, top:bottom, left:right])))
+        return found
+
+    def _fitted(self, image: ImageSource) -> Tensor:
+        return fit(read_image(image).pixels[None], self.proxy.max_pixels)[0]
+
+    @torch.no_grad()
+    def _rate(self, pixels: Tensor) -> tuple[float, float]:
+        out = self.proxy(pixels[None].to(self.device))
+        return float(out.rating), float(out.rating_std)
+
+
+def _window(start: float, stop: float, side: int) -> tuple[int, int]:
+    """First pixel and end of a share of ``side``, widened to ``TILE / 2`` px if it can be."""
+    first, end = math.floor(start * side), math.ceil(stop * side)
+    length = max(end - first, min(TILE // 2, side))
+    first = min(max(0, first - (length - (end - first)) // 2), side - length)
+    return first, first + length
+
+
 @overload
 def load_scorer(
-    name: Literal["proxy"] = ..., *, device: str | torch.device = ...
+    name: Literal["proxy", "alarm"] = ..., *, device: str | torch.device = ...
 ) -> ProxyScorer: ...
 @overload
 def load_scorer(
@@ -137,7 +194,8 @@ def load_scorer(
     """Load a judge.
 
     Args:
-        name: ``"proxy"`` for the bundled weights; a folder or hub id holding a
+        name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, which
+            no reward may be tuned against; a folder or hub id holding a
             :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL); or the address of
             an OpenAI-compatible server that has one, ``"http://…/v1"``.
         device: where it judges; a server judges where it is.
@@ -154,11 +212,13 @@ def load_scorer(
         from zoomiqa_core.served import served_scorer
 
         return served_scorer(str(name), **settings)
-    if str(name) != "proxy" and is_transformers_model(name):
+    bundled = str(name) in ("proxy", "alarm")
+    if not bundled and is_transformers_model(name):
         from zoomiqa_core.vlm import local_scorer
 
         return local_scorer(name, device=device, **settings)
     if settings:
         raise TypeError(f"the proxy takes no settings, got {', '.join(sorted(settings))}")
-    path = None if str(name) == "proxy" else name
-    return ProxyScorer(QualityProxy.from_pretrained(path), device, str(name))
+    if str(name) == "alarm":
+        return AlarmScorer(Alarm.from_pretrained(), device, "alarm")
+    return ProxyScorer(QualityProxy.from_pretrained(None if bundled else name), device, str(name))
