@@ -14,13 +14,10 @@ Trials are forked from a process that has the libraries loaded, so that they beg
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
 import random
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from benchmarks import killed_runs
 from zoomiqa_core.images import save_png
 
 STEPS = 12
@@ -73,7 +71,7 @@ def write_photos(folder: Path, count: int = 4) -> Path:
 
 def fine_tune(photos: Path, out: Path, steps: int) -> None:
     """Body of a trial's process: the recipe, its words into ``out.log``."""
-    with (out.parent / f"{out.name}.log").open("a") as log:
+    with killed_runs.log_file(out).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         from recipes.finetune_restorer import main as recipe
@@ -94,8 +92,7 @@ def finish(process: Any, out: Path) -> None:
     """Wait for a run to end well."""
     process.join()
     if process.exitcode != 0:
-        log = (out.parent / f"{out.name}.log").read_text(encoding="utf-8", errors="replace")
-        raise RuntimeError(f"the run in {out} failed:\n{log[-3000:]}")
+        raise killed_runs.failed(out)
 
 
 def result(out: Path) -> dict[str, Any]:
@@ -159,18 +156,8 @@ def check(folder: Path, kills: int, seed: int, steps: int = STEPS) -> list[Trial
 
 
 def main() -> None:
-    """Check, and say how many runs were the same."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        trials = check(Path(folder), args.kills, args.seed)
-    good = sum(made.same for made in trials)
-    print(f"{good} of {len(trials)} killed runs ended like the unbroken one")
-    sys.exit(0 if good == len(trials) else 1)
+    """Check, and say how many ended alike."""
+    killed_runs.main(__doc__, lambda *given: [made.same for made in check(*given)])
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ results in the seventh digit. Exits with 1 when a summary differs or an image is
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
+from benchmarks import killed_runs
 from zoomiqa_core.images import save_png
 
 IMAGES = 40
@@ -80,7 +79,7 @@ def start(data: Path, out: Path, processes: int) -> psutil.Popen:
         # On CPUs `accelerate launch` starts several processes through MPI only.
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         command = [*launcher, "--nproc_per_node", str(processes), *command]
-    with (out.parent / f"{out.name}.log").open("a") as log:
+    with killed_runs.log_file(out).open("a") as log:
         return psutil.Popen(
             [sys.executable, *command],
             stdout=log,
@@ -102,8 +101,7 @@ def kill(process: psutil.Popen) -> None:
 def finish(process: psutil.Popen, out: Path) -> dict[str, Any]:
     """Wait for a run to end well; its summary without the timing."""
     if process.wait(timeout=600) != 0:
-        log = (out.parent / f"{out.name}.log").read_text(encoding="utf-8", errors="replace")
-        raise RuntimeError(f"the run in {out} failed:\n{log[-3000:]}")
+        raise killed_runs.failed(out)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     del summary["timing"]
     return summary
@@ -155,18 +153,8 @@ def check(folder: Path, kills: int, seed: int, images: int = IMAGES) -> list[Tri
 
 
 def main() -> None:
-    """Check, and say how many summaries were the same."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        trials = check(Path(folder), args.kills, args.seed)
-    good = sum(result.good for result in trials)
-    print(f"{good} of {len(trials)} killed runs ended like the unbroken one")
-    sys.exit(0 if good == len(trials) else 1)
+    """Check, and say how many ended alike."""
+    killed_runs.main(__doc__, lambda *given: [made.good for made in check(*given)])
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ from zoomiqa_core.training.run import versions
 CLAIM = 0.05
 """Rise of the proxy's rating that makes a pair an improvement claimed."""
 HONEST = "restored"
+GAINS = ("proxy_gain", "alarm_gain", "psnr_gain", "ms_ssim_gain")
+"""Figures of a :class:`Change`."""
 PRESETS = ("mixed", "noise_jpeg", "blur_noise", "x2")
 SETTINGS = ((1, 0.0), (3, 0.7), (2, 1.0), (6, 0.5))
 """(steps, temperature) of the restorations."""
@@ -185,9 +187,7 @@ def table(changes: Sequence[Change], seed: int = 0) -> str:
         if not rows:
             lines.append(f"| {name} | 0 |" + " |" * 7)
             continue
-        of = {
-            n: np.array([getattr(c, n) for c in rows]) for n in Change.__annotations__ if "_" in n
-        }
+        mean = {gain: np.mean([getattr(row, gain) for row in rows]) for gain in GAINS}
         areas = ["", ""]
         if name != HONEST:
             areas = [
@@ -195,8 +195,8 @@ def table(changes: Sequence[Change], seed: int = 0) -> str:
                 for less in (False, True)
             ]
         verdict = Disagreement(_by_photo(rows, "proxy_gain"), _by_photo(rows, "alarm_gain")).verdict
-        cells = [f"{of[n].mean():+.3f}" for n in ("proxy_gain", "alarm_gain")]
-        cells += [f"{of['psnr_gain'].mean():+.2f}", f"{of['ms_ssim_gain'].mean():+.4f}"]
+        digits = zip(GAINS, (3, 3, 2, 4), strict=True)
+        cells = [f"{mean[gain]:+.{count}f}" for gain, count in digits]
         lines.append(f"| {name} | {len(rows)} | {' | '.join([*cells, *areas, verdict])} |")
     return "\n".join(lines)
 

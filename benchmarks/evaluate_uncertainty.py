@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from benchmarks.evaluate_proxy import judge_rated, read_crop
+from zoomiqa_core.chance import below
 from zoomiqa_core.data.kadid import HELD_OUT, distort
 from zoomiqa_core.files import atomic_path, to_json, write_text_atomic
 from zoomiqa_core.images import find_images, to_batch
@@ -82,10 +83,10 @@ def draw_reliability(error: np.ndarray, std: np.ndarray, path: Path) -> None:
 def text_page(generator: torch.Generator) -> Tensor:
     """(1, 3, SIDE, SIDE): black words on white, of one size."""
     page = Image.new("RGB", (SIDE, SIDE), "white")
-    draw, height = ImageDraw.Draw(page), _below(16, generator) + 12
+    draw, height = ImageDraw.Draw(page), below(16, generator) + 12
     font = ImageFont.load_default(size=height)
     for top in range(8, SIDE - height, round(1.4 * height)):
-        line = " ".join(WORDS[_below(len(WORDS), generator)] for _ in range(30))
+        line = " ".join(WORDS[below(len(WORDS), generator)] for _ in range(30))
         draw.text((8, top), line, fill="black", font=font)
     return to_batch(page)
 
@@ -131,10 +132,6 @@ def out_of_distribution_table(proxy: QualityProxy, photos: Sequence[Path], seed:
         table[f"std on {kind}, AUC against photos"] = auc(familiar, found)
         least = min(least, auc(familiar, found))
     return {**table, "std apart from photos, least AUC": least}
-
-
-def _below(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,7 +17,8 @@ SSIM_MIN_SIDE = 11
 """Side of SSIM's window in pixels."""
 MS_SSIM_MIN_SIDE = 176
 """Smallest side torchmetrics accepts for five scales of an 11-pixel window: ⌊side / 16⌋ > 10."""
-
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of its five scales, from fine to coarse (Wang et al. 2003, table 1)."""
 
 Learned = Literal["lpips", "dists"]
 """Distances that rest on a trained backbone, which torchvision downloads when it is first used."""
@@ -85,6 +86,31 @@ def reference_figures(
         for name in learned:
             figures[name] = learned_distance(image, reference, name)
     return ReferenceFigures(distance, **figures)
+
+
+def ms_ssim(images: Tensor, truth: Tensor) -> Tensor:
+    """Differentiable MS-SSIM of images in [0, 1], (B,), by torchmetrics.
+
+    Departs from Wang et al. (2003) in that small images are compared at the first of its five
+    scales alone, as many as leave the 11-pixel window room, with their weights made to sum to 1;
+    negative contrast terms count as 0.
+
+    Raises:
+        ValueError: a side is below 11 px.
+    """
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure as measure,
+    )
+
+    side = min(images.shape[-2:])
+    if side < SSIM_MIN_SIDE:
+        raise ValueError(f"MS-SSIM needs sides of {SSIM_MIN_SIDE} px or more, got {side}")
+    # the window must fit after k halvings, and torchmetrics wants more of four scales and five
+    scales = sum(side // max(2**k, k**2) >= SSIM_MIN_SIDE for k in range(len(MS_SSIM_WEIGHTS)))
+    weights = MS_SSIM_WEIGHTS[:scales]
+    betas = tuple(weight / sum(weights) for weight in weights)
+    found = measure(images, truth, data_range=1.0, betas=betas, normalize="relu", reduction="none")
+    return torch.as_tensor(found)
 
 
 def learned_distance(image: Tensor, reference: Tensor, name: Learned) -> float:

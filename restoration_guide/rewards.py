@@ -13,7 +13,7 @@ degraded_psnr    degrade-and-compare with the input                             
 reference        − RMS difference to what the untuned restorer makes of the same       pixel value
 unchanged        − RMS difference to the input                                         pixel value
 truth            PSNR to the clean image, where there is one                           dB
-truth_ms_ssim    MS-SSIM to the clean image, of as many scales as fit (see :func:`ms_ssim`)   0 to 1
+truth_ms_ssim    MS-SSIM to the clean image, of as many scales as fit                  0 to 1
 ===============  ====================================================================  ==========
 
 The lower bound is that of :func:`zoomiqa_core.proxy.model.counted_on`.
@@ -34,13 +34,9 @@ import torch
 from torch import Tensor
 
 from restoration_guide.fidelity import degrade_and_compare, low_pass_distance
+from restoration_guide.reference import ms_ssim
 from zoomiqa_core.proxy.model import ProxyOutput, counted_on
 from zoomiqa_core.proxy.views import ViewConfig, random_views
-
-MS_SSIM_WINDOW = 11
-"""Side of its window in pixels."""
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of its five scales, from fine to coarse (Wang et al. 2003, table 1)."""
 
 QUALITY = ("rating", "map", "worst_region")
 """Terms that come from the judge."""
@@ -286,31 +282,6 @@ def psnr_db(images: Tensor, truth: Tensor) -> Tensor:
     """Differentiable PSNR of images in [0, 1], (B,) dB, at most 100."""
     mse = (images - truth).square().flatten(1).mean(1)
     return -10 * torch.log10(mse.clamp_min(1e-10))
-
-
-def ms_ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Differentiable MS-SSIM of images in [0, 1], (B,), by torchmetrics.
-
-    Departs from Wang et al. (2003) in that small images are compared at the first of its five
-    scales alone, as many as leave the 11-pixel window room, with their weights made to sum to 1;
-    negative contrast terms count as 0.
-
-    Raises:
-        ValueError: a side is below 11 px.
-    """
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure as measure,
-    )
-
-    side = min(images.shape[-2:])
-    if side < MS_SSIM_WINDOW:
-        raise ValueError(f"MS-SSIM needs sides of {MS_SSIM_WINDOW} px or more, got {side}")
-    # the window must fit after k halvings, and torchmetrics wants more of four scales and five
-    scales = sum(side // max(2**k, k**2) >= MS_SSIM_WINDOW for k in range(len(MS_SSIM_WEIGHTS)))
-    weights = MS_SSIM_WEIGHTS[:scales]
-    betas = tuple(weight / sum(weights) for weight in weights)
-    found = measure(images, truth, data_range=1.0, betas=betas, normalize="relu", reduction="none")
-    return torch.as_tensor(found)
 
 
 def _given(image: Tensor | None, term: str) -> Tensor:

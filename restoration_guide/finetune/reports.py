@@ -12,6 +12,7 @@ from torch import Tensor
 
 from restoration_guide.finetune.methods import Batch, Rewarded
 from restoration_guide.report_folder import RECORD, read_record
+from zoomiqa_core.data.photos import read_8_bit
 from zoomiqa_core.images import find_images, read_image
 
 
@@ -85,7 +86,7 @@ class ReportedPhotos:
 
     def _pixels(self, path: Path) -> Tensor:
         if path not in self.images:
-            self.images[path] = (read_image(path).pixels * 255).round().to(torch.uint8)
+            self.images[path] = read_8_bit(path)
         return self.images[path].float() / 255
 
 

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from restoration_guide.restorers import residual_flow as rf
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from zoomiqa_core.chance import below
 
 
 class Chain(Protocol):
@@ -126,7 +127,7 @@ def roll_out(chain: Chain, config: RolloutConfig, generator: torch.Generator) ->
     latents = chain.prepare(generator)
     stop = chain.steps
     if config.early_stop:
-        stop -= _below(config.early_stop, generator)
+        stop -= below(config.early_stop, generator)
     learned = draw_last(config, stop, generator)
     first = stop if config.renoised else stop - learned
     seen, predicted = latents, latents
@@ -156,7 +157,7 @@ def roll_out(chain: Chain, config: RolloutConfig, generator: torch.Generator) ->
 def draw_last(config: RolloutConfig, steps: int, generator: torch.Generator) -> int:
     """K of a chain of this many steps: its last evaluations, through which the gradient flows."""
     last = min(config.last or steps, steps)
-    return 1 + _below(last, generator) if config.random_last else last
+    return 1 + below(last, generator) if config.random_last else last
 
 
 def require_gradients() -> None:
@@ -241,7 +242,3 @@ def _predict(chain: Chain, latents: Tensor, index: int, checkpointing: bool) -> 
 
 def _noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
     return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _below(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))

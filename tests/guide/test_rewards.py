@@ -7,13 +7,12 @@ import math
 import pytest
 import torch
 
-from restoration_guide.reference import reference_figures
+from restoration_guide.reference import ms_ssim, reference_figures
 from restoration_guide.rewards import (
     Reward,
     RewardConfig,
     RunningScale,
     Weights,
-    ms_ssim,
     psnr_db,
     quality_terms,
     rms,

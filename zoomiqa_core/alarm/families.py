@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.alarm.tampering import tamper
+from zoomiqa_core.chance import below
 from zoomiqa_core.data.degradations import PRESETS, degrade
-from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, LEVELS, distort
+from zoomiqa_core.data.kadid import LEVELS, distort
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.proxy.batches import VERSIONS
-
-SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
-"""Distortion types shown in training."""
-
+from zoomiqa_core.proxy.batches import SEEN, VERSIONS
 
 SIZE = 8
 """Versions in a family, the clean one first."""
@@ -35,17 +32,17 @@ def restored_family(sets: PhotoPool, crop: int, generator: torch.Generator) -> T
     clean, degraded = version["clean"], version["degraded"]
     of_degraded = [version[name] for name in VERSIONS[2:5]]
     of_clean = [version[name] for name in VERSIONS[5:]]
-    family = [clean, degraded, of_degraded[_below(3, generator)]]
+    family = [clean, degraded, of_degraded[below(3, generator)]]
     while len(family) < SIZE:
-        draw = _below(10, generator)
+        draw = below(10, generator)
         if draw == 0:
-            made = torch.lerp(clean, of_clean[_below(2, generator)], _strength(generator))
+            made = torch.lerp(clean, of_clean[below(2, generator)], _strength(generator))
         elif draw < 3:
             made = torch.lerp(degraded, clean, _strength(generator) / 2)
         else:
-            made = torch.lerp(degraded, of_degraded[_below(3, generator)], _strength(generator))
+            made = torch.lerp(degraded, of_degraded[below(3, generator)], _strength(generator))
         made = made.clamp(0, 1)
-        family.append(tamper(made, generator=generator) if _below(5, generator) < 3 else made)
+        family.append(tamper(made, generator=generator) if below(5, generator) < 3 else made)
     return _some_in_8_bits(torch.stack(family), generator)
 
 
@@ -53,16 +50,16 @@ def damaged_family(photos: PhotoPool, crop: int, generator: torch.Generator) -> 
     """(``SIZE``, 3, crop, crop): a photo clean, at levels of one type or degraded, tampered."""
     clean, _ = photos.crops(1, crop, generator=generator)
     family = [clean[0]]
-    if _below(3, generator):
-        name = SEEN[_below(len(SEEN), generator)]
+    if below(3, generator):
+        name = SEEN[below(len(SEEN), generator)]
         levels = (torch.randperm(len(LEVELS), generator=generator) + 1)[: SIZE // 2]
         family += [distort(clean, name, int(n), generator=generator)[0] for n in levels]
     else:
-        preset = list(PRESETS)[_below(len(PRESETS), generator)]
+        preset = list(PRESETS)[below(len(PRESETS), generator)]
         damaged = degrade(clean, preset, generator=generator).images[0]
         family += [torch.lerp(clean[0], damaged, share) for share in (1.0, 0.66, 0.33)]
     while len(family) < SIZE:
-        base = family[_below(len(family), generator)]
+        base = family[below(len(family), generator)]
         family.append(tamper(base, generator=generator))
     return _some_in_8_bits(torch.stack(family[:SIZE]), generator)
 
@@ -75,7 +72,3 @@ def _some_in_8_bits(family: Tensor, generator: torch.Generator) -> Tensor:
 
 def _strength(generator: torch.Generator) -> float:
     return 2 * float(torch.rand((), generator=generator))
-
-
-def _below(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))

@@ -97,8 +97,20 @@ def opponent(images: Tensor) -> Tensor:
     return torch.stack([luma, red - green, blue - (red + green) / 2], 1)
 
 
+def local_mean(values: Tensor, window: int, *, border: bool = True) -> Tensor:
+    """Means of (…, C, H, W) under a square window of odd side.
+
+    Args:
+        values: three or four dimensions.
+        window: side in px.
+        border: also where the window leaves the image, of what lies on it; else the result is
+            ``window − 1`` px smaller.
+    """
+    half = window // 2 if border else 0
+    # one axis after the other: 2 · window terms, not window²
+    rows = functional.avg_pool2d(values, (window, 1), 1, (half, 0), count_include_pad=False)
+    return functional.avg_pool2d(rows, (1, window), 1, (0, half), count_include_pad=False)
+
+
 def _mean(values: Tensor) -> Tensor:
-    rows = functional.avg_pool2d(
-        values, (WINDOW, 1), 1
-    )  # one axis after the other: 14 terms, not 49
-    return functional.avg_pool2d(rows, (1, WINDOW), 1)
+    return local_mean(values, WINDOW, border=False)

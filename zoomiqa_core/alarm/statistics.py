@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoomiqa_core.alarm.reference import opponent
+from zoomiqa_core.alarm.reference import WINDOW, local_mean, opponent
 
 SCALES = 3
 MIN_SIDE = 48
@@ -119,8 +119,8 @@ def bands(channels: Tensor) -> Tensor:
 
 def local_contrast(channels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and logarithm of the standard deviation over 7 x 7 px: (B, C, h, w) both."""
-    mean = _local_mean(channels)
-    variance = (_local_mean(channels.square()) - mean.square()).clamp_min(0)
+    mean = local_mean(channels, WINDOW)
+    variance = (local_mean(channels.square(), WINDOW) - mean.square()).clamp_min(0)
     return mean, (variance + FAINT**2).log() / 2
 
 
@@ -194,11 +194,6 @@ def _filtered(channels: Tensor, name: str) -> Tensor:
 
 def _centred(values: Tensor) -> Tensor:
     return values - values.mean((2, 3), keepdim=True)
-
-
-def _local_mean(values: Tensor) -> Tensor:
-    rows = functional.avg_pool2d(values, (7, 1), 1, (3, 0), count_include_pad=False)
-    return functional.avg_pool2d(rows, (1, 7), 1, (0, 3), count_include_pad=False)
 
 
 def _log_rms(values: Tensor) -> Tensor:

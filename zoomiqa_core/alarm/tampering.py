@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoomiqa_core.alarm.reference import opponent
+from zoomiqa_core.alarm.reference import local_mean, opponent
+from zoomiqa_core.chance import below
 from zoomiqa_core.data.degradations import gaussian_kernel
 
 
 def tamper(image: Tensor, *, generator: torch.Generator, local: float = 0.25) -> Tensor:
     """One operator of ``OPERATORS``, everywhere or (share ``local``) inside a soft mask."""
-    operator = list(OPERATORS.values())[_below(len(OPERATORS), generator)]
+    operator = list(OPERATORS.values())[below(len(OPERATORS), generator)]
     changed = operator(image, generator).clamp(0, 1)
     if _uniform(0, 1, generator) < local:
         mask = (3 * _field(image[:1], 32, generator)).sigmoid()
@@ -39,11 +40,11 @@ def blurred(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def flattened(image: Tensor, generator: torch.Generator) -> Tensor:
     """Detail removed, edges kept: the guided filter by itself (He et al., TPAMI 2013)."""
-    window, strength = 2 * _below(4, generator) + 3, _spread(0.01, 0.1, generator) ** 2
-    mean = _box(image, window)
-    variance = _box(image * image, window) - mean * mean
+    window, strength = 2 * below(4, generator) + 3, _spread(0.01, 0.1, generator) ** 2
+    mean = local_mean(image, window)
+    variance = local_mean(image * image, window) - mean * mean
     slope = variance / (variance + strength)
-    return _box(slope, window) * image + _box((1 - slope) * mean, window)
+    return local_mean(slope, window) * image + local_mean((1 - slope) * mean, window)
 
 
 def spectrum(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -95,7 +96,7 @@ def patterned(image: Tensor, generator: torch.Generator) -> Tensor:
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pattern = torch.ones(height, width)
-    for _ in range(1 + _below(2, generator)):
+    for _ in range(1 + below(2, generator)):
         period, angle = _spread(2.0, 12.0, generator), _uniform(0, math.pi, generator)
         phase = _uniform(0, 2 * math.pi, generator)
         across = math.cos(angle) * x + math.sin(angle) * y
@@ -105,7 +106,7 @@ def patterned(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def gridded(image: Tensor, generator: torch.Generator) -> Tensor:
     """A random tile of 2, 4 or 8 px repeated over the image, RMS .002–.03, in a colour."""
-    period = (2, 4, 8)[_below(3, generator)]
+    period = (2, 4, 8)[below(3, generator)]
     tile = torch.randn(period, period, generator=generator)
     repeats = [-(-side // period) for side in image.shape[-2:]]
     pattern = tile.repeat(*repeats)[: image.shape[-2], : image.shape[-1]]
@@ -117,7 +118,7 @@ def gridded(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def drifted(image: Tensor, generator: torch.Generator) -> Tensor:
     """A smooth random field of 2–32 px grain, RMS .006–.06, of each channel or of all."""
-    field = _field(image, 2 ** (1 + _below(5, generator)), generator)
+    field = _field(image, 2 ** (1 + below(5, generator)), generator)
     if _uniform(0, 1, generator) < 0.4:
         field = field[:1]
     return image + _spread(0.006, 0.06, generator) * field
@@ -181,12 +182,6 @@ def _smooth(image: Tensor, sigma: float) -> Tensor:
     return functional.conv2d(across, row.view(1, 1, -1, 1))[:, 0]
 
 
-def _box(image: Tensor, window: int) -> Tensor:
-    half = window // 2
-    rows = functional.avg_pool2d(image, (window, 1), 1, (half, 0), count_include_pad=False)
-    return functional.avg_pool2d(rows, (1, window), 1, (0, half), count_include_pad=False)
-
-
 def _ratio(most: float, generator: torch.Generator) -> float:
     """A factor between 1 / most and most, even odds on both sides."""
     return math.exp(_uniform(-1, 1, generator) * math.log(most))
@@ -199,7 +194,3 @@ def _spread(low: float, high: float, generator: torch.Generator) -> float:
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
-
-
-def _below(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zoomiqa_core.chance import below
 from zoomiqa_core.images import read_image
 
 
@@ -31,7 +32,7 @@ class PhotoPool:
         self._photos: list[Tensor] = []
         found = [Path(path) for path in paths]
         with ThreadPoolExecutor() as readers:  # decoding leaves the interpreter free
-            for path, photo in zip(found, readers.map(_read, found), strict=True):
+            for path, photo in zip(found, readers.map(read_8_bit, found), strict=True):
                 if min(photo.shape[-2:]) < min_side:
                     if skip_small:
                         continue
@@ -49,10 +50,10 @@ class PhotoPool:
         """A random (3, size, size) crop of one photo in [0, 1], mirrored half the time."""
         photo = self._photos[index]
         height, width = photo.shape[-2:]
-        top = _below(height - size + 1, generator)
-        left = _below(width - size + 1, generator)
+        top = below(height - size + 1, generator)
+        left = below(width - size + 1, generator)
         crop = photo[:, top : top + size, left : left + size].float() / 255
-        return crop.flip(-1) if _below(2, generator) else crop
+        return crop.flip(-1) if below(2, generator) else crop
 
     def crops(
         self,
@@ -67,7 +68,7 @@ class PhotoPool:
         ``among`` restricts the draw to some of the photos.
         """
         among = range(len(self)) if among is None else among
-        indices = [among[_below(len(among), generator)] for _ in range(count)]
+        indices = [among[below(len(among), generator)] for _ in range(count)]
         return torch.stack([self.crop(i, size, generator=generator) for i in indices]), indices
 
     def tiles(self, size: int, count: int, *, generator: torch.Generator) -> Tensor:
@@ -79,7 +80,7 @@ class PhotoPool:
         Raises:
             ValueError: the photo is no such row of tiles.
         """
-        index = _below(len(self), generator)
+        index = below(len(self), generator)
         photo = self._photos[index]
         height, width = photo.shape[-2:]
         if width != count * height:
@@ -87,16 +88,13 @@ class PhotoPool:
                 f"{self.paths[index]} is {width}×{height} px; a row of {count} square tiles "
                 f"would be {count * height}×{height}"
             )
-        top = _below(height - size + 1, generator)
-        left = _below(height - size + 1, generator)
+        top = below(height - size + 1, generator)
+        left = below(height - size + 1, generator)
         tiles = photo.unflatten(-1, (count, height)).permute(2, 0, 1, 3)
         tiles = tiles[..., top : top + size, left : left + size].float() / 255
-        return tiles.flip(-1) if _below(2, generator) else tiles
+        return tiles.flip(-1) if below(2, generator) else tiles
 
 
-def _read(path: Path) -> Tensor:
+def read_8_bit(path: Path) -> Tensor:
+    """(3, H, W) uint8 of an image file: a quarter of the memory of what is judged."""
     return (read_image(path).pixels * 255).round().to(torch.uint8)
-
-
-def _below(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoomiqa_core.chance import below
 from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.local_damage import CLEAN_RATING, damage_locally
 from zoomiqa_core.data.overlay import add_text
@@ -132,7 +133,7 @@ def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
     """One photo, clean and at ``plan.levels`` different levels of one seen type. One group."""
     clean, _ = pool.crops(1, plan.crop, generator=generator)
     names = SEEN + HARD * (plan.hard - 1)
-    name = names[_below(len(names), generator)]
+    name = names[below(len(names), generator)]
     chosen = (torch.randperm(5, generator=generator)[: plan.levels] + 1).tolist()
     images = [clean, *(distort(clean, name, level, generator=generator) for level in chosen)]
     labels = [CLEAN_RATING, *(DISTORTIONS[name].mean_mos[level - 1] for level in chosen)]
@@ -146,7 +147,7 @@ def local_evidence(pool: PhotoPool, size: int, generator, *, worst: float = 3.3)
     cells = [
         (n, i + 1) for n in SEEN for i, mos in enumerate(DISTORTIONS[n].mean_mos) if mos < worst
     ]
-    name, level = cells[_below(len(cells), generator)]
+    name, level = cells[below(len(cells), generator)]
     damage = damage_locally(clean, name, level, area=(0.05, 0.4), generator=generator)
     unknown = torch.full((1,), math.nan)
     return Evidence(damage.images, unknown, unknown, torch.zeros(1), damage.rating_map)
@@ -181,7 +182,7 @@ def written_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
     Half the time it is the degraded one, which sharp letters flatter most.
     """
     tiles = sets.tiles(size, len(VERSIONS), generator=generator)
-    drawn = _below(2 * len(VERSIONS), generator)
+    drawn = below(2 * len(VERSIONS), generator)
     version = tiles[drawn if drawn < len(VERSIONS) else VERSIONS.index("degraded")][None]
     batch = torch.cat([version, add_text(version, generator=generator)])
     unknown = torch.full((2,), math.nan)
@@ -220,8 +221,8 @@ def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator
 def _cut(evidence: Evidence, smallest: int, step: int, generator: torch.Generator) -> Evidence:
     """The same random square window of all images, ``smallest`` or some steps larger."""
     size = evidence.images.shape[-1]
-    side = smallest + step * _below((size - smallest) // step + 1, generator)
-    top, left = _below(size - side + 1, generator), _below(size - side + 1, generator)
+    side = smallest + step * below((size - smallest) // step + 1, generator)
+    top, left = below(size - side + 1, generator), below(size - side + 1, generator)
     window = (..., slice(top, top + side), slice(left, left + side))
     return evidence._replace(images=evidence.images[window], rating_map=evidence.rating_map[window])
 
@@ -232,7 +233,3 @@ def _join(parts: Sequence[Evidence]) -> Evidence:
 
 def _no_map(images: Tensor) -> Tensor:
     return torch.full_like(images[:, :1], math.nan)
-
-
-def _below(limit: int, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))
