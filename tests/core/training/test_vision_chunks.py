@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -15,14 +17,14 @@ def test_each_chunk_attends_within_itself():
     bounds = torch.tensor([0, 4, 7, 7, 11])  # an empty one among them
     found = attend_chunks(q, k, v, bounds)
     for start, end in ((0, 4), (4, 7), (7, 11)):
-        one = (part[start:end].transpose(0, 1) for part in (q, k, v))
-        alone = functional.scaled_dot_product_attention(*one).transpose(0, 1)
+        one, other, third = (part[start:end].transpose(0, 1) for part in (q, k, v))
+        alone = functional.scaled_dot_product_attention(one, other, third).transpose(0, 1)
         assert torch.allclose(found[start:end], alone, atol=1e-6)
 
 
 def test_a_tower_sees_and_learns_the_same():
     vlm, processor = build_tiny_vlm()
-    tower = vlm.model.visual
+    tower: Any = vlm.model.visual
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(3, *size, generator=generator) for size in ((140, 168), (56, 196))]
     made = processor.image_processor(images, do_resize=False, do_rescale=False, return_tensors="pt")
