@@ -11,8 +11,9 @@ and photos, with a 95 % bootstrap interval over photos (each photo's mean over t
 verdict is the monitor's; seconds are the training's.
 
 ``rating`` is the judge of the reward: a rise of it alone proves nothing. ``independent`` is a judge
-no run was trained on. The probes are distances from the clean photo's statistics
-(``restoration_guide.finetune.probes``): lower is better.
+no run was trained on; ``reference`` is what is known of the clean photo in the same unit
+(``zoomiqa_core.alarm.reference``, fitted to people's opinions of damage). The probes are distances
+from the clean photo's statistics (``restoration_guide.finetune.probes``): lower is better.
 
 Figures of a restorer are kept in ``--kept`` under the hash of its weights, so that a command that
 is repeated, with one run more, restores only what is new.
@@ -41,6 +42,7 @@ from restoration_guide.restorers.base import candidate_generator
 from restoration_guide.restorers.builtin import load_builtin_pipeline
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from zoomiqa_core import load_scorer
+from zoomiqa_core.alarm.reference import reference_rating
 from zoomiqa_core.data.degradations import PRESETS
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.metrics import Estimate, bootstrap
@@ -49,7 +51,7 @@ from zoomiqa_core.scorer import Scorer
 Figures = dict[str, list[float]]
 """Name → one figure a photo."""
 
-COLUMNS = ("rating", "independent", "psnr", "ms_ssim")
+COLUMNS = ("rating", "independent", "reference", "psnr", "ms_ssim")
 """Figures of the short table, where there are."""
 
 
@@ -117,6 +119,7 @@ def measure(
         truth = reference_figures(images[0], photo.clean)
         row = {name: judge.assess(images[0]).rating for name, judge in judges.items()}
         row |= {"psnr": truth.psnr, "ms_ssim": float(truth.ms_ssim or np.nan)}
+        row["reference"] = float(reference_rating(images, photo.clean[None]))
         row["degraded_psnr"] = float(degrade_and_compare(images, degraded))
         row["low_pass_distance"] = float(low_pass_distance(images, degraded))
         row |= {k: float(v) for k, v in departures(images, photo.clean[None]).items()}
@@ -174,7 +177,8 @@ class KeptFigures:
         digest = hashlib.sha256()
         for weight in [*pipe.unet.state_dict().values(), *(p.clean for p in self.photos)]:
             digest.update(weight.contiguous().numpy().tobytes())
-        settings = {**self.rules, **sampler, "judges": [_identity(j) for j in self.judges.values()]}
+        settings = {**self.rules, **sampler, "columns": COLUMNS}
+        settings["judges"] = [_identity(judge) for judge in self.judges.values()]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         path = self.folder / f"{digest.hexdigest()[:24]}.json"
         if path.is_file():

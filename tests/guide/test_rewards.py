@@ -16,6 +16,7 @@ from restoration_guide.rewards import (
     psnr_db,
     quality_terms,
     rms,
+    two_pixel_pattern,
     worst_mean,
 )
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
@@ -65,6 +66,18 @@ def test_distances_by_hand():
     still = torch.zeros(1, 3, 2, 2, requires_grad=True)
     rms(still).sum().backward()
     assert float(still.grad.abs().max()) == 0
+
+
+def test_only_what_repeats_every_two_pixels_is_a_pattern():
+    chequered = torch.tensor([[0.2, -0.2], [-0.2, 0.2]]).repeat(4, 4).expand(1, 3, 8, 8)
+    # inside, nine pixels hold five of one kind and four of the other: detail is .2 (1 - 1/9)
+    inside = two_pixel_pattern(chequered)[:, :, None]
+    assert inside.abs().min().item() == pytest.approx(0.2 * 8 / 9, rel=0.1)
+    assert inside.view(1, 3, 4).sign().tolist() == [[[1, -1, -1, 1]] * 3]
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    assert two_pixel_pattern(ramp).abs().max().item() < 1e-3
+    noise = torch.randn(1, 3, 256, 256, generator=generator())
+    assert two_pixel_pattern(noise).abs().max().item() < 4 / 128
 
 
 def test_total_is_the_weighted_sum_of_scaled_and_annealed_terms():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import UNet2DModel
+from diffusers import ControlNetModel, UNet2DModel
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -189,6 +189,34 @@ def test_a_diffusers_pipeline_is_fine_tuned(data, tmp_path):
     assert "lora" in " ".join(plain.unet.state_dict())
     with pytest.raises(ValueError, match="method=nft regresses on the forward process"):
         run(data, tmp_path / "nft", *words, "method=nft")
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind"),
+    [
+        ("sd_upscale", "sd_upscale"),
+        ("sdxl_tile", "sdxl_img2img"),
+        ("flux_img2img", "flux_img2img"),
+    ],
+)
+def test_a_preset_trains_a_small_pipeline_of_its_class(data, tmp_path, preset, kind):
+    pipe = tiny_pipelines.build(kind)
+    pipe.save_pretrained(tmp_path / "restorer")
+    words = [*data, f"restorer={tmp_path / 'restorer'}", f"out={tmp_path / 'run'}", "crop=64"]
+    words += ["loop.steps=1", "loop.passes=1", "loop.cpu=true", "loop.mixed_precision='no'"]
+    words += ["rollout.steps=4", "monitor={every: 1, images: 2, side: 64}", "lora.rank=2"]
+    words += ["pipeline.dtype=float32", "independent_judge=null"]
+    if preset == "sdxl_tile":
+        ControlNetModel.from_unet(
+            pipe.unet, conditioning_embedding_out_channels=(8, 8)
+        ).save_pretrained(tmp_path / "controlnet")
+        words += [f"pipeline.controlnet={tmp_path / 'controlnet'}"]
+    if preset == "flux_img2img":  # 4 bits want CUDA
+        words += ["pipeline.four_bit=false", "pipeline.options.max_sequence_length=8"]
+    recipe.main(["--config", str(SMOKE.with_stem(preset)), *words])
+    (log,) = records(tmp_path / "run")
+    assert log["grad_norm"] > 0 and log["skipped"] == 0
+    assert list((tmp_path / "run" / "pipeline").glob("*.safetensors"))
 
 
 def test_another_configuration_wants_another_folder(data, whole):
