@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--rated", type=int, default=500, help="test images used at most")
     parser.add_argument("--chains", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_tiny_judge"))
     args = parser.parse_args()
@@ -211,7 +212,9 @@ def main() -> None:
         kept = args.out / f"{name}-answers.json"
         if not kept.is_file():
             config = JudgeConfig(samples=args.chains, seed=args.seed)
-            judge = load_scorer(folder, config=config, batch_size=args.batch_size)
+            judge = load_scorer(
+                folder, device=args.device, config=config, batch_size=args.batch_size
+            )
             write_text_atomic(kept, to_json(ask(judge, cases, name)))
         answers = json.loads(kept.read_text(encoding="utf-8"))
         tables[name] = measure(answers, args.seed)

@@ -23,8 +23,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import multiprocessing
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,6 +106,8 @@ class Config:
     """Calls of a model teacher at most, those of earlier runs of the folder included."""
     max_cost: float | None = None
     cost_per_1k_tokens: float = 0.0
+    workers: int = 0
+    """Processes that make records, for the synthetic teacher without VRF; 0 makes them here."""
     seed: int = 0
     sheet: int = 12
     """Records on the contact sheet."""
@@ -116,9 +120,11 @@ class Config:
             raise ValueError(f"expected shares ≥ 0 that sum to 1 at most, got {shares}")
         if self.style not in ("short", "long"):
             raise ValueError(f"style is short or long, got {self.style!r}")
+        if self.workers and (self.teacher != "synthetic" or self.reliance_model):
+            raise ValueError("workers share no model and no budget: use workers=0 with a model")
 
 
-WITHOUT_EFFECT = {"photos", "biq2021", "damaged", "rated", "sheet", "out"} | {
+WITHOUT_EFFECT = {"photos", "biq2021", "damaged", "rated", "sheet", "out", "workers"} | {
     "max_calls",
     "max_cost",
     "cost_per_1k_tokens",
@@ -331,6 +337,23 @@ class Build:
         return found._asdict(), None
 
 
+def make_in_processes(build: Build, wanted: list[Picture]) -> None:
+    """Put the outcomes of all pictures into the cache, from several processes."""
+    workers = build.config.workers
+    spawn = multiprocessing.get_context("spawn")
+    parts = [wanted[n::workers] for n in range(workers)]
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        for _ in pool.map(_make, [build.config] * workers, parts):
+            pass
+
+
+def _make(config: Config, wanted: list[Picture]) -> None:
+    torch.set_num_threads(1)
+    build = Build(config)
+    for picture in wanted:
+        build.outcome(picture)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write, filter, report."""
     config, resolved = compose(Config, arguments)
@@ -340,6 +363,8 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = list(pictures(config))
     build = Build(config)
     outcomes: list[Outcome] = []
+    if config.workers:
+        make_in_processes(build, wanted)
     with Progress(disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("records", total=len(wanted))
         for picture in wanted:

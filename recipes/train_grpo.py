@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if state.is_main_process:
         plot_shares(trainer.progressive_sampler(), run.path / "bin_shares.png")
-    train_to_judge(trainer, run, prompts)
+    train_to_judge(trainer, run, prompts, seconds=config.loop.seconds)
 
 
 if __name__ == "__main__":

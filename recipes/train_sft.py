@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = chats(config.data, prompts, regions=config.regions)
     adapter = lora_config(config.lora, model)
     trainer = sft_trainer(model, args, dataset, processor, peft_config=adapter)
-    train_to_judge(trainer, run, prompts)
+    train_to_judge(trainer, run, prompts, seconds=config.loop.seconds)
 
 
 if __name__ == "__main__":

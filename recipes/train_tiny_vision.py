@@ -11,10 +11,10 @@ result is ``out/model``, which judges nothing yet: ``recipes.train_sft`` teaches
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,23 +23,20 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 from rich.progress import track
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recipes.compose import compose
 from zoomiqa_core.data.gr_iqa import IMAGES, read_records
 from zoomiqa_core.data.rationale import GRIQARecord, reply_text
-from zoomiqa_core.files import atomic_path
-from zoomiqa_core.images import read_image
 from zoomiqa_core.metrics import srcc
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.training.picture_stacks import PictureStack, cut, random_cut, read_stacks
 from zoomiqa_core.training.run import RunFolder
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm
+from zoomiqa_core.training.vision_chunks import join_chunks
 from zoomiqa_core.training.vision_warm_up import (
     CropBatch,
     WarmUp,
-    teacher_grid,
-    view,
     whiten_patches,
 )
 
@@ -59,10 +56,13 @@ class Config:
     """Of the model."""
     steps: int = 2000
     """Optimiser steps."""
-    pictures: int = 8
-    """Pictures a step, of which views are cut."""
-    views: int = 4
-    """Views of a picture."""
+    seconds: float | None = None
+    """Time after which training ends, with the rate fallen to its end by then; None: no limit."""
+    views: int = 32
+    """Views of parts a step."""
+    cuts: int = 4
+    """Groups of a step's views; those of a group share the size of their pictures and their
+    enlargement, so that they are cut together."""
     part: int = 112
     """Side of a view of a part of the picture, pixels."""
     whole: int = 336
@@ -78,109 +78,101 @@ class Config:
     """Last records, kept from training and rated at every checkpoint."""
     bf16: bool = False
     """bf16 autocast."""
+    device: str = "cpu"
+    """Where it trains; all pictures are held there."""
     seed: int = 0
     save_every: int = 200
     """Steps between checkpoints."""
 
 
-class Pictures:
-    """Pictures of records and, of each, what the teacher sees, stored once.
+def draw(
+    stacks: Sequence[PictureStack],
+    allowed: Sequence[Tensor],
+    labels: Tensor,
+    config: Config,
+    generator: torch.Generator,
+) -> CropBatch:
+    """One batch of views, all of whole pictures or all of parts.
 
     Args:
-        data: folder of records.
-        cache: folder of the teacher's grids.
+        stacks: of all pictures.
+        allowed: of each stack, the pictures that may be drawn.
+        labels: (N,) of all pictures.
+        config: of the training.
+        generator: of the draws.
     """
-
-    def __init__(self, data: str, cache: Path) -> None:
-        self.data, self.cache = Path(data), cache
-        self.proxy = QualityProxy.from_pretrained()
-
-    def image(self, record: GRIQARecord) -> Tensor:
-        """(3, H, W) in [0, 1]."""
-        return read_image(self.data / IMAGES / record.image).pixels
-
-    def grid(self, record: GRIQARecord) -> Tensor:
-        """The teacher's grid, made when it is missing."""
-        name = hashlib.sha256(record.image.encode()).hexdigest()[:24]
-        path = self.cache / f"{name}.safetensors"
-        if not path.is_file():
-            with atomic_path(path) as partial:
-                grid = teacher_grid(self.proxy, self.image(record))
-                save_file({"grid": grid.contiguous()}, partial)
-        return load_file(path)["grid"]
-
-
-def draw(
-    pictures: Pictures, records: Sequence[GRIQARecord], config: Config, generator: torch.Generator
-) -> CropBatch:
-    """One batch of views: all of whole pictures, or all of parts."""
-
-    def below(limit: int) -> int:
-        return int(torch.randint(limit, (), generator=generator))
-
-    def uniform() -> float:
-        return float(torch.rand((), generator=generator))
-
-    whole = uniform() < config.whole_share
-    count, repeat = config.pictures, config.views
-    if whole:
-        count, repeat = max(1, round(count * repeat * (config.part / config.whole) ** 2)), 1
+    whole = float(torch.rand((), generator=generator)) < config.whole_share
     side = config.whole if whole else config.part
-    views, targets, ratings = [], [], []
-    for _ in range(count):
-        record = records[below(len(records))]
-        image, grid = pictures.image(record), pictures.grid(record)
-        shortest = min(image.shape[-2:])
-        for _ in range(repeat):
-            low, high = (math.log(bound) for bound in config.scale)
-            length = min(shortest, side / math.exp(low + (high - low) * uniform()))
-            length = float(shortest) if whole else length
-            spare_y, spare_x = (extent - length for extent in image.shape[-2:])
-            box = (uniform() * spare_x, uniform() * spare_y, length)
-            seen, target = view(image, grid, box, side, TOKEN)
-            if below(2):
-                seen, target = seen.flip(-1), target.flip(-1)
-            views.append(seen)
-            targets.append(target)
-            ratings.append(record.mos if whole else math.nan)
-    return CropBatch(torch.stack(views), torch.stack(targets), torch.tensor(ratings))
+    views = config.views
+    if whole:
+        views = max(1, round(views * (config.part / config.whole) ** 2))
+    sizes = torch.tensor([float(len(some)) for some in allowed])
+    drawn = torch.multinomial(sizes, min(config.cuts, views), True, generator=generator).tolist()
+    shares = [len(range(n, views, len(drawn))) for n in range(len(drawn))]
+    cuts = [
+        random_cut(
+            stacks[n],
+            allowed[n],
+            share,
+            side=side,
+            token=TOKEN,
+            scale=None if whole else config.scale,
+            generator=generator,
+        )
+        for n, share in zip(drawn, shares, strict=True)
+    ]
+    places = [place for _, _, some in cuts for place in some]
+    ratings = labels[places] if whole else torch.full((len(places),), math.nan)
+    seen, targets = torch.cat([cut[0] for cut in cuts]), torch.cat([cut[1] for cut in cuts])
+    return CropBatch(seen, targets, ratings.to(seen.device))
 
 
 @torch.no_grad()
 def held_out_srcc(
-    model: WarmUp, pictures: Pictures, records: Sequence[GRIQARecord], side: int
+    model: WarmUp,
+    stacks: Sequence[PictureStack],
+    chosen: Sequence[Tensor],
+    records: Sequence[GRIQARecord],
+    side: int,
 ) -> dict[str, float]:
     """SRCC of the pooled rating with the labels: of rated photos and of damaged ones."""
-    found = {}
-    for source in ("rated", "damaged"):
-        chosen = [record for record in records if record.image.startswith(f"{source}/")]
-        ratings = []
-        for record in chosen:
-            image, grid = pictures.image(record), pictures.grid(record)
-            whole = (0.0, 0.0, float(min(image.shape[-2:])))
-            seen, _ = view(image, grid, whole, side, TOKEN)
-            ratings.append(float(model.rating(model(seen[None]))[0]))
-        if len(chosen) > 2:
-            found[f"srcc/{source}"] = float(srcc(ratings, [record.mos for record in chosen]))
-    return found
+    ratings: dict[str, list[float]] = {"rated": [], "damaged": []}
+    labels: dict[str, list[float]] = {"rated": [], "damaged": []}
+    for stack, members in zip(stacks, chosen, strict=True):
+        height, width = stack.images.shape[-2:]
+        length = min(height, width)
+        for some in members.split(16) if len(members) else ():
+            left = torch.full_like(some, (width - length) // 2)
+            top = torch.full_like(some, (height - length) // 2)
+            views, _ = cut(stack, some, left, top, length, side, TOKEN)
+            for n, rating in zip(some.tolist(), model.rating(model(views)).tolist(), strict=True):
+                record = records[stack.places[n]]
+                source = record.image.partition("/")[0]
+                if source in ratings:
+                    ratings[source].append(rating)
+                    labels[source].append(record.mos)
+    return {
+        f"srcc/{source}": float(srcc(found, labels[source]))
+        for source, found in ratings.items()
+        if len(found) > 2
+    }
 
 
-def statistics(pictures: Pictures, records: Sequence[GRIQARecord]) -> tuple[Tensor, Tensor]:
+def select(stack: PictureStack, places: set[int], inside: bool) -> Tensor:
+    """Pictures of a stack whose place in the list is, or is not, one of ``places``."""
+    chosen = [n for n, place in enumerate(stack.places) if (place in places) == inside]
+    return torch.tensor(chosen, dtype=torch.long)
+
+
+def statistics(stacks: Sequence[PictureStack], allowed: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the teacher's channels over some pictures."""
-    step = -(-len(records) // 500)
-    cells = torch.cat([pictures.grid(record).flatten(1).float() for record in records[::step]], 1)
+    step = -(-sum(map(len, allowed)) // 500)
+    some = [s.grids[m[::step]].float() for s, m in zip(stacks, allowed, strict=True) if len(m)]
+    cells = torch.cat([grids.transpose(0, 1).flatten(1) for grids in some], 1)
     return cells.mean(1), cells.std(1).clamp_min(1e-3)
 
 
-def parts(
-    pictures: Pictures, records: Sequence[GRIQARecord], config: Config, count: int = 200
-) -> Tensor:
-    """Views of parts of ``count`` pictures, four each."""
-    few = dataclasses.replace(config, whole_share=0.0, pictures=min(count, len(records)), views=4)
-    return draw(pictures, records, few, torch.Generator().manual_seed(config.seed)).views
-
-
-def rate(step: int, config: Config) -> float:
+def rate(step: float, config: Config) -> float:
     """Learning rate as a share of its peak."""
     warm = max(1, config.steps // 20)
     if step < warm:
@@ -196,32 +188,41 @@ def main(arguments: list[str] | None = None) -> None:
     corpus = [reply_text(r, i + 1) for record in records for i, r in enumerate(record.rounds)]
     vlm, processor = build_tiny_vlm(config.size, corpus=corpus, seed=config.seed)
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.seed))
-    shuffled = [records[i] for i in order.tolist()]
-    training, held_out = shuffled[config.held_out :], shuffled[: config.held_out]
-
-    pictures = Pictures(config.data, run.path / "teacher")
+    held = set(order[: config.held_out].tolist())
+    device = torch.device(config.device)
+    paths = [Path(config.data) / IMAGES / record.image for record in records]
+    proxy = QualityProxy.from_pretrained().to(device).eval()
+    stacks = read_stacks(paths, proxy, run.path / "teacher", device)
+    shown, kept = ([select(stack, held, out) for stack in stacks] for out in (False, True))
+    labels = torch.tensor([record.mos for record in records])
     quiet = not sys.stderr.isatty()
-    for record in track(records, "the teacher looks", disable=quiet):
-        pictures.grid(record)
     vision: Any = vlm.model.visual
+    join_chunks(vision)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(config.seed)  # of the head
-        model = WarmUp(vision, processor.image_processor, *statistics(pictures, training))
+        model = WarmUp(vision, processor.image_processor, *statistics(stacks, shown)).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=0.02)
     generator = torch.Generator().manual_seed(config.seed)
     done = 0
-    whiten_patches(vision, model.patches(parts(pictures, training, config))["pixel_values"])
+    few = dataclasses.replace(config, whole_share=0.0, views=800, cuts=16)
+    sample = draw(stacks, shown, labels, few, torch.Generator().manual_seed(config.seed)).views
+    whiten_patches(vision, model.patches(sample)["pixel_values"])
     if (saved := run.load()) is not None:
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         generator.set_state(saved["generator"])
         done = saved["step"]
 
+    begun = time.monotonic()
     for step in track(range(done, config.steps), "training", disable=quiet):
-        batch = draw(pictures, training, config, generator)
+        batch = draw(stacks, shown, labels, config, generator)
+        share = 0.0
+        if config.seconds is not None:
+            share = min(1.0, (time.monotonic() - begun) / config.seconds)
+        place = max(step, done + share * (config.steps - done))
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * rate(step, config)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            group["lr"] = config.learning_rate * rate(place, config)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             loss, terms = model.loss(batch)
         optimiser.zero_grad()
         loss.backward()
@@ -229,8 +230,8 @@ def main(arguments: list[str] | None = None) -> None:
         optimiser.step()
         if (step + 1) % 20 == 0:
             run.log({"step": step + 1, "loss": loss.item(), **terms})
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            found = held_out_srcc(model, pictures, held_out, config.whole)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps or share >= 1:
+            found = held_out_srcc(model, stacks, kept, records, config.whole)
             run.log({"step": step + 1, **found})
             run.save(
                 {
@@ -241,7 +242,9 @@ def main(arguments: list[str] | None = None) -> None:
                 }
             )
             print(json.dumps({"step": step + 1, **found}), flush=True)
-    vlm.save_pretrained(run.path / "model")
+        if share >= 1:
+            break
+    vlm.cpu().save_pretrained(run.path / "model")
     processor.save_pretrained(run.path / "model")
     print(f"model: {run.path / 'model'}")
 

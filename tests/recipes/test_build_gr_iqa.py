@@ -155,6 +155,12 @@ def test_what_does_not_rely_on_its_image_is_dropped(
     assert report["dropped_of_reason"] == {"not_reliant": 4}
 
 
+def test_processes_make_the_same_records(data: list[str], whole: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, "workers=2")
+    for name in ("records.jsonl", "report.json"):
+        assert (tmp_path / name).read_text() == (whole / name).read_text()
+
+
 def test_kinds_keep_their_shares() -> None:
     config = recipe.Config(photos=str(SMOKE.parent), damaged=400, rated=0)
     kinds = [picture.kind for picture in recipe.pictures(config)]

@@ -154,3 +154,14 @@ def test_ranks_are_the_same_on_one_process_and_on_two():
     script = str(ROOT / "tests" / "core" / "training" / "rank_script.py")
     one, two = (json.loads(launch(n, script).splitlines()[-1]) for n in (1, 2))
     assert one == two and len(one) == 24 and len(set(one)) > 12
+
+
+@pytest.mark.parametrize("recipe", [train_sft, train_grpo])
+def test_a_time_limit_ends_a_training_with_its_rate_run_out(recipe, data, taught, tmp_path):
+    words = smoke(recipe, *data, f"out={tmp_path}", "loop.steps=5000", "loop.seconds=8")
+    recipe.main([*words, "loop.save_every=5000"])
+    logged = [line for line in lines(tmp_path) if "learning_rate" in line]
+    assert 1 < len(logged) < 5000
+    assert logged[0]["learning_rate"] > 5e-4  # of a peak of 1e-3
+    assert logged[-1]["learning_rate"] < logged[0]["learning_rate"] / 2
+    assert (tmp_path / "judge" / "model.safetensors").is_file()

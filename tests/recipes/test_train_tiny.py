@@ -50,3 +50,11 @@ def test_all_stages_leave_a_judge_that_loads(tmp_path):
     said = judge.assess(data / "images" / "ss01 (0).png")
     assert not said.valid  # it was hardly trained, so it says nothing a parser could read
     assert said.error
+
+
+def test_a_time_limit_ends_the_vision_training(tmp_path):
+    words = [f"data={write_set(tmp_path / 'set')}", f"out={tmp_path / 'run'}", "save_every=10000"]
+    train_tiny_vision.main([*VISION, *words, "steps=10000", "seconds=2"])
+    last = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()][-1]
+    assert 1 < last["step"] < 10000
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()

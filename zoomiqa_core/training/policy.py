@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from zoomiqa_core.model_files import model_file
 from zoomiqa_core.prompts import Prompts, save_prompts
+from zoomiqa_core.training.vision_chunks import join_chunks
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -76,6 +77,9 @@ def load_policy(
         base: Any = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
         # is_trainable=False, the default, would train nothing and say nothing
         model = PeftModel.from_pretrained(load(base, dtype=dtype), str(path), is_trainable=True)
+    if model.config.model_type == "qwen2_5_vl":
+        whole: Any = model if model_file(path, "config.json") else model.get_base_model()
+        join_chunks(whole.model.visual)
     processor = AutoProcessor.from_pretrained(path, padding_side="left")
     if max_pixels is not None:
         size = dict(processor.image_processor.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ class LoopSettings:
 
     steps: int = 1000
     """Optimiser steps."""
+    seconds: float | None = None
+    """Time after which training ends, with the rate's schedule run to its end by then; None sets
+    no limit. Such a run is not repeatable to the bit."""
     batch_size: int = 1
     """Sequences a process in one forward pass."""
     learning_rate: float = 1e-4
@@ -80,15 +84,20 @@ def trainer_arguments(loop: LoopSettings, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def train_to_judge(trainer: Any, run: RunFolder, prompts: Prompts) -> Path:
+def train_to_judge(
+    trainer: Any, run: RunFolder, prompts: Prompts, *, seconds: float | None = None
+) -> Path:
     """Train from the last checkpoint, if there is one, and save ``judge/`` in the run folder.
 
     Args:
         trainer: a transformers trainer with a processor.
         run: its folder.
         prompts: the texts the model is trained on.
+        seconds: time limit, see :class:`LoopSettings`.
     """
     trainer.add_callback(_run_callback(run))
+    if seconds is not None:
+        trainer.add_callback(_time_limit(seconds))
     _load_checkpoints_whole(trainer)
     checkpoint = last_checkpoint(run.path / "checkpoints")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -127,6 +136,34 @@ def _load_checkpoints_whole(trainer: Any) -> None:
         trainer.model.load_state_dict(kept.state_dict())
 
     trainer._load_from_checkpoint = load_whole
+
+
+def _time_limit(seconds: float) -> Any:
+    """Ends a training in time; its rate falls with the steps or with the time, what is sooner."""
+    from transformers import TrainerCallback
+
+    class TimeLimit(TrainerCallback):
+        begun = 0.0
+
+        def share(self) -> float:
+            return (time.monotonic() - self.begun) / seconds
+
+        def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
+            self.begun = time.monotonic()
+            schedule: Any = getattr(lr_scheduler, "scheduler", lr_scheduler)
+            first = state.global_step
+
+            def hurried(shape: Any) -> Any:
+                left = state.max_steps - first
+                return lambda step: shape(max(step, first + min(1.0, self.share()) * left))
+
+            schedule.lr_lambdas = [hurried(shape) for shape in schedule.lr_lambdas]
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if self.share() >= 1:
+                control.should_training_stop = True
+
+    return TimeLimit()
 
 
 def _run_callback(run: RunFolder) -> Any:

@@ -36,39 +36,13 @@ class CropBatch(NamedTuple):
 
 
 @torch.no_grad()
-def teacher_grid(proxy: QualityProxy, image: Tensor) -> Tensor:
-    """What the proxy sees in each 16×16 cell of (3, H, W) in [0, 1]: (2 + width, h, w) float16."""
-    fused, out = proxy.see(image[None])
-    return torch.cat([out.map, out.weight.log(), fused], 1)[0].half()
+def teacher_grids(proxy: QualityProxy, images: Tensor) -> Tensor:
+    """What the proxy sees in each 16×16 cell of (B, 3, H, W) in [0, 1]: (B, 2 + width, h, w) half.
 
-
-def view(
-    image: Tensor, grid: Tensor, box: tuple[float, float, float], side: int, token: int
-) -> tuple[Tensor, Tensor]:
-    """A square part of a picture, resized, and the teacher's grid over the same part.
-
-    Args:
-        image: (3, H, W) in [0, 1].
-        grid: (C, h, w) of the whole picture.
-        box: left, top and side of the part, pixels of the picture.
-        side: of the view in pixels, a multiple of ``token``.
-        token: side of a visual token in pixels.
-
-    Returns:
-        (3, side, side) in [0, 1], and (C, side / token, side / token): means over each token.
+    The channels are those of ``MAP`` and ``WEIGHT``, then the proxy's features.
     """
-    from torchvision.ops import roi_align
-    from torchvision.transforms.v2 import functional as transforms
-
-    left, top, length = box
-    x, y, cut = round(left), round(top), max(1, round(length))
-    size = [side, side]
-    part = transforms.resized_crop(image, y, x, cut, cut, size, antialias=True)
-    down, across = grid.shape[-2] / image.shape[-2], grid.shape[-1] / image.shape[-1]
-    region = torch.tensor([[0, x * across, y * down, (x + cut) * across, (y + cut) * down]])
-    cells = side // token
-    pooled = roi_align(grid[None].float(), region, (cells, cells), sampling_ratio=2, aligned=True)
-    return part.clamp(0, 1), pooled[0]
+    fused, out = proxy.see(images)
+    return torch.cat([out.map, out.weight.log(), fused], 1).half()
 
 
 @torch.no_grad()
@@ -120,7 +94,8 @@ class WarmUp(nn.Module):
 
     def patches(self, views: Tensor) -> Any:
         """The processor's patches and grids of (B, 3, S, S) in [0, 1]."""
-        return self.process(list(views), do_resize=False, do_rescale=False, return_tensors="pt")
+        made = self.process(list(views), do_resize=False, do_rescale=False, return_tensors="pt")
+        return made.to(views.device)
 
     def forward(self, views: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] → standardised channels (B, C, S / token, S / token)."""

@@ -13,8 +13,7 @@ from zoomiqa_core.training.vision_warm_up import (
     WHITENING_FLOOR,
     CropBatch,
     WarmUp,
-    teacher_grid,
-    view,
+    teacher_grids,
     whiten_patches,
 )
 
@@ -25,31 +24,14 @@ def model() -> WarmUp:
     return WarmUp(vlm.model.visual, processor.image_processor, torch.zeros(4), torch.ones(4))
 
 
-def test_a_view_of_a_quarter_takes_that_quarter_of_the_grid():
-    image = torch.zeros(3, 64, 64)
-    image[:, :32, 32:] = 1  # top right
-    grid = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
-    seen, target = view(image, grid[None].half(), (32.0, 0.0, 32.0), 56, 28)
-    assert seen.shape == (3, 56, 56) and seen.min() == 1
-    # Two samples a side in each cell; those nearest the middle of the grid lie a quarter of a cell
-    # over the border, so that half of a cell's samples on that side are off by half the step.
-    assert torch.allclose(target, torch.tensor([[[1.875, 2.0], [2.125, 2.25]]]))
-
-
-def test_the_whole_view_keeps_the_mean_of_the_grid():
-    grid = torch.arange(16.0).view(1, 4, 4)
-    _, target = view(torch.zeros(3, 64, 64), grid, (0.0, 0.0, 64.0), 56, 28)
-    assert torch.allclose(target, torch.tensor([[[2.5, 4.5], [10.5, 12.5]]]))
-
-
 def test_ratings_are_pooled_as_the_proxy_pools_its_own(model):
     proxy = QualityProxy(width=2)
     image = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
-    grid = teacher_grid(proxy, image)
-    assert grid.shape == (4, 4, 3)
+    grids = teacher_grids(proxy, image[None])
+    assert grids.shape == (1, 4, 4, 3)
     with torch.no_grad():
         expected = proxy(image[None]).rating
-    assert torch.allclose(model.rating(grid[None].float()), expected, atol=5e-3)
+    assert torch.allclose(model.rating(grids.float()), expected, atol=5e-3)
 
 
 def test_whitened_filters_see_every_chosen_component_alike(model):
