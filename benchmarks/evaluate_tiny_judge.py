@@ -36,8 +36,8 @@ from zoomiqa_core.scorer import Scorer, load_scorer
 from zoomiqa_core.training.run import versions
 from zoomiqa_core.zoom_iqa import JudgeConfig
 
-SIDE = 320
-"""Side of the crops of clean photos, as in training."""
+SIDE = 308
+"""Side of the crops of clean photos, as in training; whole visual tokens, so nothing is resized."""
 TAILS = (0.4, 0.9)
 """BIQ2021's opinions (0–1) under and over which an image lies in a tail."""
 AT_ONCE = 32
@@ -219,8 +219,8 @@ def main() -> None:
         answers = json.loads(kept.read_text(encoding="utf-8"))
         tables[name] = measure(answers, args.seed)
     print(show(tables))
-    record = {"arguments": vars(args), "versions": versions(), "tables": tables}
-    record["arguments"]["out"] = str(args.out)
+    arguments = vars(args) | {"out": str(args.out)}
+    record = {"arguments": arguments, "versions": versions(), "tables": tables}
     print(f"written: {write_text_atomic(args.out / 'table.json', to_json(record))}")
 
 

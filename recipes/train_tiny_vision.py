@@ -39,9 +39,12 @@ from zoomiqa_core.training.vision_warm_up import (
     WarmUp,
     whiten_patches,
 )
+from zoomiqa_core.vlm import LocalVLM
 
 TOKEN = 28
 """Side of a visual token, pixels."""
+MAX_FAILED = 20
+"""Steps in a row without a finite gradient after which training stops; one alone is left out."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,10 @@ class Config:
     """Folder of GR-IQA records."""
     out: str = "runs/tiny_vision"
     """Run folder."""
+    start: str = ""
+    """Folder of a model whose vision goes on learning; empty makes one of ``size``."""
     size: TinySize = field(default_factory=TinySize)
-    """Of the model."""
+    """Of a new model."""
     steps: int = 2000
     """Optimiser steps."""
     seconds: float | None = None
@@ -65,8 +70,9 @@ class Config:
     enlargement, so that they are cut together."""
     part: int = 112
     """Side of a view of a part of the picture, pixels."""
-    whole: int = 336
-    """Side of a view of the whole picture, pixels."""
+    whole: int = 308
+    """Side of a view of the whole picture, pixels. Made pictures of this side are seen pixel by
+    pixel; a view resized from 320 to 336 pixels hides noise and compression."""
     whole_share: float = 0.25
     """Share of steps that show whole pictures, and learn their labels too; as many views as cost
     the same."""
@@ -185,8 +191,12 @@ def main(arguments: list[str] | None = None) -> None:
     config, resolved = compose(Config, arguments)
     run = RunFolder(config.out, resolved)
     records = read_records(config.data)
-    corpus = [reply_text(r, i + 1) for record in records for i, r in enumerate(record.rounds)]
-    vlm, processor = build_tiny_vlm(config.size, corpus=corpus, seed=config.seed)
+    if config.start:
+        loaded = LocalVLM.from_pretrained(config.start, dtype="float32")
+        vlm, processor = loaded.model, loaded.processor
+    else:
+        corpus = [reply_text(r, i + 1) for record in records for i, r in enumerate(record.rounds)]
+        vlm, processor = build_tiny_vlm(config.size, corpus=corpus, seed=config.seed)
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.seed))
     held = set(order[: config.held_out].tolist())
     device = torch.device(config.device)
@@ -203,10 +213,11 @@ def main(arguments: list[str] | None = None) -> None:
         model = WarmUp(vision, processor.image_processor, *statistics(stacks, shown)).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=0.02)
     generator = torch.Generator().manual_seed(config.seed)
-    done = 0
-    few = dataclasses.replace(config, whole_share=0.0, views=800, cuts=16)
-    sample = draw(stacks, shown, labels, few, torch.Generator().manual_seed(config.seed)).views
-    whiten_patches(vision, model.patches(sample)["pixel_values"])
+    done = failed = 0
+    if not config.start:
+        few = dataclasses.replace(config, whole_share=0.0, views=800, cuts=16)
+        sample = draw(stacks, shown, labels, few, torch.Generator().manual_seed(config.seed)).views
+        whiten_patches(vision, model.patches(sample)["pixel_values"])
     if (saved := run.load()) is not None:
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -226,10 +237,17 @@ def main(arguments: list[str] | None = None) -> None:
             loss, terms = model.loss(batch)
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        if (step + 1) % 20 == 0:
-            run.log({"step": step + 1, "loss": loss.item(), **terms})
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        if math.isfinite(norm):
+            optimiser.step()
+            failed = 0
+        elif (failed := failed + 1) == MAX_FAILED:
+            raise FloatingPointError(
+                f"{failed} steps in a row had no finite gradient, up to step {step + 1}: the rate "
+                f"{config.learning_rate:g} may be too high"
+            )
+        if failed or (step + 1) % 20 == 0:
+            run.log({"step": step + 1, "loss": loss.item(), "gradient": norm, **terms})
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps or share >= 1:
             found = held_out_srcc(model, stacks, kept, records, config.whole)
             run.log({"step": step + 1, **found})

@@ -49,17 +49,17 @@ class ChoiceRule:
     damaged ones; without the grid (inf) it would be 4 damaged ones.
     """
 
-    confidence: float = 1.5
+    confidence: float = 0.5
     """How many standard deviations of its rating the input's quality may lie above it: doubt
     counts against a change."""
-    good_rating: float = 4.5
+    good_rating: float = 4.2
     """Rating from which an input is left alone; inf restores whatever comes."""
     min_gain: float = 0.0
     """Rating points by which a candidate must be rated above the input."""
     temperature: float = 0.5
     """Rating points by which a candidate must be better to weigh e times as much in what all agree
     on. 0 trusts the judge alone (the highest rating wins), inf the agreement alone."""
-    min_change: float = 0.12
+    min_change: float = 0.2
     """Share of the input's fine detail that candidates that repair damage change
     (:class:`~restoration_guide.changes.Change`). 0 lets them change as little as they like: for a
     restorer of light or colour, which changes no detail."""

@@ -164,18 +164,22 @@ def bootstrap(
     return Estimate(statistic(*arrays), float(low), float(high))
 
 
-def interval_coverage(error: ArrayLike, std: ArrayLike, level: float) -> float:
+def interval_coverage(
+    error: ArrayLike, std: ArrayLike, level: float, *, weight: ArrayLike | None = None
+) -> float:
     """Share of errors inside the central Gaussian interval of probability ``level``.
 
     Args:
         error: (n,) rating − truth.
         std: (n,) > 0, what the judge says of each.
         level: in (0, 1).
+        weight: (n,) how much each counts; default: all the same.
     """
     from scipy.stats import norm
 
     halfwidth = norm.ppf((1 + level) / 2) * np.asarray(std, float)
-    return float(np.mean(np.abs(np.asarray(error, float)) <= halfwidth))
+    inside = np.abs(np.asarray(error, float)) <= halfwidth
+    return float(np.average(inside, weights=None if weight is None else np.asarray(weight, float)))
 
 
 def interval_calibration_error(error: ArrayLike, std: ArrayLike) -> float:

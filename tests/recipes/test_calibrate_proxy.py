@@ -20,7 +20,7 @@ def drawn(count: int, scale: float, shift: float) -> list[recipe.Doubt]:
     found = []
     for _ in range(count):
         logits = 2 * torch.randn(1, 1, 1, 1, generator=generator).expand(1, 1, 2, 3)
-        doubt = recipe.Doubt(logits, torch.ones(1, 1, 2, 3), 0.0)
+        doubt = recipe.Doubt(logits, torch.ones(1, 1, 2, 3), 0.0, "ss01")
         std = recipe.spreads([doubt], recipe.Fit(scale, shift))[0]
         found.append(doubt._replace(error=random.normal() * std))
     return found
@@ -30,7 +30,7 @@ def test_spreads_by_hand():
     # softplus(2·0.5 + 1) = log(1 + e²) = 2.126928; weights 1 and 3 on logits .5 and -.5:
     # softplus(0) = .693147, (2.126928 + 3 · .693147) / 4 = 1.051592, and .01
     doubt = recipe.Doubt(
-        torch.tensor([0.5, -0.5]).view(1, 1, 1, 2), torch.tensor([1.0, 3]).view(1, 1, 1, 2), 0
+        torch.tensor([0.5, -0.5]).view(1, 1, 1, 2), torch.tensor([1.0, 3]).view(1, 1, 1, 2), 0, ""
     )
     assert recipe.spreads([doubt], recipe.Fit(2, 1))[0] == pytest.approx(1.061592, abs=1e-5)
 
@@ -44,6 +44,20 @@ def test_the_fit_finds_the_spread_errors_were_drawn_with():
     assert interval_coverage(error, recipe.spreads(found, fit), 0.9) == pytest.approx(0.9, abs=2e-3)
     untouched = recipe.spreads(found, recipe.Fit(1, 0))
     assert interval_coverage(error, untouched, 0.9) > 0.92
+
+
+def test_subsets_count_the_same_however_large():
+    # errors are the spread's in "easy" and twice that in "hard": 900 and 100 photos
+    easy = [d._replace(subset="easy") for d in drawn(900, 1, 0)]
+    hard = [d._replace(subset="hard", error=2 * d.error) for d in drawn(100, 1, 0)]
+    found = easy + hard
+    std = recipe.spreads(found, recipe.fit_spread(found, 0.9))
+    error = np.array([d.error for d in found])
+    each = [
+        interval_coverage(error[part], std[part], 0.9) for part in (slice(900), slice(900, None))
+    ]
+    assert np.mean(each) == pytest.approx(0.9, abs=6e-3)  # a photo of 100 is .5 % of the mean
+    assert interval_coverage(error, std, 0.9) > 0.93
 
 
 def test_too_few_images_are_refused():
