@@ -62,6 +62,7 @@ from restoration_guide.finetune.samplers import (
 from restoration_guide.restorers.base import candidate_generator
 from restoration_guide.rewards import Reward, RewardConfig
 from zoomiqa_core import QualityProxy, load_scorer
+from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.images import find_images, save_png
 from zoomiqa_core.training.policy import LoraSettings
@@ -91,10 +92,10 @@ class Config:
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     """Of a pipeline that is not of the bundled kind."""
     judge: str = "proxy"
-    """Of the reward: ``proxy`` or the folder of a ``QualityProxy``."""
+    """Of the reward: ``proxy``, ``alarm``, or the folder of a ``QualityProxy``."""
     independent_judge: str | None = "alarm"
-    """Of the monitor, anything ``load_scorer`` takes, trained on other supervision; None has
-    none."""
+    """Of the monitor, anything ``load_scorer`` takes, trained on other supervision and never the
+    reward's own; None has none."""
     method: Literal["backprop", "nft", "dpo"] = "backprop"
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Of ``backprop``; its steps and temperature are also the monitor's."""
@@ -117,6 +118,11 @@ class Config:
     """CPU threads; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
+        if self.judge == self.independent_judge:
+            raise ValueError(
+                f"judge and independent_judge are both {self.judge!r}: the monitor needs another "
+                "one than the reward, such as independent_judge=proxy with judge=alarm"
+            )
         if self.paired and self.held_out is None:
             raise ValueError("paired=true needs held_out=FOLDER, a folder of other pairs")
         if self.reports is not None and (self.method != "dpo" or self.held_out is None):
@@ -154,6 +160,13 @@ def read_photos(config: Config) -> tuple[Photos, Photos]:
         DegradedPhotos(paths, config.presets, min_side=crop),
         DegradedPhotos(others, config.presets, min_side=side),
     )
+
+
+def load_judge(name: str) -> QualityProxy | Alarm:
+    """The judge of the reward, whose ratings have a gradient in the image."""
+    if name == "alarm":
+        return Alarm.from_pretrained()
+    return QualityProxy.from_pretrained(None if name == "proxy" else name)
 
 
 def make_method(sampler: Sampler, tuned: TunedNetwork, reward: Reward, config: Config) -> Method:
@@ -194,8 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     tuned.network.to(accelerator.device)
     if config.loop.mixed_precision != "no":  # wraps the network's forward in autocast, in place
         accelerator.prepare_model(tuned.network, evaluation_mode=True)
-    judge = QualityProxy.from_pretrained(None if config.judge == "proxy" else config.judge)
-    judge.requires_grad_(False).to(accelerator.device)
+    judge = load_judge(config.judge).requires_grad_(False).to(accelerator.device)
     method = make_method(sampler, tuned, Reward(judge, config.reward), config)
     independent = config.independent_judge and load_scorer(config.independent_judge)
     with tuned.reference():

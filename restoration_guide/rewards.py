@@ -6,7 +6,7 @@ Every term is one number an image, higher is better:
 term             what it says                                                          unit
 ===============  ====================================================================  ==========
 rating           the judge's lower bound over random views                             rating
-map              mean of the judge's quality map, every place alike                    rating
+map              mean of the judge's quality map, where it has one                     rating
 worst_region     mean of the map's worst places                                        rating
 low_pass         − RMS difference of the low-pass to the input's                       pixel value
 degraded_psnr    degrade-and-compare with the input                                    dB
@@ -27,7 +27,7 @@ in (0, 1) of an image comes from the rating of its *input*: quality terms count 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from restoration_guide.fidelity import degrade_and_compare, low_pass_distance
 from restoration_guide.reference import ms_ssim
-from zoomiqa_core.proxy.model import ProxyOutput, counted_on
+from zoomiqa_core.proxy.model import Rated, counted_on
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 QUALITY = ("rating", "map", "worst_region")
@@ -57,8 +57,9 @@ SMALLEST_SCALE = {
 }
 """Floor of each term's scale in its own unit: a term that hardly varies is not blown up."""
 
-Judge = Callable[[Tensor], ProxyOutput]
-"""A differentiable judge of (B, 3, H, W) in [0, 1], such as a ``QualityProxy``."""
+Judge = Callable[[Tensor], Rated]
+"""A differentiable judge of (B, 3, H, W) in [0, 1]: a ``QualityProxy``, or an ``Alarm``, which has no
+map."""
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,15 @@ class Reward:
             truth: the clean image, for the term of that name.
 
         Raises:
-            ValueError: a weighted term lacks its image.
+            ValueError: a weighted term lacks its image, or the judge the map it comes from.
         """
         found: dict[str, Tensor] = {}
         if any(name in self.names for name in QUALITY):
             views = random_views(restored, self.config.views, generator)
-            found |= quality_terms([self.judge(view) for view in views], self.config)
+            outputs = [self.judge(view) for view in views]
+            found["rating"] = counted_on(outputs, self.config.confidence)
+            if "map" in self.names or "worst_region" in self.names:
+                found |= map_terms(outputs, self.config.worst_share)
         if "low_pass" in self.names:
             found["low_pass"] = -low_pass_distance(restored, degraded)
         if "degraded_psnr" in self.names:
@@ -261,12 +265,21 @@ class Reward:
         return Rewarded(terms, self.total(terms, self.gate(degraded), step=step))
 
 
-def quality_terms(views: list[ProxyOutput], config: RewardConfig) -> dict[str, Tensor]:
-    """The judge's terms from its outputs for several views of one batch, (B,) each."""
-    cells = [view.map.flatten(1) for view in views]  # (B, n) each
-    worst = [worst_mean(each, config.worst_share) for each in cells]
+def map_terms(views: Sequence[Rated], worst_share: float) -> dict[str, Tensor]:
+    """The terms of the judge's quality map from its outputs for several views of a batch, (B,) each.
+
+    Raises:
+        ValueError: the judge has no map.
+    """
+    maps = [getattr(view, "map", None) for view in views]
+    cells = [each.flatten(1) for each in maps if each is not None]  # (B, n) each
+    if len(cells) < len(maps):
+        raise ValueError(
+            "this judge rates the whole image and has no quality map; set weights.map=0 and "
+            "weights.worst_region=0, or take judge=proxy"
+        )
+    worst = [worst_mean(each, worst_share) for each in cells]
     return {
-        "rating": counted_on(views, config.confidence),
         "map": torch.stack([each.mean(1) for each in cells]).mean(0),
         "worst_region": torch.stack(worst).mean(0),
     }

@@ -194,8 +194,8 @@ def load_scorer(
     """Load a judge.
 
     Args:
-        name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, which
-            no reward may be tuned against; a folder or hub id holding a
+        name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, by
+            which what was tuned against the proxy is checked; a folder or hub id holding a
             :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL); or the address of
             an OpenAI-compatible server that has one, ``"http://…/v1"``.
         device: where it judges; a server judges where it is.

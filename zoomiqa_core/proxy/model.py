@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -18,6 +18,20 @@ from zoomiqa_core.proxy.preprocess import check_batch, coverage, fit, pad
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "proxy"
+
+
+class Rated(Protocol):
+    """What every differentiable judge says of a batch of B images."""
+
+    @property
+    def rating(self) -> Tensor:
+        """(B,) in [1, 5]."""
+        ...
+
+    @property
+    def rating_std(self) -> Tensor:
+        """(B,) > 0, rating units."""
+        ...
 
 
 class ProxyOutput(NamedTuple):
@@ -280,7 +294,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
 
 
-def counted_on(outputs: Sequence[ProxyOutput], confidence: float) -> Tensor:
+def counted_on(outputs: Sequence[Rated], confidence: float) -> Tensor:
     """Lower bound of the rating over views of one batch: (B,), rating units.
 
     ``mean − k · sqrt(mean(std²) + var(rating))``: the judge's own doubt and its disagreement
