@@ -10,8 +10,9 @@ a group the table has, for every figure, the change from the untuned restorer: t
 and photos, with a 95 % bootstrap interval over photos (each photo's mean over the seeds). The
 verdict is the monitor's; seconds are the training's.
 
-``rating`` is the judge of the reward: a rise of it alone proves nothing. ``independent`` is a judge
-no run was trained on; ``reference`` is what is known of the clean photo in the same unit
+Every judge of ``--judges`` has a column. A rise of the one a run was trained on, its ``reward by``,
+proves nothing; the others are independent of it. ``reference`` is what is known of the clean photo
+in the same unit
 (``zoomiqa_core.alarm.reference``, fitted to people's opinions of damage). The probes are distances
 from the clean photo's statistics (``restoration_guide.finetune.probes``): lower is better.
 
@@ -51,8 +52,8 @@ from zoomiqa_core.scorer import Scorer
 Figures = dict[str, list[float]]
 """Name → one figure a photo."""
 
-COLUMNS = ("rating", "independent", "reference", "psnr", "ms_ssim")
-"""Figures of the short table, where there are."""
+COLUMNS = ("reference", "psnr", "ms_ssim")
+"""Figures of the short table, after the judges'."""
 
 
 class Run(NamedTuple):
@@ -64,6 +65,8 @@ class Run(NamedTuple):
     """The untuned one: "builtin" or a folder."""
     sampler: dict[str, Any]
     """Arguments of the pipeline's call."""
+    judge: str
+    """Of the reward."""
     verdict: str
     """The monitor's: last check, and what was kept."""
     seconds: float
@@ -84,7 +87,7 @@ def read_run(folder: Path) -> Run:
     if (folder / "log.jsonl").is_file():
         last = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         seconds = json.loads(last)["seconds"]
-    return Run(folder, name, config.restorer, sampler, verdict, seconds)
+    return Run(folder, name, config.restorer, sampler, config.judge, verdict, seconds)
 
 
 def _verdict(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -178,7 +181,7 @@ class KeptFigures:
         for weight in [*pipe.unet.state_dict().values(), *(p.clean for p in self.photos)]:
             digest.update(weight.contiguous().numpy().tobytes())
         settings = {**self.rules, **sampler, "columns": COLUMNS}
-        settings["judges"] = [_identity(judge) for judge in self.judges.values()]
+        settings["judges"] = {name: _identity(judge) for name, judge in self.judges.items()}
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         path = self.folder / f"{digest.hexdigest()[:24]}.json"
         if path.is_file():
@@ -200,14 +203,15 @@ def as_markdown(
     report: Mapping[str, Any], columns: Sequence[str], untuned: Mapping[str, float]
 ) -> str:
     """The table: a row a method."""
-    head = ["method", "seeds", *columns, "monitor", "seconds"]
+    head = ["method", "reward by", "seeds", *columns, "monitor", "seconds"]
     rows = [head, ["---"] * len(head)]
-    rows.append(["untuned", "", *(f"{untuned[name]:.4g}" for name in columns), "", ""])
+    rows.append(["untuned", "", "", *(f"{untuned[name]:.4g}" for name in columns), "", ""])
     for method, found in report.items():
         figures = [_interval(Estimate(**found["changes"][name])) for name in columns]
         verdicts = "; ".join(dict.fromkeys(found["verdicts"]))
         times = f"{np.mean(found['seconds']):.0f}"
-        rows.append([method, str(len(found["verdicts"])), *figures, verdicts, times])
+        seeds = str(len(found["verdicts"]))
+        rows.append([method, found["judge"], seeds, *figures, verdicts, times])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -222,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Fine-tuned restorers against the untuned one.")
     parser.add_argument("--photos", required=True, help="folder of clean, unseen photos")
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="run folders")
-    parser.add_argument("--independent-judge", help="a scorer that no run was trained on")
+    parser.add_argument("--judges", nargs="+", default=["proxy", "alarm"], help="scorers")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mixed")
     parser.add_argument("--count", type=int, default=60, help=f"crops of {SIDE} px")
     parser.add_argument("--seed", type=int, default=0)
@@ -232,14 +236,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_finetuned.json"))
     given = parser.parse_args(arguments)
 
-    judges: dict[str, Scorer] = {"rating": load_scorer("proxy")}
-    if given.independent_judge:
-        judges["independent"] = load_scorer(given.independent_judge)
+    judges = {name: load_scorer(name) for name in given.judges}
     photos = read_crops(given.photos, given.count)
     kept = KeptFigures(given.kept, photos, judges, {"preset": given.preset, "seed": given.seed})
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in map(read_run, given.runs):
-        key = (run.restorer, json.dumps(run.sampler), run.method)
+        key = (run.restorer, json.dumps(run.sampler), run.method, run.judge)
         groups.setdefault(key, []).append(run)
 
     record: dict[str, Any] = {"crops": len(photos), **kept.rules, **hardware(), "samplers": []}
@@ -248,14 +250,15 @@ def main(arguments: list[str] | None = None) -> None:
             call = json.loads(sampler)
             source = None if restorer == "builtin" else restorer
             before = kept.of(load_builtin_pipeline(source), call)
-            columns = list(before) if given.all else [name for name in COLUMNS if name in before]
+            columns = list(before) if given.all else [*judges, *COLUMNS]
             untuned = {name: float(np.mean(values)) for name, values in before.items()}
             report = {}
-            for (_, _, method), runs in groups.items():
+            for (_, _, method, judge), runs in groups.items():
                 if runs[0].restorer != restorer or runs[0].sampler != call:
                     continue
                 after = [kept.of(load_builtin_pipeline(r.folder / "pipeline"), call) for r in runs]
                 report[method] = {
+                    "judge": judge,
                     "changes": {k: v._asdict() for k, v in changes(before, after).items()},
                     "spread_of_seeds": spread(before, after),
                     "verdicts": [run.verdict for run in runs],

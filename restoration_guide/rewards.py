@@ -58,8 +58,7 @@ SMALLEST_SCALE = {
 """Floor of each term's scale in its own unit: a term that hardly varies is not blown up."""
 
 Judge = Callable[[Tensor], Rated]
-"""A differentiable judge of (B, 3, H, W) in [0, 1]: a ``QualityProxy``, or an ``Alarm``, which has no
-map."""
+"""A differentiable judge of (B, 3, H, W) in [0, 1]: ``QualityProxy``, or ``Alarm`` (no map)."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +265,7 @@ class Reward:
 
 
 def map_terms(views: Sequence[Rated], worst_share: float) -> dict[str, Tensor]:
-    """The terms of the judge's quality map from its outputs for several views of a batch, (B,) each.
+    """Terms of the judge's quality map from its outputs for several views of a batch, (B,) each.
 
     Raises:
         ValueError: the judge has no map.

@@ -166,13 +166,17 @@ def save_png(image: ImageSource, path: str | os.PathLike[str]) -> Path:
     return write_bytes_atomic(path, buffer.getvalue())
 
 
-def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def find_images(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[Path]:
     """Expand files, folders and glob patterns into image paths, each once, in a stable order.
 
     A folder gives the files under it with an image suffix, recursively and sorted, hidden names
     left out; a pattern (``**`` recurses) gives its sorted matches. What matches nothing (a missing
     path, a folder without images) is kept as it is, so that reading it reports the named error.
     """
+    if isinstance(inputs, str | os.PathLike):  # else its letters were taken for paths
+        inputs = [inputs]
     found: dict[Path, None] = {}
     for given in inputs:
         path = Path(os.path.expanduser(given))

@@ -33,17 +33,19 @@ def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys, monkeypat
     unet = cast(UNet2DModel, network.merged())
     merged = TinyRestorationPipeline(unet, pipe.scheduler, sigma_data=0.55)
     merged.save_pretrained(tmp_path / "run" / "pipeline")
-    config = f"restorer: {tmp_path / 'start'}\nrollout: {{steps: 2, temperature: 0.5}}\n"
+    config = (
+        f"restorer: {tmp_path / 'start'}\njudge: alarm\nrollout: {{steps: 2, temperature: 0.5}}\n"
+    )
     (tmp_path / "run" / "config.yaml").write_text(config, encoding="utf-8")
     words = ["--photos", str(tmp_path / "photos"), "--runs", str(tmp_path / "run"), "--count", "1"]
     words += ["--kept", str(tmp_path / "kept"), "--out", str(tmp_path / "out.json")]
     evaluate_finetuned.main(words)
     (sampler,) = json.loads((tmp_path / "out.json").read_text())["samplers"]
     changes = sampler["methods"]["run"]["changes"]
-    assert {"rating", "psnr", "ms_ssim", "gridding"} <= set(changes)
+    assert {"proxy", "alarm", "psnr", "ms_ssim", "gridding"} <= set(changes)
     assert all(abs(estimate["value"]) < 1e-3 for estimate in changes.values())
     printed = capsys.readouterr().out
-    assert "| run | 1 |" in printed
+    assert "| run | alarm | 1 |" in printed
 
     def restore(*_: object, **__: object) -> None:
         raise AssertionError("figures are kept: nothing is restored again")

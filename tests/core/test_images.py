@@ -608,3 +608,4 @@ def test_find_images(tmp_path, monkeypatch):
         "notes.txt",
     ]
     assert found() == []
+    assert find_images("sub") == [Path("sub/c.webp")]  # one path, not its letters

@@ -13,13 +13,14 @@ from restoration_guide.rewards import (
     RewardConfig,
     RunningScale,
     Weights,
+    map_terms,
     psnr_db,
-    quality_terms,
     rms,
     two_pixel_pattern,
     worst_mean,
 )
-from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
+from zoomiqa_core.alarm.model import Alarm
+from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, counted_on
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 
@@ -39,9 +40,9 @@ def reward(judge=None, **settings) -> Reward:
 
 def test_quality_terms_by_hand():
     views = [output([3.0], [0.3], [[2.0, 4.0]]), output([4.0], [0.4], [[3.0, 5.0]])]
-    found = quality_terms(views, RewardConfig(confidence=2.0, worst_share=0.5))
     # doubt² = mean(.09, .16) + var(3, 4) = .125 + .25
-    assert found["rating"].item() == pytest.approx(3.5 - 2 * math.sqrt(0.375))
+    assert counted_on(views, 2.0).item() == pytest.approx(3.5 - 2 * math.sqrt(0.375))
+    found = map_terms(views, worst_share=0.5)
     assert found["map"].item() == pytest.approx(3.5)
     assert found["worst_region"].item() == pytest.approx(2.5)
 
@@ -55,7 +56,7 @@ def test_worst_cells_are_at_least_one():
 def test_disagreement_between_views_has_a_gradient():
     ratings = torch.tensor([[3.0], [4.0]], requires_grad=True)
     views = [output([0.0], [0.1], [[1.0]])._replace(rating=r) for r in ratings]
-    quality_terms(views, RewardConfig(confidence=1.0))["rating"].sum().backward()
+    counted_on(views, 1.0).sum().backward()
     assert ratings.grad[0].item() > 0.5 > ratings.grad[1].item()  # the doubted view pulls less
 
 
@@ -126,6 +127,18 @@ def test_every_term_has_a_gradient_in_the_image():
         (slope,) = torch.autograd.grad(values.sum(), images, retain_graph=True)
         assert bool(slope.isfinite().all()) and float(slope.abs().max()) > 0, name
     assert rewarded.valid.tolist() == [True, True]
+
+
+def test_a_judge_without_a_map_rewards_its_rating_alone():
+    images = torch.rand(2, 3, 70, 72, requires_grad=True)
+    settings = {"views": ViewConfig(count=2), "weights": Weights(rating=1.0)}
+    found = reward(Alarm.from_pretrained(), **settings).terms(images, images, generator=generator())
+    assert list(found) == ["rating"]
+    (slope,) = torch.autograd.grad(found["rating"].sum(), images)
+    assert bool(slope.isfinite().all()) and float(slope.abs().max()) > 0
+    settings["weights"] = Weights(rating=1.0, worst_region=1.0)
+    with pytest.raises(ValueError, match=r"no quality map; set weights\.map=0"):
+        reward(Alarm.from_pretrained(), **settings).terms(images, images, generator=generator())
 
 
 def test_a_term_that_is_not_weighted_is_not_computed():

@@ -161,6 +161,15 @@ def test_reports_want_dpo_and_photos_for_the_monitor():
         recipe.Config(photos="p", reports="r")
 
 
+def test_the_judges_may_change_parts_but_not_be_one(data, tmp_path):
+    parts = ["judge=alarm", "independent_judge=proxy", "reward.weights.map=0", "loop.steps=1"]
+    run(data, tmp_path, *parts)
+    (record,) = records(tmp_path)
+    assert record["grad_norm"] > 0 and "reward/map" not in record
+    with pytest.raises(ValueError, match="the monitor needs another one than the reward"):
+        recipe.Config(photos="p", judge="alarm")
+
+
 def test_an_average_of_the_weights_is_what_is_kept(data, tmp_path):
     run(data, tmp_path, *SETTINGS, "loop.average=0.9")
     state = load_checkpoint(tmp_path / "checkpoints", 3)["loop"]
