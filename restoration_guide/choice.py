@@ -15,8 +15,8 @@ Three questions, in this order:
 
 Why not simply the highest rating: a judge that was trained on different photos says whether a photo
 is damaged far better than which of two restorations of it is nearer to the truth. On training
-photos the bundled judge's rating had a rank correlation of -.05 with the MS-SSIM of a photo's
-candidates, nearness in question 3 one of .63 (``benchmarks/measure_choice.py``).
+photos the bundled judge's rating had a rank correlation of -.20 with the MS-SSIM of a photo's
+candidates, nearness in question 3 one of .69 (``benchmarks/measure_choice.py``).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class ChoiceRule:
     """The numbers behind the choice.
 
     Read off ``benchmarks/measure_choice.py``, on training photos. ``confidence`` and
-    ``good_rating`` leave all but 2 of 200 undamaged crops alone, and 8 % of 400 damaged ones; with
-    1 and 4.4 it would be all but 3, and 2.5 %. ``temperature`` and ``min_gain`` win .42 of the
-    oracle's headroom in MS-SSIM; a temperature of 0 wins -.26, of inf .36, a ``min_gain`` of .2
-    only .16.
+    ``good_rating`` leave all but 5 of 200 undamaged crops alone, and 8 % of 400 damaged ones; with
+    1 and 4.5 it would be all but 4, and 9.5 %. ``temperature`` and ``min_gain`` win .20 of the
+    oracle's headroom in MS-SSIM; a temperature of 0 wins -.74, of inf .12, a ``min_gain`` of .2
+    only .04.
 
-    ``min_change`` and ``min_grid`` are read off ``benchmarks/measure_guard.py``: of 10 undamaged
-    crops that the rating lets through they keep 4, of the 6 that are visibly changed, and 1 of 137
-    damaged ones; without the grid (inf) it would be 4 damaged ones.
+    ``min_change`` and ``min_grid`` are read off ``benchmarks/measure_guard.py``: of 124 undamaged
+    crops that the rating lets through, of 3,544, they keep 72, and 9 of 270 damaged ones; without
+    the grid (inf) it would be 19 damaged ones.
     """
 
     confidence: float = 0.5

@@ -1,4 +1,4 @@
-"""The alarm: does the reward rise because images get better, or because the judge is fooled?
+"""The monitor: does the reward rise because images get better, or because the judge is fooled?
 
 Every check restores the same held-out inputs with the same noise and compares each image with what
 the untuned restorer made of it. Evidence the judge knows nothing of speaks: another judge, fidelity
