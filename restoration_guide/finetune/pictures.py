@@ -40,7 +40,8 @@ def draw_curves(
     for panel, name in zip(panels, training, strict=False):
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         panel.plot(*zip(*points, strict=True), color=INK, linewidth=1) if points else None
-        panel.set_title(f"training: {name.removeprefix('reward/')}", fontsize=9)
+        scaled = " (scaled anew each step)" if name == "reward/reward" else ""
+        panel.set_title(f"training: {name.removeprefix('reward/')}{scaled}", fontsize=9)
     for panel, name in zip(panels[len(training) :], held_out, strict=False):
         better = EVIDENCE[name].better if name in EVIDENCE else 1
         panel.plot([c.step for c in checks], [c.means[name] for c in checks], color=INK)
