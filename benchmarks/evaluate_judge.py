@@ -1,13 +1,14 @@
 """The judge against the bars it has to clear, in one table.
 
-    python -m benchmarks.evaluate_judge --biq2021 BIQ2021 --photos PHOTOS [--weights DIR]
+    python -m benchmarks.evaluate_judge --biq2021 BIQ2021 --photos PHOTOS [--weights DIR …]
 
 ``BIQ2021`` is the dataset's folder (its test split is used), ``PHOTOS`` a folder of clean photos no
 judge was trained on. Every measure stands beside what it must reach and what would be excellent;
 measures without a bar are there to read. Each part of the table is a file in the output folder,
 written when the part is done: cut short, the same command goes on with what is missing, and
 ``--rows PART …`` measures those parts anew. Other weights or settings never mix with what is there.
-Ten minutes of one core, half of them for KADID's distortions.
+Ten minutes of one core, half of them for KADID's distortions. ``--parts PART …`` leaves the others
+out, and several ``--weights`` stand side by side, a column each: the variants of an ablation.
 """
 
 from __future__ import annotations
@@ -238,17 +239,20 @@ PARTS: dict[str, Callable[[Setup], Table]] = {
 }
 
 
-def measure(setup: Setup, out: Path, renew: Sequence[str] = ()) -> dict[str, Table]:
+def measure(
+    setup: Setup, out: Path, renew: Sequence[str] = (), parts: Sequence[str] = ()
+) -> dict[str, Table]:
     """Every part's table: what ``out`` has of these settings is read, the rest is measured.
 
     Args:
         setup: what is measured.
         out: folder of the parts.
         renew: parts measured anew whatever there is.
+        parts: those that are wanted; none means all.
     """
     tables: dict[str, Table] = {}
-    for name, part in PARTS.items():
-        file = out / f"{name}.json"
+    for name in parts or PARTS:
+        part, file = PARTS[name], out / f"{name}.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if name in renew or record.get("setup") != asdict(setup):
             began = time.perf_counter()
@@ -283,6 +287,17 @@ def markdown(tables: Mapping[str, Table]) -> str:
     return "\n".join([*lines, *rest])
 
 
+def side_by_side(judges: Mapping[str, Mapping[str, Table]]) -> str:
+    """The measures with a bar that were taken, a row each; judges, a column each."""
+    figures = {who: {n: v for t in ts.values() for n, v in t.items()} for who, ts in judges.items()}
+    lines = ["| measure | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
+    for name in BARS:
+        if any(name in found for found in figures.values()):
+            cells = (_figure(found.get(name, math.nan)) for found in figures.values())
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _figure(value: Estimate | float) -> str:
     return str(value) if isinstance(value, Estimate) else f"{value:.3f}"
 
@@ -311,24 +326,30 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--biq2021", required=True)
     parser.add_argument("--photos", required=True)
-    parser.add_argument("--weights", type=Path, default=BUNDLED_WEIGHTS)
+    parser.add_argument("--weights", nargs="+", type=Path, default=[BUNDLED_WEIGHTS])
     parser.add_argument("--count", type=int, default=41, help="photos a part takes at most")
     parser.add_argument("--size", type=int, default=384, help="side of distorted crops, px")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=[], help="these alone")
     parser.add_argument("--rows", nargs="*", choices=PARTS, default=[], help="measure these anew")
-    parser.add_argument("--out", type=Path, help="default: runs/judge/DIGEST of the weights")
+    parser.add_argument("--out", type=Path, default=Path("runs/judge"))
     args = parser.parse_args(arguments)
 
-    known = digest(args.weights)
-    out = args.out or Path("runs/judge") / known
-    setup = Setup(
-        args.biq2021, args.photos, str(args.weights), known, args.count, args.size, args.seed
-    )
-    table = markdown(measure(setup, out, args.rows))
+    found: dict[str, dict[str, Table]] = {}
+    known = {folder: digest(folder) for folder in args.weights}
+    for folder, code in known.items():
+        setup = Setup(
+            args.biq2021, args.photos, str(folder), code, args.count, args.size, args.seed
+        )
+        name = folder.parent.name if folder.name == "weights" else folder.name
+        found[name] = measure(setup, args.out / code, args.rows, args.parts)
+    alone = len(known) == 1
+    table = markdown(*found.values()) if alone else side_by_side(found)
     hardware = ", ".join(f"{key} {value}" for key, value in timing.hardware().items())
-    table += f"\n\nWeights {known}, seed {args.seed}; {hardware}.\n"
+    table += f"\n\nWeights {' '.join(known.values())}, seed {args.seed}; {hardware}.\n"
     print(table)
-    print(f"written: {write_text_atomic(out / 'table.md', table)}")
+    file = args.out / (f"{known[args.weights[0]]}/table.md" if alone else "side_by_side.md")
+    print(f"written: {write_text_atomic(file, table)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Every variant is ``recipes.train_proxy`` with ``config`` and a few words changed
 its own under ``out``, with the same budget and seed; a kind of evidence that is left out is not
 replaced by more of another, so a step costs less without it. Finished variants are kept, cut ones
 resume. The table, ``out/table.md``, has what each training says of BIQ2021's validation photos at
-its end; ``python -m benchmarks.evaluate_judge --weights out/VARIANT/weights`` measures the rest.
+its end; ``python -m benchmarks.evaluate_judge --weights out/*/weights`` measures the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from zoomiqa_core.files import write_text_atomic
 VARIANTS: dict[str, tuple[str, ...]] = {
     "all": (),
     "no_ranking": ("ranking_weight=0", "rated_ranking_weight=0"),
+    "no_distorted": ("batch.distorted=0",),
     "no_map": ("map_weight=0", "batch.local=0"),
     "no_adversarial": ("adversarial.weight=0",),
     "no_text": ("batch.written=0",),

@@ -100,20 +100,38 @@ def test_a_tiny_run_of_the_quick_parts(data, tmp_path, monkeypatch, capsys) -> N
     monkeypatch.setattr(command, "PARTS", {name: PARTS[name] for name in quick})
     command.main([*data, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert (tmp_path / "table.md").read_text(encoding="utf-8") in printed
-    record = json.loads((tmp_path / "people.json").read_text(encoding="utf-8"))
+    folder = tmp_path / command.digest(BUNDLED_WEIGHTS)
+    assert (folder / "table.md").read_text(encoding="utf-8") in printed
+    record = json.loads((folder / "people.json").read_text(encoding="utf-8"))
     assert record["setup"]["digest"] == command.digest(BUNDLED_WEIGHTS)
-    named = {n for f in quick for n in json.loads((tmp_path / f"{f}.json").read_text())["table"]}
+    named = {n for f in quick for n in json.loads((folder / f"{f}.json").read_text())["table"]}
     expected = {name for name in BARS if name.startswith(("BIQ2021", "local", "std", "added"))}
     assert expected and expected <= named
     size = (BUNDLED_WEIGHTS / "model.safetensors").stat().st_size / 1e6
     assert f"| shipped size of the judges, MB | {size:.3f}" in printed or size < 16
 
 
+def test_two_judges_stand_side_by_side_in_the_wanted_parts(data, tmp_path, capsys) -> None:
+    other = tmp_path / "no_map" / "weights"
+    torch.manual_seed(0)
+    QualityProxy().save_pretrained(other)
+    weights = ["--weights", str(BUNDLED_WEIGHTS), str(other)]
+    command.main([*data, *weights, "--parts", "local_damage", "--out", str(tmp_path / "out")])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows[0] == f"| measure | {BUNDLED_WEIGHTS.name} | no_map |"
+    assert [row.split(" | ")[0] for row in rows[1:]] == [
+        "| local damage: pointing",
+        "| local damage: IoU",
+    ]
+    assert rows[1].split(" | ")[1] != rows[1].split(" | ")[2]
+    assert "nan" not in "".join(rows)
+
+
 @pytest.mark.slow
 def test_every_bar_is_measured_by_a_part(data, tmp_path) -> None:
     command.main([*data, "--out", str(tmp_path)])
-    named = {n for f in PARTS for n in json.loads((tmp_path / f"{f}.json").read_text())["table"]}
+    folder = tmp_path / command.digest(BUNDLED_WEIGHTS)
+    named = {n for f in PARTS for n in json.loads((folder / f"{f}.json").read_text())["table"]}
     assert set(BARS) <= named
 
 
