@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -60,16 +60,25 @@ from restoration_guide.finetune.samplers import (
     load_sampler,
 )
 from restoration_guide.restorers.base import candidate_generator
-from restoration_guide.rewards import Reward, RewardConfig
-from zoomiqa_core import QualityProxy, load_scorer
-from zoomiqa_core.alarm.model import Alarm
+from restoration_guide.rewards import BlackBoxJudge, Judge, Reward, RewardConfig
+from zoomiqa_core import load_scorer
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.scorer import ProxyScorer
 from zoomiqa_core.training.policy import LoraSettings
 from zoomiqa_core.training.run import RunFolder
 
-PRIVATE = ("photos", "reports", "held_out", "out", "restorer", "judge", "independent_judge")
-"""Settings that may name a user's folders; the model card leaves them out."""
+PRIVATE = (
+    "photos",
+    "reports",
+    "held_out",
+    "out",
+    "restorer",
+    "judge",
+    "judge_settings",
+    "independent_judge",
+)
+"""Settings that may name a user's folders, servers and keys; the model card leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,10 @@ class Config:
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     """Of a pipeline that is not of the bundled kind."""
     judge: str = "proxy"
-    """Of the reward: ``proxy``, ``alarm``, or the folder of a ``QualityProxy``."""
+    """Of the reward, anything ``load_scorer`` takes. ``method=backprop`` needs one with a gradient:
+    ``proxy``, ``alarm``, or the folder of a ``QualityProxy``."""
+    judge_settings: dict[str, Any] = field(default_factory=dict)
+    """Of a judge without a gradient, see ``load_scorer``: a server's ``model``, its ``prompts``."""
     independent_judge: str | None = "alarm"
     """Of the monitor, anything ``load_scorer`` takes, trained on other supervision and never the
     reward's own; None has none."""
@@ -162,11 +174,21 @@ def read_photos(config: Config) -> tuple[Photos, Photos]:
     )
 
 
-def load_judge(name: str) -> QualityProxy | Alarm:
-    """The judge of the reward, whose ratings have a gradient in the image."""
-    if name == "alarm":
-        return Alarm.from_pretrained()
-    return QualityProxy.from_pretrained(None if name == "proxy" else name)
+def load_judge(config: Config, device: torch.device) -> Judge:
+    """The judge of the reward: a module that is not trained, or a black box.
+
+    Raises:
+        ValueError: ``method=backprop`` with a judge that has no gradient.
+    """
+    scorer = load_scorer(config.judge, device=device, **config.judge_settings)
+    if isinstance(scorer, ProxyScorer):
+        return scorer.proxy.requires_grad_(False)
+    if config.method == "backprop":
+        raise ValueError(
+            f"the ratings of judge={config.judge} have no gradient in the image; learn from it by "
+            "method=nft or method=dpo"
+        )
+    return BlackBoxJudge(scorer)
 
 
 def make_method(sampler: Sampler, tuned: TunedNetwork, reward: Reward, config: Config) -> Method:
@@ -207,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
     tuned.network.to(accelerator.device)
     if config.loop.mixed_precision != "no":  # wraps the network's forward in autocast, in place
         accelerator.prepare_model(tuned.network, evaluation_mode=True)
-    judge = load_judge(config.judge).requires_grad_(False).to(accelerator.device)
+    judge = load_judge(config, accelerator.device)
     method = make_method(sampler, tuned, Reward(judge, config.reward), config)
     independent = config.independent_judge and load_scorer(config.independent_judge)
     with tuned.reference():

@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ from restoration_guide.fidelity import degrade_and_compare, low_pass_distance
 from restoration_guide.reference import ms_ssim
 from zoomiqa_core.proxy.model import Rated, counted_on
 from zoomiqa_core.proxy.views import ViewConfig, random_views
+from zoomiqa_core.scorer import Scorer
 
 QUALITY = ("rating", "map", "worst_region")
 """Terms that come from the judge."""
@@ -58,7 +59,37 @@ SMALLEST_SCALE = {
 """Floor of each term's scale in its own unit: a term that hardly varies is not blown up."""
 
 Judge = Callable[[Tensor], Rated]
-"""A differentiable judge of (B, 3, H, W) in [0, 1]: ``QualityProxy``, or ``Alarm`` (no map)."""
+"""A judge of (B, 3, H, W) in [0, 1]: ``QualityProxy`` and ``Alarm`` (no map), which have a gradient
+in the image, or a :class:`BlackBoxJudge`."""
+
+
+class Opinion(NamedTuple):
+    """What a black box said of B images."""
+
+    rating: Tensor
+    """(B,) in [1, 5]; NaN where the judgement failed."""
+    rating_std: Tensor
+    """(B,), rating units; NaN where the judgement failed."""
+
+
+class BlackBoxJudge:
+    """Any scorer, such as a Zoom-IQA model in place or served, as the judge of a reward.
+
+    It has no gradient and no map. A failed judgement leaves its image without a reward, so the
+    methods that learn from it leave the image out.
+
+    Args:
+        scorer: who is asked, with all images of a batch at once.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def __call__(self, images: Tensor) -> Opinion:
+        """Ask about (B, 3, H, W) in [0, 1]."""
+        said = self.scorer.assess(list(images.detach().float().clamp(0, 1).cpu()))
+        rating, std = ([getattr(a, name) for a in said] for name in Opinion._fields)
+        return Opinion(*(torch.tensor(v, device=images.device) for v in (rating, std)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from restoration_guide.restorers import residual_flow as rf
 from restoration_guide.restorers.builtin import BuiltinRestorer
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from restoration_guide.rewards import Reward
-from zoomiqa_core.scorer import Scorer
 
 BlackBox = Callable[[Tensor, Batch, int, torch.Generator], dict[str, Tensor]]
 """Candidates (M, 3, H, W), the batch of their inputs (M), step, generator → terms (M,) each, among
@@ -28,18 +27,6 @@ def terms_of(reward: Reward) -> BlackBox:
     ) -> dict[str, Tensor]:
         found = reward(images, batch.degraded, step=step, generator=generator, truth=batch.truth)
         return {**found.terms, "reward": found.total}
-
-    return rate
-
-
-def ratings_of(scorer: Scorer, confidence: float = 0.5) -> BlackBox:
-    """Any judge's lower bound as the reward; NaN where it failed."""
-
-    def rate(
-        images: Tensor, batch: Batch, step: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        bounds = [said.lower_bound(confidence) for said in scorer.assess(list(images.cpu()))]
-        return {"reward": torch.tensor(bounds, device=images.device)}
 
     return rate
 

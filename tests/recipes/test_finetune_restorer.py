@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,12 +22,15 @@ from restoration_guide.finetune.checkpoints import load_checkpoint
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from tests.guide import tiny_pipelines
+from zoomiqa_core import load_scorer
+from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.images import save_png
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.training.run import RunFolder
 
 ROOT = Path(recipe.__file__).parents[1]
 SMOKE = ROOT / "recipes" / "configs" / "finetune_restorer" / "smoke.yaml"
+URL = "http://127.0.0.1:1/v1"
 SETTINGS = ("loop.steps=3", "monitor.every=1", "reward.weights.reference=1")
 
 
@@ -168,6 +172,38 @@ def test_the_judges_may_change_parts_but_not_be_one(data, tmp_path):
     assert record["grad_norm"] > 0 and "reward/map" not in record
     with pytest.raises(ValueError, match="the monitor needs another one than the reward"):
         recipe.Config(photos="p", judge="alarm")
+
+
+class Bystander:
+    """A judge without a gradient: brighter is better, and what is very dark it cannot judge."""
+
+    name = "bystander"
+
+    def assess(self, images: list[torch.Tensor]) -> list[Assessment]:
+        said = [1 + 4 * float(image.mean()) for image in images]
+        return [
+            Assessment(rating, 0.2) if rating > 1.2 else Assessment.failed("dark", "too dark")
+            for rating in said
+        ]
+
+
+def test_a_judge_without_a_gradient_teaches_by_nft(data, tmp_path, monkeypatch):
+    asked = {}
+
+    def load(name, **settings):
+        asked[name] = settings
+        return load_scorer(name) if name == "alarm" else Bystander()
+
+    monkeypatch.setattr(recipe, "load_scorer", load)
+    words = [*data, f"judge={URL}", "judge_settings={model: m}", "reward.weights.map=0"]
+    run(words, tmp_path / "nft", "method=nft", "nft.candidates=2", "loop.steps=1")
+    (record,) = records(tmp_path / "nft")
+    assert record["grad_norm"] > 0 and math.isfinite(record["reward/rating"])
+    assert asked[URL]["model"] == "m"
+    card = (tmp_path / "nft" / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert URL not in card and "judge_settings" not in card
+    with pytest.raises(ValueError, match="have no gradient in the image; learn from it by method="):
+        run(words, tmp_path / "backprop", "loop.steps=1")
 
 
 def test_an_average_of_the_weights_is_what_is_kept(data, tmp_path):

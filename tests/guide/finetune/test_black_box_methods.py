@@ -10,15 +10,17 @@ import torch
 from restoration_guide.finetune.candidates import (
     Regression,
     group_advantages,
-    ratings_of,
     rewarded_candidates,
+    terms_of,
 )
 from restoration_guide.finetune.dpo import Dpo, DpoConfig, choose_pairs, dpo_loss
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.nft import Nft, NftConfig, forward_target, nft_loss, optimality
 from restoration_guide.restorers import residual_flow as rf
+from restoration_guide.rewards import BlackBoxJudge, Reward, RewardConfig
 from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.proxy.views import ViewConfig
 from zoomiqa_core.training.policy import LoraSettings
 
 
@@ -178,10 +180,13 @@ def test_equal_or_missing_rewards_teach_nothing(own_pipe, tuned, degraded, value
 def test_a_judges_failure_is_no_reward():
     class Scorer:
         def assess(self, images):
+            assert all(image.shape == (3, 8, 8) for image in images)
             return [Assessment(3.0, 0.2), Assessment.failed("truncated", "cut off")]
 
-    rate = ratings_of(Scorer(), confidence=0.5)  # pyright: ignore[reportArgumentType]
+    judge = BlackBoxJudge(Scorer())  # pyright: ignore[reportArgumentType]
+    config = RewardConfig(confidence=0.5, views=ViewConfig(count=0), normalise="none")
     images = torch.rand(2, 3, 8, 8)
+    rate = terms_of(Reward(judge, config))
     found = rate(images, Batch(images), 0, generator())["reward"]
     assert found[0].item() == pytest.approx(2.9) and math.isnan(found[1])
 
