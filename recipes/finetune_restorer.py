@@ -325,10 +325,8 @@ def export(
 ) -> None:
     """Go back to the weights that are kept, and write pictures, adapter, pipeline and card."""
     kept = last_honest(checks) if config.monitor.stop else loop.step
-    state = load_checkpoint(run.path / "checkpoints", kept)["loop"]
-    if state["averaged"]:
-        state["tuned"] = dict(zip(state["tuned"], state["averaged"], strict=True))
-    loop.tuned.load(state["tuned"])
+    loop.load(load_checkpoint(run.path / "checkpoints", kept)["loop"])
+    loop.tuned.load(dict(zip(loop.tuned.names, loop.kept_weights(), strict=True)))
     draw_curves(run.records(), checks, kept, run.path / "curves.png")
     with torch.no_grad():
         after = monitor.restored()

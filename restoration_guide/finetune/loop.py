@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,6 +44,9 @@ class LoopConfig:
     average: float = 0.0
     """Decay of the moving average of the weights, which is then what is looked at and kept; 0
     keeps the weights themselves. Early steps decay faster, (1 + step) / (10 + step)."""
+    strength: float = 1.0
+    """Share of the learned change that is looked at and kept, in (0, 1]. The rewarded rating falls
+    about in proportion to it, what was lost for the rating in PSNR with its square."""
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -58,6 +61,8 @@ class LoopConfig:
             raise ValueError(f"expected counts of at least 1, got {counts}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is a decay, 0 ≤ average < 1; got {self.average}")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength is a share, 0 < strength ≤ 1; got {self.strength}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 0."""
@@ -193,10 +198,15 @@ class Loop:
         gathered: Any = self.accelerator.gather(values.contiguous())
         return gathered
 
+    def kept_weights(self) -> list[Tensor]:
+        """The weights that are kept: their average, if any, at the strength that is wanted."""
+        weights = self.averaged or [p.detach() for p in self.tuned.parameters]
+        return self.tuned.weakened(weights, self.config.strength)
+
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Inside the block the network has the weights that are kept: their average, if any."""
-        with self.tuned.holding(self.averaged) if self.averaged else nullcontext():
+        """Inside the block the network has :meth:`kept_weights`."""
+        with self.tuned.holding(self.kept_weights()):
             yield
 
     def state(self) -> dict[str, Any]:

@@ -97,6 +97,19 @@ class TunedNetwork:
             for parameter, data in zip(self.parameters, own, strict=True):
                 parameter.data = data
 
+    def weakened(self, values: list[Tensor], strength: float) -> list[Tensor]:
+        """Trained weights that change the network's by ``strength`` times what ``values`` change.
+
+        An adapter's change is the product of two matrices, of which the second alone is scaled.
+        """
+        if strength == 1:
+            return values
+        if self.peft is None:
+            pairs = zip(self._before, values, strict=True)
+            return [before.lerp(value, strength) for before, value in pairs]
+        pairs = zip(self.names, values, strict=True)
+        return [value * strength if ".lora_B." in name else value for name, value in pairs]
+
     def state(self) -> dict[str, Tensor]:
         """The trained weights by name, copied to the CPU."""
         named = zip(self.names, self.parameters, strict=True)

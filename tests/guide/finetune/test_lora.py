@@ -40,6 +40,24 @@ def test_the_reference_is_the_network_before_training(own_pipe, settings):
     assert torch.equal(restored(network), after)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_half_the_strength_changes_every_weight_by_half(own_pipe, rank):
+    start = {name: value.clone() for name, value in own_pipe.unet.state_dict().items()}
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(rank, 4, 0.0, ".*"))
+    generator = torch.Generator().manual_seed(1)
+    learned = [p + 0.1 * torch.randn(p.shape, generator=generator) for p in tuned.parameters]
+
+    def change(strength: float) -> dict[str, torch.Tensor]:
+        with tuned.holding(tuned.weakened(learned, strength)):
+            merged = tuned.merged().state_dict()
+        return {name: merged[name] - start[name] for name in start}
+
+    whole, half = change(1.0), change(0.5)
+    assert sum(float(delta.abs().max()) > 1e-3 for delta in whole.values()) > 10
+    for name, delta in whole.items():
+        torch.testing.assert_close(half[name], delta / 2, atol=1e-6, rtol=1e-4)
+
+
 def test_adapters_alone_learn_and_are_seeded(own_pipe):
     networks = [copy.deepcopy(own_pipe.unet) for _ in range(3)]
     states = [

@@ -177,3 +177,9 @@ def test_the_average_follows_the_weights_by_its_decay(own_pipe, tuned, judge, de
         held = [weight.detach().clone() for weight in tuned.parameters]
     assert all(torch.equal(a, b) for a, b in zip(held, loop.averaged, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(tuned.parameters, first, strict=True))
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.5])
+def test_strength_is_a_share(strength):
+    with pytest.raises(ValueError, match=r"0 < strength ≤ 1; got"):
+        LoopConfig(strength=strength)
