@@ -8,7 +8,7 @@ each run's configuration, with the same noise by all. Runs are grouped as
 ``benchmarks.train_methods`` writes them: a folder ``METHOD/seed-N`` by METHOD, any other alone. Of
 a group the table has, for every figure, the change from the untuned restorer: the mean over seeds
 and photos, with a 95 % bootstrap interval over photos (each photo's mean over the seeds). The
-verdict is the monitor's; seconds are the training's.
+verdict is the monitor's; seconds are the training's, with all looks but the first and last.
 
 Every judge of ``--judges`` has a column. A rise of the one a run was trained on, its ``reward by``,
 proves nothing; the others are independent of it. ``reference`` is what is known of the clean photo
@@ -26,6 +26,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ class Run(NamedTuple):
     verdict: str
     """The monitor's: last check, and what was kept."""
     seconds: float
-    """Of training and looking, wall clock."""
+    """Of training, and of all looks but the first and the last, wall clock."""
 
 
 def read_run(folder: Path) -> Run:
@@ -180,7 +181,8 @@ class KeptFigures:
         digest = hashlib.sha256()
         for weight in [*pipe.unet.state_dict().values(), *(p.clean for p in self.photos)]:
             digest.update(weight.contiguous().numpy().tobytes())
-        settings = {**self.rules, **sampler, "columns": COLUMNS}
+        settings = {**self.rules, **sampler, "columns": COLUMNS, "flow": asdict(pipe.flow)}
+        settings["numbers"] = [photo.number for photo in self.photos]  # they seed damage and noise
         settings["judges"] = {name: _identity(judge) for name, judge in self.judges.items()}
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         path = self.folder / f"{digest.hexdigest()[:24]}.json"
@@ -257,7 +259,8 @@ def main(arguments: list[str] | None = None) -> None:
                 if runs[0].restorer != restorer or runs[0].sampler != call:
                     continue
                 after = [kept.of(load_builtin_pipeline(r.folder / "pipeline"), call) for r in runs]
-                report[method] = {
+                name = method if method not in report else f"{method}, reward by {judge}"
+                report[name] = {
                     "judge": judge,
                     "changes": {k: v._asdict() for k, v in changes(before, after).items()},
                     "spread_of_seeds": spread(before, after),

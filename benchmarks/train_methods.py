@@ -16,6 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from recipes import finetune_restorer
+from recipes.compose import compose
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "recipes" / "configs" / "finetune_restorer"
 
@@ -41,8 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", required=True, help="names of configurations")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
-    parser.add_argument("words", nargs="*", metavar="key=value")
-    given = parser.parse_intermixed_args(arguments)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="of all of them, anywhere")
+    everything = sys.argv[1:] if arguments is None else arguments
+    options = [word for word in everything if word.startswith("-") or "=" not in word]
+    given = parser.parse_args(options)
+    given.words = [word for word in everything if word not in options]
 
     runs = [
         (f"{method} seed {seed}", out, command(method, seed, given.photos, out, given.words))
@@ -53,7 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
     failed = []
     for name, out, words in runs:
         if (out / "pipeline" / "README.md").is_file():  # written last
-            print(f"{name}: there already", flush=True)
+            _, resolved = compose(finetune_restorer.Config, words[words.index("--config") :])
+            if (out / "config.yaml").read_text(encoding="utf-8") != resolved:
+                failed.append(f"{name}: {out} holds a run of another configuration")
+            else:
+                print(f"{name}: there already", flush=True)
             continue
         print(f"{name}: {out}", flush=True)
         if subprocess.run(words, cwd=ROOT, check=False).returncode:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from omegaconf import MISSING, OmegaConf
 from rich.progress import Progress
 from torchvision.utils import make_grid
@@ -67,6 +68,7 @@ from zoomiqa_core.images import find_images, save_png
 from zoomiqa_core.scorer import ProxyScorer
 from zoomiqa_core.training.policy import LoraSettings
 from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.zoom_iqa import JudgeConfig
 
 PRIVATE = (
     "photos",
@@ -104,7 +106,8 @@ class Config:
     """Of the reward, anything ``load_scorer`` takes. ``method=backprop`` needs one with a gradient:
     ``proxy``, ``alarm``, or the folder of a ``QualityProxy``."""
     judge_settings: dict[str, Any] = field(default_factory=dict)
-    """Of a judge without a gradient, see ``load_scorer``: a server's ``model``, its ``prompts``."""
+    """Of a judge without a gradient, see ``load_scorer``: a server's ``model``, its ``prompts``,
+    how it is asked (``config: {samples: 4}``, of :class:`.JudgeConfig`)."""
     independent_judge: str | None = "alarm"
     """Of the monitor, anything ``load_scorer`` takes, trained on other supervision and never the
     reward's own; None has none."""
@@ -134,6 +137,13 @@ class Config:
             raise ValueError(
                 f"judge and independent_judge are both {self.judge!r}: the monitor needs another "
                 "one than the reward, such as independent_judge=proxy with judge=alarm"
+            )
+        if self.paired and self.reports is not None:
+            raise ValueError("paired photos and reports are two sources; give one of them")
+        if self.method != "backprop" and self.reward.weights.reference:
+            raise ValueError(
+                f"reward.weights.reference must be 0 with method={self.method}, whose loss holds "
+                "on to the untuned restorer itself"
             )
         if self.paired and self.held_out is None:
             raise ValueError("paired=true needs held_out=FOLDER, a folder of other pairs")
@@ -180,7 +190,10 @@ def load_judge(config: Config, device: torch.device) -> Judge:
     Raises:
         ValueError: ``method=backprop`` with a judge that has no gradient.
     """
-    scorer = load_scorer(config.judge, device=device, **config.judge_settings)
+    settings = dict(config.judge_settings)
+    if "config" in settings:
+        settings["config"] = JudgeConfig(**settings["config"])
+    scorer = load_scorer(config.judge, device=device, **settings)
     if isinstance(scorer, ProxyScorer):
         return scorer.proxy.requires_grad_(False)
     if config.method == "backprop":
@@ -227,7 +240,13 @@ def main(arguments: list[str] | None = None) -> None:
     sampler = load_sampler(config.restorer, config.pipeline, config.rollout, accelerator.device)
     tuned = TunedNetwork(sampler.network, config.lora, seed=config.loop.seed)
     tuned.network.to(accelerator.device)
-    if config.loop.mixed_precision != "no":  # wraps the network's forward in autocast, in place
+    if config.loop.mixed_precision != "no":
+        if not isinstance(sampler, BuiltinSampler):
+            raise ValueError(
+                "mixed_precision is of the bundled kind of restorer; the weights of another "
+                "pipeline are held, and run, in pipeline.dtype"
+            )
+        # wraps the network's forward in autocast, in place
         accelerator.prepare_model(tuned.network, evaluation_mode=True)
     judge = load_judge(config, accelerator.device)
     method = make_method(sampler, tuned, Reward(judge, config.reward), config)
@@ -263,7 +282,12 @@ def main(arguments: list[str] | None = None) -> None:
             for record in run.rewind(loop.step)[-1:]:
                 spent = {name: record[name] for name in spent}
     else:
-        loop.calibrate()
+        terms = loop.calibrate()
+        if not torch.isfinite(terms["reward"]).any():
+            raise ValueError(
+                f"none of {len(terms['reward'])} images has a finite reward: does the judge "
+                f"{config.judge} answer?"
+            )
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -272,8 +296,11 @@ def main(arguments: list[str] | None = None) -> None:
             keep_checkpoints(folder, {loop.step, last_honest(checks)})
 
     def look() -> None:
-        with loop.kept():
-            checks.append(monitor.look(loop.step))
+        found: list[Any] = [None]
+        if accelerator.is_main_process:
+            with loop.kept():
+                found = [monitor.look(loop.step)]
+        checks.append(broadcast_object_list(found)[0])  # one verdict, or processes would part
         if accelerator.is_main_process:
             write_text_atomic(run.path / "checks.json", to_json([c.to_dict() for c in checks]))
             rows = [monitor.batch.degraded, monitor.untuned, monitor.images]
@@ -334,7 +361,7 @@ def export(
         monitor.batch,
         monitor.untuned,
         after,
-        monitor.measure(monitor.untuned),
+        monitor.start,
         monitor.measure(after),
         run.path / "before_after.png",
     )
@@ -343,6 +370,7 @@ def export(
         loop.tuned.save_adapter(run.path / "adapter")
     how = sampler.save(loop.tuned, folder)
     public = {name: value for name, value in asdict(config).items() if name not in PRIVATE}
+    del public["pipeline"]["controlnet"]
     text = model_card(
         checks,
         kept,
@@ -350,6 +378,7 @@ def export(
         OmegaConf.to_yaml(OmegaConf.create(public)),
         images=config.monitor.images,
         skipped_steps=loop.skipped_steps,
+        base=config.restorer,
     )
     write_text_atomic(folder / "README.md", text)
     if loop.tuned.peft is not None:

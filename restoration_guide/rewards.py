@@ -69,7 +69,7 @@ class Opinion(NamedTuple):
     rating: Tensor
     """(B,) in [1, 5]; NaN where the judgement failed."""
     rating_std: Tensor
-    """(B,), rating units; NaN where the judgement failed."""
+    """(B,), rating units; 0 where the judge states none, as a single chain of a Zoom-IQA does."""
 
 
 class BlackBoxJudge:
@@ -88,8 +88,9 @@ class BlackBoxJudge:
     def __call__(self, images: Tensor) -> Opinion:
         """Ask about (B, 3, H, W) in [0, 1]."""
         said = self.scorer.assess(list(images.detach().float().clamp(0, 1).cpu()))
-        rating, std = ([getattr(a, name) for a in said] for name in Opinion._fields)
-        return Opinion(*(torch.tensor(v, device=images.device) for v in (rating, std)))
+        rating = torch.tensor([each.rating for each in said], device=images.device)
+        std = torch.tensor([each.rating_std for each in said], device=images.device)
+        return Opinion(rating, std.nan_to_num(0.0))
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,6 @@ class RewardConfig:
     """k of the lower bound."""
     views: ViewConfig = field(default_factory=ViewConfig)
     """Random views the judge is shown."""
-    anneal_steps: int = 0
-    """Training steps over which ``map`` and ``worst_region`` grow from 0 to their weights: a full
-    map reward from the start oscillates, the global rating leads."""
     worst_share: float = 0.2
     """Share of the map's cells that ``worst_region`` averages."""
     gate_rating: float | None = None
@@ -144,10 +142,10 @@ class RewardConfig:
                 f"expected confidence ≥ 0 and gate_width > 0, got {self.confidence} and "
                 f"{self.gate_width}"
             )
-        if not (0 < self.worst_share <= 1 and 0 <= self.momentum < 1 and self.anneal_steps >= 0):
+        if not (0 < self.worst_share <= 1 and 0 <= self.momentum < 1):
             raise ValueError(
-                "expected 0 < worst_share ≤ 1, 0 ≤ momentum < 1 and anneal_steps ≥ 0, got "
-                f"{self.worst_share}, {self.momentum} and {self.anneal_steps}"
+                "expected 0 < worst_share ≤ 1 and 0 ≤ momentum < 1, got "
+                f"{self.worst_share} and {self.momentum}"
             )
 
 
@@ -258,24 +256,19 @@ class Reward:
             rating = self.judge(degraded).rating
         return torch.sigmoid((self.config.gate_rating - rating) / self.config.gate_width)
 
-    def total(self, terms: Mapping[str, Tensor], gate: Tensor, *, step: int) -> Tensor:
+    def total(self, terms: Mapping[str, Tensor], gate: Tensor) -> Tensor:
         """Weighted sum of the normalised terms, (B,).
 
         Args:
             terms: result of :meth:`terms`.
             gate: result of :meth:`gate`.
-            step: training step, for annealing.
         """
         weights = asdict(self.config.weights)
-        ramp = min(1.0, step / self.config.anneal_steps) if self.config.anneal_steps else 1.0
         parts = []
         for name, values in terms.items():
             scale = 1.0 if self.config.normalise == "none" else self.scale[name]
-            factor = weights[name] / scale
-            if name in ("map", "worst_region"):
-                factor *= ramp
             share = gate if name in QUALITY else 1 - gate if name == "unchanged" else 1.0
-            parts.append(factor * share * values)
+            parts.append(weights[name] / scale * share * values)
         return torch.stack(parts).sum(0)
 
     def __call__(
@@ -283,7 +276,6 @@ class Reward:
         restored: Tensor,
         degraded: Tensor,
         *,
-        step: int,
         generator: torch.Generator,
         reference: Tensor | None = None,
         truth: Tensor | None = None,
@@ -292,7 +284,7 @@ class Reward:
         terms = self.terms(
             restored, degraded, generator=generator, reference=reference, truth=truth
         )
-        return Rewarded(terms, self.total(terms, self.gate(degraded), step=step))
+        return Rewarded(terms, self.total(terms, self.gate(degraded)))
 
 
 def map_terms(views: Sequence[Rated], worst_share: float) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ def terms_of(reward: Reward) -> BlackBox:
     def rate(
         images: Tensor, batch: Batch, step: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        found = reward(images, batch.degraded, step=step, generator=generator, truth=batch.truth)
+        found = reward(images, batch.degraded, generator=generator, truth=batch.truth)
         return {**found.terms, "reward": found.total}
 
     return rate

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from restoration_guide.finetune.monitor import EVIDENCE, Check
 
 CARD = """---
 library_name: diffusers
-license: apache-2.0
+{licence}
 pipeline_tag: image-to-image
 tags:
 - image-restoration
@@ -67,7 +68,14 @@ def verdict(checks: Sequence[Check], kept: int) -> str:
 
 
 def model_card(
-    checks: Sequence[Check], kept: int, how: str, config: str, *, images: int, skipped_steps: int
+    checks: Sequence[Check],
+    kept: int,
+    how: str,
+    config: str,
+    *,
+    images: int,
+    skipped_steps: int,
+    base: str = "builtin",
 ) -> str:
     """The card.
 
@@ -78,7 +86,13 @@ def model_card(
         config: the run's, as YAML, without the user's folders.
         images: how many the monitor looked at.
         skipped_steps: steps that changed nothing.
+        base: the restorer that was tuned: ``builtin``, a hub id or a folder. What is tuned has the
+            licence of its base, so the card states one of the bundled restorer alone, and names a
+            base that others can find.
     """
+    licence = "license: apache-2.0" if base == "builtin" else "license: other"
+    if base != "builtin" and not Path(base).exists():
+        licence += f"\nbase_model: {base}"
     names = list(checks[0].means)
     rows = [
         f"| {check.step} | {' | '.join(f'{check.means[name]:.4g}' for name in names)} | "
@@ -93,6 +107,7 @@ def model_card(
         for name, value in own.worse.items()
     ]
     return CARD.format(
+        licence=licence,
         how=how,
         verdict=verdict(checks, kept),
         skipped_steps=skipped_steps,

@@ -118,14 +118,20 @@ class Loop:
         self.skipped_samples = 0
         self.skipped_steps = 0
 
-    def calibrate(self) -> None:
-        """Let the method learn its scales from fresh batches, the same on every process."""
+    def calibrate(self) -> dict[str, Tensor]:
+        """Let the method learn its scales from fresh batches, the same on every process.
+
+        Returns:
+            The terms of those batches.
+        """
         terms: list[dict[str, Tensor]] = []
         for index in range(max(2, self.config.passes)):
             generator = pass_generator(self.config.seed, -1, index)
             batch = self.draw(generator).to(self.accelerator.device)
             terms.append(self.method.lesson(batch, step=0, generator=generator).terms)
-        self.method.learned(_joined(terms), stepped=False)
+        joined = _joined(terms)
+        self.method.learned(joined, stepped=False)
+        return joined
 
     def take_step(self) -> dict[str, Any]:
         """One optimiser step.
@@ -194,8 +200,9 @@ class Loop:
         return summed
 
     def _gathered(self, values: Tensor) -> Tensor:
-        """(N,) of every process, one after the other."""
-        gathered: Any = self.accelerator.gather(values.contiguous())
+        """(N,) of every process, one after the other, filled with NaN to the longest."""
+        padded = self.accelerator.pad_across_processes(values.contiguous(), pad_index=math.nan)  # pyright: ignore[reportArgumentType]
+        gathered: Any = self.accelerator.gather(padded)
         return gathered
 
     def kept_weights(self) -> list[Tensor]:

@@ -46,18 +46,22 @@ class TunedNetwork:
         network: e.g. a pipeline's UNet; changed in place.
         settings: rank, scale and layers; rank 0 for full weights.
         seed: of the adapters' initial weights. A new adapter changes nothing.
+
+    Raises:
+        ValueError: dropout, by which neither a resumed run nor the monitor would see what it saw.
     """
 
     def __init__(self, network: nn.Module, settings: LoraSettings, *, seed: int = 0) -> None:
         self.network = network
         self.peft: Any = None
+        if settings.dropout:
+            raise ValueError(f"adapters are trained here without dropout; got {settings.dropout}")
         if settings.rank:
             from peft import LoraConfig, get_peft_model
 
             config = LoraConfig(
                 r=settings.rank,
                 lora_alpha=settings.alpha,
-                lora_dropout=settings.dropout,
                 target_modules=adapted_layers(network, settings.targets),
             )
             with torch.random.fork_rng():  # PEFT draws from the global generator

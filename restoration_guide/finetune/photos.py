@@ -64,7 +64,7 @@ class PairedPhotos:
         min_side: largest crop that will be asked for.
 
     Raises:
-        ValueError: the names differ.
+        ValueError: the names differ, or the sizes of a pair.
     """
 
     def __init__(self, folder: str | Path, *, min_side: int) -> None:
@@ -74,6 +74,12 @@ class PairedPhotos:
             odd = sorted(set(names[0]) ^ set(names[1]))[:3]
             raise ValueError(f"{folder}: the images of a pair share a name; without partner: {odd}")
         self.pools = [PhotoPool(side, min_side=min_side) for side in sides]
+        for path, degraded, clean in zip(sides[0], *(p.sizes for p in self.pools), strict=True):
+            if degraded != clean:
+                raise ValueError(
+                    f"{path}: a pair must have one size, so that both sides are cut at one place; "
+                    f"got {degraded} degraded and {clean} clean (height, width)"
+                )
 
     def __len__(self) -> int:
         return len(self.pools[0])

@@ -1,4 +1,7 @@
-"""Statistics of an image that no reward here looks at: where over-optimised images give way."""
+"""Statistics of an image beside its rating: where over-optimised images give way.
+
+Only the pattern of two pixels is also a term of rewards (``grid``), as a mean instead of a median.
+"""
 
 from __future__ import annotations
 

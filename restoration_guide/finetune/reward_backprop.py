@@ -54,7 +54,6 @@ class RewardBackprop(ScaledMethod):
         rewarded = self.reward(
             images,
             degraded,
-            step=step,
             generator=generator,
             reference=None if reference is None else reference.float(),
             truth=truth,

@@ -81,10 +81,8 @@ def test_only_what_repeats_every_two_pixels_is_a_pattern():
     assert two_pixel_pattern(noise).abs().max().item() < 4 / 128
 
 
-def test_total_is_the_weighted_sum_of_scaled_and_annealed_terms():
-    made = reward(
-        weights=Weights(rating=2.0, map=1.0, truth=0.5), normalise="running", anneal_steps=10
-    )
+def test_total_is_the_weighted_sum_of_scaled_terms():
+    made = reward(weights=Weights(rating=2.0, map=1.0, truth=0.5), normalise="running")
     made.scale.variance = {"rating": 0.25, "map": 0.0, "truth": 4.0}  # scales .5, floor .1, 2
     terms = {
         "rating": torch.tensor([3.0]),
@@ -92,16 +90,14 @@ def test_total_is_the_weighted_sum_of_scaled_and_annealed_terms():
         "truth": torch.tensor([30.0]),
     }
     ones = torch.ones(1)
-    # 2 · 3 / .5 + ramp · 4 / .1 + .5 · 30 / 2
-    assert made.total(terms, ones, step=0).item() == pytest.approx(12 + 0 + 7.5)
-    assert made.total(terms, ones, step=5).item() == pytest.approx(12 + 20 + 7.5)
-    assert made.total(terms, ones, step=99).item() == pytest.approx(12 + 40 + 7.5)
+    # 2 · 3 / .5 + 4 / .1 + .5 · 30 / 2
+    assert made.total(terms, ones).item() == pytest.approx(12 + 40 + 7.5)
 
 
 def test_gate_trades_quality_for_leaving_alone():
     made = reward(weights=Weights(rating=1.0, unchanged=1.0))
     terms = {"rating": torch.tensor([3.0, 3.0]), "unchanged": torch.tensor([-0.2, -0.2])}
-    total = made.total(terms, torch.tensor([1.0, 0.25]), step=0)
+    total = made.total(terms, torch.tensor([1.0, 0.25]))
     assert total.tolist() == pytest.approx([3.0, 0.75 - 0.15])
 
 
@@ -121,7 +117,7 @@ def test_every_term_has_a_gradient_in_the_image():
         weights=Weights(**dict.fromkeys(Weights.__dataclass_fields__, 1.0)),
     )
     images, other = torch.rand(2, 3, 70, 72, requires_grad=True), torch.rand(2, 3, 70, 72)
-    rewarded = made(images, other, step=0, generator=generator(), reference=other, truth=other)
+    rewarded = made(images, other, generator=generator(), reference=other, truth=other)
     assert list(rewarded.terms) == list(Weights.__dataclass_fields__)
     for name, values in rewarded.terms.items():
         (slope,) = torch.autograd.grad(values.sum(), images, retain_graph=True)

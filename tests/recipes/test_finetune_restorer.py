@@ -21,6 +21,7 @@ from recipes import finetune_restorer as recipe
 from restoration_guide.finetune.checkpoints import load_checkpoint
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from restoration_guide.rewards import RewardConfig, Weights
 from tests.guide import tiny_pipelines
 from zoomiqa_core import load_scorer
 from zoomiqa_core.assessment import Assessment
@@ -160,6 +161,14 @@ def test_the_log_of_a_killed_run_is_rewound_to_its_checkpoint(tmp_path):
     assert RunFolder(tmp_path / "new", "a: 1\n").rewind(0) == []
 
 
+def test_contradictions_are_refused_at_once():
+    with pytest.raises(ValueError, match="two sources; give one"):
+        recipe.Config(photos="p", paired=True, reports="r", method="dpo", held_out="h")
+    reward = RewardConfig(Weights(reference=1.0))
+    with pytest.raises(ValueError, match=r"reference must be 0 with method=nft"):
+        recipe.Config(photos="p", method="nft", reward=reward)
+
+
 def test_reports_want_dpo_and_photos_for_the_monitor():
     with pytest.raises(ValueError, match="reports are what method=dpo learns from"):
         recipe.Config(photos="p", reports="r")
@@ -172,6 +181,9 @@ def test_the_judges_may_change_parts_but_not_be_one(data, tmp_path):
     assert record["grad_norm"] > 0 and "reward/map" not in record
     with pytest.raises(ValueError, match="the monitor needs another one than the reward"):
         recipe.Config(photos="p", judge="alarm")
+
+
+FAILED = Assessment.failed("offline", "no answer")
 
 
 class Bystander:
@@ -204,6 +216,9 @@ def test_a_judge_without_a_gradient_teaches_by_nft(data, tmp_path, monkeypatch):
     assert URL not in card and "judge_settings" not in card
     with pytest.raises(ValueError, match="have no gradient in the image; learn from it by method="):
         run(words, tmp_path / "backprop", "loop.steps=1")
+    monkeypatch.setattr(Bystander, "assess", lambda _, images: [FAILED] * len(images))
+    with pytest.raises(ValueError, match="none of 8 images has a finite reward: does the judge"):
+        run(words, tmp_path / "mute", "method=nft", "nft.candidates=2", "loop.steps=1")
 
 
 def test_an_average_of_the_weights_is_kept_at_its_strength(data, tmp_path):
@@ -234,7 +249,11 @@ def test_a_diffusers_pipeline_is_fine_tuned(data, tmp_path):
     plain.load_lora_weights(folder)
     assert "lora" in " ".join(plain.unet.state_dict())
     with pytest.raises(ValueError, match="method=nft regresses on the forward process"):
-        run(data, tmp_path / "nft", *words, "method=nft")
+        run(data, tmp_path / "nft", *words, "method=nft", "reward.weights.reference=0")
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="mixed_precision is of the bundled kind"):
+        run(data, tmp_path / "mixed", *words, "loop.mixed_precision=bf16")
+    AcceleratorState._reset_state(True)
 
 
 @pytest.mark.parametrize(
@@ -249,9 +268,9 @@ def test_a_preset_trains_a_small_pipeline_of_its_class(data, tmp_path, preset, k
     pipe = tiny_pipelines.build(kind)
     pipe.save_pretrained(tmp_path / "restorer")
     words = [*data, f"restorer={tmp_path / 'restorer'}", f"out={tmp_path / 'run'}", "crop=64"]
-    words += ["loop.steps=1", "loop.passes=1", "loop.cpu=true", "loop.mixed_precision='no'"]
+    words += ["loop.steps=1", "loop.passes=1", "loop.cpu=true"]
     words += ["rollout.steps=4", "monitor={every: 1, images: 2, side: 64}", "lora.rank=2"]
-    words += ["pipeline.dtype=float32", "independent_judge=null"]
+    words += ["independent_judge=null"]
     if preset == "sdxl_tile":
         ControlNetModel.from_unet(
             pipe.unet, conditioning_embedding_out_channels=(8, 8)
@@ -263,6 +282,8 @@ def test_a_preset_trains_a_small_pipeline_of_its_class(data, tmp_path, preset, k
     (log,) = records(tmp_path / "run")
     assert log["grad_norm"] > 0 and log["skipped"] == 0
     assert list((tmp_path / "run" / "pipeline").glob("*.safetensors"))
+    card = (tmp_path / "run" / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "license: other\n" in card and str(tmp_path) not in card  # nor the ControlNet's folder
 
 
 def test_another_configuration_wants_another_folder(data, whole):

@@ -46,6 +46,11 @@ class PhotoPool:
     def __len__(self) -> int:
         return len(self._photos)
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every photo."""
+        return [(photo.shape[-2], photo.shape[-1]) for photo in self._photos]
+
     def crop(self, index: int, size: int, *, generator: torch.Generator) -> Tensor:
         """A random (3, size, size) crop of one photo in [0, 1], mirrored half the time."""
         photo = self._photos[index]

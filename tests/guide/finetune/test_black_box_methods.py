@@ -181,14 +181,16 @@ def test_a_judges_failure_is_no_reward():
     class Scorer:
         def assess(self, images):
             assert all(image.shape == (3, 8, 8) for image in images)
-            return [Assessment(3.0, 0.2), Assessment.failed("truncated", "cut off")]
+            unsure = Assessment(3.0, math.nan)  # a single chain states no spread
+            return [Assessment(3.0, 0.2), Assessment.failed("truncated", "cut off"), unsure]
 
     judge = BlackBoxJudge(Scorer())  # pyright: ignore[reportArgumentType]
     config = RewardConfig(confidence=0.5, views=ViewConfig(count=0), normalise="none")
-    images = torch.rand(2, 3, 8, 8)
+    images = torch.rand(3, 3, 8, 8)
     rate = terms_of(Reward(judge, config))
     found = rate(images, Batch(images), 0, generator())["reward"]
     assert found[0].item() == pytest.approx(2.9) and math.isnan(found[1])
+    assert found[2].item() == pytest.approx(3.0)
 
 
 def test_the_old_policy_follows_and_is_saved(own_pipe, tuned, degraded):

@@ -114,3 +114,8 @@ def test_full_weights_have_no_adapter_to_save(own_pipe, tmp_path):
     tuned = TunedNetwork(own_pipe.unet, LoraSettings(0, 4, 0.0, ".*"))
     with pytest.raises(ValueError, match="rank 0 trains the whole network"):
         tuned.save_adapter(tmp_path)
+
+
+def test_dropout_is_refused(own_pipe):
+    with pytest.raises(ValueError, match=r"without dropout; got 0\.1"):
+        TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.1, ".*"))

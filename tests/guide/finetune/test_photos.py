@@ -59,6 +59,14 @@ def test_pairs_are_cropped_alike(tmp_path):
         PairedPhotos(tmp_path, min_side=32)
 
 
+def test_pairs_of_two_sizes_are_refused(tmp_path):
+    write_photos(tmp_path / "clean")
+    write_photos(tmp_path / "degraded")
+    save_png(torch.rand(3, 40, 41), tmp_path / "degraded" / "2.png")
+    with pytest.raises(ValueError, match=r"2\.png: a pair must have one size.*\(40, 41\) degraded"):
+        PairedPhotos(tmp_path, min_side=32)
+
+
 def test_held_out_crops_come_in_turn_from_every_photo(tmp_path):
     photos = DegradedPhotos(find_images([write_photos(tmp_path)]), {"none": 1.0}, min_side=32)
     batch = held_out_batch(photos, 8, 32, seed=0)

@@ -42,7 +42,7 @@ def test_the_loss_is_minus_the_reward_with_its_gradient(own_pipe, tuned, judge, 
     assert lesson.skipped == 0 and set(lesson.terms) == {"rating", "low_pass", "reward"}
     torch.testing.assert_close(lesson.losses.detach(), -lesson.terms["reward"])
     images = roll_out(BuiltinChain(own_pipe, degraded, 2, 0.5), ROLLOUT, generator()).images
-    direct = -method.reward(images, degraded, step=0, generator=generator()).total.sum()
+    direct = -method.reward(images, degraded, generator=generator()).total.sum()
     torch.testing.assert_close(gradient(tuned, lesson.losses.sum()), gradient(tuned, direct))
 
 
