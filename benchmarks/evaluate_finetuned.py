@@ -43,6 +43,7 @@ from restoration_guide.reference import reference_figures
 from restoration_guide.restorers.base import candidate_generator
 from restoration_guide.restorers.builtin import load_builtin_pipeline
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from restoration_guide.rewards import QUALITY
 from zoomiqa_core import load_scorer
 from zoomiqa_core.alarm.reference import reference_rating
 from zoomiqa_core.data.degradations import PRESETS
@@ -67,7 +68,7 @@ class Run(NamedTuple):
     sampler: dict[str, Any]
     """Arguments of the pipeline's call."""
     judge: str
-    """Of the reward."""
+    """Of the reward; ``none`` where no term of it comes from one."""
     verdict: str
     """The monitor's: last check, and what was kept."""
     seconds: float
@@ -88,7 +89,9 @@ def read_run(folder: Path) -> Run:
     if (folder / "log.jsonl").is_file():
         last = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         seconds = json.loads(last)["seconds"]
-    return Run(folder, name, config.restorer, sampler, config.judge, verdict, seconds)
+    judged = any(config.reward.weights[term] for term in QUALITY)
+    judge = config.judge if judged else "none"
+    return Run(folder, name, config.restorer, sampler, judge, verdict, seconds)
 
 
 def _verdict(checks: Sequence[Mapping[str, Any]]) -> str:

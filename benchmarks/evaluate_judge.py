@@ -276,7 +276,7 @@ def _value(stored: Any) -> Estimate | float:
 
 def markdown(tables: Mapping[str, Table]) -> str:
     """The measures with a bar first, then the others."""
-    figures = {name: value for table in tables.values() for name, value in table.items()}
+    figures = _joined(tables)
     lines = ["| measure | value | must | excellent | |", "|---|---|---|---|---|"]
     for name, bar in BARS.items():
         value = figures.get(name, math.nan)
@@ -289,13 +289,17 @@ def markdown(tables: Mapping[str, Table]) -> str:
 
 def side_by_side(judges: Mapping[str, Mapping[str, Table]]) -> str:
     """The measures with a bar that were taken, a row each; judges, a column each."""
-    figures = {who: {n: v for t in ts.values() for n, v in t.items()} for who, ts in judges.items()}
+    figures = {name: _joined(tables) for name, tables in judges.items()}
     lines = ["| measure | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
     for name in BARS:
         if any(name in found for found in figures.values()):
             cells = (_figure(found.get(name, math.nan)) for found in figures.values())
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _joined(tables: Mapping[str, Table]) -> Table:
+    return {name: value for table in tables.values() for name, value in table.items()}
 
 
 def _figure(value: Estimate | float) -> str:
@@ -335,20 +339,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/judge"))
     args = parser.parse_args(arguments)
 
+    judges = {f.parent.name if f.name == "weights" else f.name: f for f in args.weights}
+    if len(judges) < len(args.weights):
+        parser.error(f"judges are told apart by their folders' names, {', '.join(judges)}")
+    known = {name: digest(folder) for name, folder in judges.items()}
     found: dict[str, dict[str, Table]] = {}
-    known = {folder: digest(folder) for folder in args.weights}
-    for folder, code in known.items():
+    for name, folder in judges.items():
         setup = Setup(
-            args.biq2021, args.photos, str(folder), code, args.count, args.size, args.seed
+            args.biq2021, args.photos, str(folder), known[name], args.count, args.size, args.seed
         )
-        name = folder.parent.name if folder.name == "weights" else folder.name
-        found[name] = measure(setup, args.out / code, args.rows, args.parts)
-    alone = len(known) == 1
+        found[name] = measure(setup, args.out / known[name], args.rows, args.parts)
+    alone = len(judges) == 1
     table = markdown(*found.values()) if alone else side_by_side(found)
     hardware = ", ".join(f"{key} {value}" for key, value in timing.hardware().items())
     table += f"\n\nWeights {' '.join(known.values())}, seed {args.seed}; {hardware}.\n"
     print(table)
-    file = args.out / (f"{known[args.weights[0]]}/table.md" if alone else "side_by_side.md")
+    file = args.out / ("/".join([*known.values(), "table.md"]) if alone else "side_by_side.md")
     print(f"written: {write_text_atomic(file, table)}")
 
 

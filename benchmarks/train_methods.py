@@ -18,6 +18,7 @@ from pathlib import Path
 
 from recipes import finetune_restorer
 from recipes.compose import compose
+from zoomiqa_core.training.run import check_same_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "recipes" / "configs" / "finetune_restorer"
@@ -60,10 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
     for name, out, words in runs:
         if (out / "pipeline" / "README.md").is_file():  # written last
             _, resolved = compose(finetune_restorer.Config, words[words.index("--config") :])
-            if (out / "config.yaml").read_text(encoding="utf-8") != resolved:
-                failed.append(f"{name}: {out} holds a run of another configuration")
-            else:
+            try:
+                check_same_run(out, resolved)
                 print(f"{name}: there already", flush=True)
+            except ValueError as error:
+                failed.append(f"{name}: {error}")
             continue
         print(f"{name}: {out}", flush=True)
         if subprocess.run(words, cwd=ROOT, check=False).returncode:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from rich.progress import Progress
 from torchvision.utils import make_grid
 
 from recipes.compose import compose
-from restoration_guide.finetune.candidates import terms_of
+from restoration_guide.finetune.candidates import BlackBoxJudge, terms_of
 from restoration_guide.finetune.card import model_card, verdict
 from restoration_guide.finetune.checkpoints import (
     checkpoint_steps,
@@ -61,7 +62,7 @@ from restoration_guide.finetune.samplers import (
     load_sampler,
 )
 from restoration_guide.restorers.base import candidate_generator
-from restoration_guide.rewards import BlackBoxJudge, Judge, Reward, RewardConfig
+from restoration_guide.rewards import Judge, Reward, RewardConfig
 from zoomiqa_core import load_scorer
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.images import find_images, save_png
@@ -79,8 +80,9 @@ PRIVATE = (
     "judge",
     "judge_settings",
     "independent_judge",
+    "controlnet",
 )
-"""Settings that may name a user's folders, servers and keys; the model card leaves them out."""
+"""Settings, at any depth, that may name a user's folders, servers and keys."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
         if accelerator.is_main_process:
             with loop.kept():
                 found = [monitor.look(loop.step)]
-        checks.append(broadcast_object_list(found)[0])  # one verdict, or processes would part
+        checks.extend(broadcast_object_list(found))  # one verdict, or processes would part
         if accelerator.is_main_process:
             write_text_atomic(run.path / "checks.json", to_json([c.to_dict() for c in checks]))
             rows = [monitor.batch.degraded, monitor.untuned, monitor.images]
@@ -342,6 +344,15 @@ def last_honest(checks: list[Check]) -> int:
     return max((check.step for check in checks if check.honest), default=0)
 
 
+def public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model card may say of them: all but :data:`PRIVATE`."""
+    return {
+        name: public(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name not in PRIVATE
+    }
+
+
 def export(
     run: RunFolder,
     config: Config,
@@ -352,6 +363,7 @@ def export(
 ) -> None:
     """Go back to the weights that are kept, and write pictures, adapter, pipeline and card."""
     kept = last_honest(checks) if config.monitor.stop else loop.step
+    skipped_steps = loop.skipped_steps  # of the whole run, not up to what is kept
     loop.load(load_checkpoint(run.path / "checkpoints", kept)["loop"])
     loop.tuned.load(dict(zip(loop.tuned.names, loop.kept_weights(), strict=True)))
     draw_curves(run.records(), checks, kept, run.path / "curves.png")
@@ -369,15 +381,13 @@ def export(
     if loop.tuned.peft is not None:
         loop.tuned.save_adapter(run.path / "adapter")
     how = sampler.save(loop.tuned, folder)
-    public = {name: value for name, value in asdict(config).items() if name not in PRIVATE}
-    del public["pipeline"]["controlnet"]
     text = model_card(
         checks,
         kept,
         how,
-        OmegaConf.to_yaml(OmegaConf.create(public)),
+        OmegaConf.to_yaml(OmegaConf.create(public(asdict(config)))),
         images=config.monitor.images,
-        skipped_steps=loop.skipped_steps,
+        skipped_steps=skipped_steps,
         base=config.restorer,
     )
     write_text_atomic(folder / "README.md", text)

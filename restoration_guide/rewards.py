@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,6 @@ from restoration_guide.fidelity import degrade_and_compare, low_pass_distance
 from restoration_guide.reference import ms_ssim
 from zoomiqa_core.proxy.model import Rated, counted_on
 from zoomiqa_core.proxy.views import ViewConfig, random_views
-from zoomiqa_core.scorer import Scorer
 
 QUALITY = ("rating", "map", "worst_region")
 """Terms that come from the judge."""
@@ -60,37 +59,7 @@ SMALLEST_SCALE = {
 
 Judge = Callable[[Tensor], Rated]
 """A judge of (B, 3, H, W) in [0, 1]: ``QualityProxy`` and ``Alarm`` (no map), which have a gradient
-in the image, or a :class:`BlackBoxJudge`."""
-
-
-class Opinion(NamedTuple):
-    """What a black box said of B images."""
-
-    rating: Tensor
-    """(B,) in [1, 5]; NaN where the judgement failed."""
-    rating_std: Tensor
-    """(B,), rating units; 0 where the judge states none, as a single chain of a Zoom-IQA does."""
-
-
-class BlackBoxJudge:
-    """Any scorer, such as a Zoom-IQA model in place or served, as the judge of a reward.
-
-    It has no gradient and no map. A failed judgement leaves its image without a reward, so the
-    methods that learn from it leave the image out.
-
-    Args:
-        scorer: who is asked, with all images of a batch at once.
-    """
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-
-    def __call__(self, images: Tensor) -> Opinion:
-        """Ask about (B, 3, H, W) in [0, 1]."""
-        said = self.scorer.assess(list(images.detach().float().clamp(0, 1).cpu()))
-        rating = torch.tensor([each.rating for each in said], device=images.device)
-        std = torch.tensor([each.rating_std for each in said], device=images.device)
-        return Opinion(rating, std.nan_to_num(0.0))
+in the image, or a black box (:class:`.candidates.BlackBoxJudge`)."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,18 +14,47 @@ from restoration_guide.restorers import residual_flow as rf
 from restoration_guide.restorers.builtin import BuiltinRestorer
 from restoration_guide.restorers.pipeline import TinyRestorationPipeline
 from restoration_guide.rewards import Reward
+from zoomiqa_core.scorer import Scorer
 
-BlackBox = Callable[[Tensor, Batch, int, torch.Generator], dict[str, Tensor]]
-"""Candidates (M, 3, H, W), the batch of their inputs (M), step, generator → terms (M,) each, among
+BlackBox = Callable[[Tensor, Batch, torch.Generator], dict[str, Tensor]]
+"""Candidates (M, 3, H, W), the batch of their inputs (M), generator → terms (M,) each, among
 them ``reward``; NaN where there is none."""
+
+
+class Opinion(NamedTuple):
+    """What a black box said of B images."""
+
+    rating: Tensor
+    """(B,) in [1, 5]; NaN where the judgement failed."""
+    rating_std: Tensor
+    """(B,), rating units; 0 where the judge states none, as a single chain of a Zoom-IQA does."""
+
+
+class BlackBoxJudge:
+    """Any scorer, such as a Zoom-IQA model in place or served, as the judge of a reward.
+
+    It has no gradient and no map. A failed judgement leaves its image without a reward, so the
+    methods that learn from it leave the image out.
+
+    Args:
+        scorer: who is asked, with all images of a batch at once.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def __call__(self, images: Tensor) -> Opinion:
+        """Ask about (B, 3, H, W) in [0, 1]."""
+        said = self.scorer.assess(list(images.detach().float().clamp(0, 1).cpu()))
+        rating = torch.tensor([each.rating for each in said], device=images.device)
+        std = torch.tensor([each.rating_std for each in said], device=images.device)
+        return Opinion(rating, std.nan_to_num(0.0))
 
 
 def terms_of(reward: Reward) -> BlackBox:
     """A reward of terms, its gradient left aside."""
 
-    def rate(
-        images: Tensor, batch: Batch, step: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def rate(images: Tensor, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         found = reward(images, batch.degraded, generator=generator, truth=batch.truth)
         return {**found.terms, "reward": found.total}
 
@@ -38,7 +68,6 @@ def rewarded_candidates(
     n: int,
     rate: BlackBox,
     *,
-    step: int,
     generator: torch.Generator,
 ) -> Rewarded:
     """Restore each input ``n`` ways, by the restorer's plan, and rate them all.
@@ -54,7 +83,7 @@ def rewarded_candidates(
     candidates = torch.stack(made).to(batch.degraded.device)
     truth = None if batch.truth is None else batch.truth.repeat_interleave(n, 0)
     repeated = Batch(batch.degraded.repeat_interleave(n, 0), truth)
-    terms = rate(candidates.flatten(0, 1), repeated, step, generator)
+    terms = rate(candidates.flatten(0, 1), repeated, generator)
     grid = (len(batch.degraded), n)
     return Rewarded(candidates, {name: values.view(grid) for name, values in terms.items()})
 

@@ -122,7 +122,7 @@ class Dpo(ScaledMethod):
         super().__init__(scale)
         self.pipe, self.tuned, self.rate, self.config = pipe, tuned, rate, config
 
-    def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
+    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
         """A loss for every pair."""
         made = batch.candidates
         if made is None:
@@ -132,7 +132,6 @@ class Dpo(ScaledMethod):
                     batch,
                     self.config.candidates,
                     self.rate,
-                    step=step,
                     generator=generator,
                 )
         terms = {name: values.flatten() for name, values in made.terms.items()}

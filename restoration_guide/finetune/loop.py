@@ -128,7 +128,7 @@ class Loop:
         for index in range(max(2, self.config.passes)):
             generator = pass_generator(self.config.seed, -1, index)
             batch = self.draw(generator).to(self.accelerator.device)
-            terms.append(self.method.lesson(batch, step=0, generator=generator).terms)
+            terms.append(self.method.lesson(batch, generator=generator).terms)
         joined = _joined(terms)
         self.method.learned(joined, stepped=False)
         return joined
@@ -175,7 +175,7 @@ class Loop:
     def _pass(self, index: int) -> Lesson:
         generator = pass_generator(self.config.seed, self.step, index)
         batch = self.draw(generator).to(self.accelerator.device)
-        lesson = self.method.lesson(batch, step=self.step, generator=generator)
+        lesson = self.method.lesson(batch, generator=generator)
         if len(lesson.losses):
             lesson.losses.sum().backward()
         # only the number of losses is needed from here on, not their graph

@@ -62,12 +62,11 @@ class Lesson:
 class Method(Protocol):
     """A way to learn from rewards."""
 
-    def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
+    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
         """Losses of a batch; the loop takes their mean over all processes and passes.
 
         Args:
             batch: on the network's device.
-            step: training step, from 0.
             generator: a CPU generator, the same for the same step whatever was done before.
         """
         ...

@@ -121,13 +121,11 @@ class Nft(ScaledMethod):
         self.pipe, self.tuned, self.rate, self.config = pipe, tuned, rate, config
         self.old = [parameter.detach().clone() for parameter in tuned.parameters]
 
-    def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
+    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
         """A loss for every candidate that has a reward and rivals of another."""
         n = self.config.candidates
         with self.tuned.holding(self.old):
-            made = rewarded_candidates(
-                self.pipe, batch, n, self.rate, step=step, generator=generator
-            )
+            made = rewarded_candidates(self.pipe, batch, n, self.rate, generator=generator)
         differ = group_advantages(made.reward).nan_to_num().abs().amax(1, keepdim=True) > 0
         usable = (made.reward.isfinite() & differ).flatten()
         terms = {name: values.flatten() for name, values in made.terms.items()}

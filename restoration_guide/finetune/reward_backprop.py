@@ -34,7 +34,7 @@ class RewardBackprop(ScaledMethod):
         super().__init__(reward.scale)
         self.sampler, self.tuned, self.reward = sampler, tuned, reward
 
-    def lesson(self, batch: Batch, *, step: int, generator: torch.Generator) -> Lesson:
+    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
         """Minus the reward of each image, as a loss with the reward's gradient.
 
         The gradient is taken in two halves: of the reward in the image, then of the image in the

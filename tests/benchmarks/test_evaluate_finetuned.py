@@ -1,6 +1,7 @@
 """The comparison of fine-tuned restorers: changes by hand, and one tiny run."""
 
 import json
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -23,6 +24,22 @@ def test_changes_by_hand():
     assert evaluate_finetuned.spread(before, after) == {"psnr": pytest.approx(1.0)}
 
 
+def write_config(run: Path, *, restorer: str, rating: float) -> None:
+    """What a run's folder says of a reward by the alarm."""
+    weights = f"{{rating: {rating}, map: 0.0, worst_region: 0.0, truth: 1.0}}"
+    run.mkdir(exist_ok=True)
+    (run / "config.yaml").write_text(
+        f"restorer: {restorer}\njudge: alarm\nrollout: {{steps: 2, temperature: 0.5}}\n"
+        f"reward: {{weights: {weights}}}\n",
+        encoding="utf-8",
+    )
+
+
+def test_a_reward_without_a_rating_is_by_no_judge(tmp_path):
+    write_config(tmp_path / "run", restorer="builtin", rating=0.0)
+    assert evaluate_finetuned.read_run(tmp_path / "run").judge == "none"
+
+
 def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys, monkeypatch):
     photo = torch.rand(3, 64, 65, generator=torch.Generator().manual_seed(0))
     photo = torch.nn.functional.interpolate(photo[None], (256, 260), mode="bicubic").clamp(0, 1)
@@ -33,10 +50,7 @@ def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys, monkeypat
     unet = cast(UNet2DModel, network.merged())
     merged = TinyRestorationPipeline(unet, pipe.scheduler, sigma_data=0.55)
     merged.save_pretrained(tmp_path / "run" / "pipeline")
-    config = (
-        f"restorer: {tmp_path / 'start'}\njudge: alarm\nrollout: {{steps: 2, temperature: 0.5}}\n"
-    )
-    (tmp_path / "run" / "config.yaml").write_text(config, encoding="utf-8")
+    write_config(tmp_path / "run", restorer=str(tmp_path / "start"), rating=1.0)
     words = ["--photos", str(tmp_path / "photos"), "--runs", str(tmp_path / "run"), "--count", "1"]
     words += ["--kept", str(tmp_path / "kept"), "--out", str(tmp_path / "out.json")]
     evaluate_finetuned.main(words)

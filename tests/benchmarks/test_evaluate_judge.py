@@ -127,6 +127,13 @@ def test_two_judges_stand_side_by_side_in_the_wanted_parts(data, tmp_path, capsy
     assert "nan" not in "".join(rows)
 
 
+def test_judges_of_one_name_are_refused(data, tmp_path, capsys) -> None:
+    weights = ["--weights", str(tmp_path / "a" / "judge"), str(tmp_path / "b" / "judge")]
+    with pytest.raises(SystemExit):
+        command.main([*data, *weights])
+    assert "told apart by their folders' names, judge" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_every_bar_is_measured_by_a_part(data, tmp_path) -> None:
     command.main([*data, "--out", str(tmp_path)])

@@ -38,6 +38,20 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def check_same_run(path: Path, config: str) -> None:
+    """Whether a folder may hold the run of a resolved configuration.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration.
+    """
+    saved = path / "config.yaml"
+    if saved.is_file() and saved.read_text(encoding="utf-8") != config:
+        raise ValueError(
+            f"{path} holds a run of another configuration (see its config.yaml); "
+            "give the same configuration to resume it, or another `out` folder"
+        )
+
+
 class RunFolder:
     """Where one training leaves everything: ``config.yaml``, ``log.jsonl``, ``checkpoint.pt``.
 
@@ -52,13 +66,8 @@ class RunFolder:
     def __init__(self, path: str | Path, config: str) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        saved = self.path / "config.yaml"
-        if saved.is_file() and saved.read_text(encoding="utf-8") != config:
-            raise ValueError(
-                f"{self.path} holds a run of another configuration (see its config.yaml); "
-                "give the same configuration to resume it, or another `out` folder"
-            )
-        write_text_atomic(saved, config)
+        check_same_run(self.path, config)
+        write_text_atomic(self.path / "config.yaml", config)
         write_text_atomic(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
     def log(self, record: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from restoration_guide.finetune.candidates import (
+    BlackBoxJudge,
     Regression,
     group_advantages,
     rewarded_candidates,
@@ -18,7 +19,7 @@ from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.nft import Nft, NftConfig, forward_target, nft_loss, optimality
 from restoration_guide.restorers import residual_flow as rf
-from restoration_guide.rewards import BlackBoxJudge, Reward, RewardConfig
+from restoration_guide.rewards import Reward, RewardConfig
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.proxy.views import ViewConfig
 from zoomiqa_core.training.policy import LoraSettings
@@ -130,12 +131,12 @@ def test_regression_is_the_flow_of_the_training(own_pipe, tuned, degraded):
     torch.testing.assert_close(regression.predict(clean), own)
 
 
-def brightness(images, batch, step, generator):
+def brightness(images, batch, generator):
     return {"reward": images.mean((1, 2, 3))}
 
 
 def lesson(method, degraded):
-    return method.lesson(Batch(degraded), step=0, generator=generator())
+    return method.lesson(Batch(degraded), generator=generator())
 
 
 @pytest.mark.slow
@@ -150,14 +151,12 @@ def test_lessons_lead_to_brighter_images(own_pipe, degraded, kind):
     optimizer = torch.optim.AdamW(tuned.parameters, lr=1e-2)
 
     def mean_brightness() -> float:
-        made = rewarded_candidates(
-            own_pipe, Batch(degraded), 2, brightness, step=0, generator=generator(9)
-        )
+        made = rewarded_candidates(own_pipe, Batch(degraded), 2, brightness, generator=generator(9))
         return float(made.reward.mean())
 
     before = mean_brightness()
     for step in range(5):
-        found = method.lesson(Batch(degraded), step=step, generator=generator(step))
+        found = method.lesson(Batch(degraded), generator=generator(step))
         assert len(found.losses) and found.terms["reward"].shape == (8,)
         optimizer.zero_grad()
         found.losses.mean().backward()
@@ -168,7 +167,7 @@ def test_lessons_lead_to_brighter_images(own_pipe, degraded, kind):
 
 @pytest.mark.parametrize("value", [1.0, math.nan])
 def test_equal_or_missing_rewards_teach_nothing(own_pipe, tuned, degraded, value):
-    def flat(images, batch, step, generator):
+    def flat(images, batch, generator):
         return {"reward": torch.full((len(images),), value)}
 
     found = lesson(Nft(own_pipe, tuned, flat, NftConfig(candidates=2)), degraded)
@@ -188,7 +187,7 @@ def test_a_judges_failure_is_no_reward():
     config = RewardConfig(confidence=0.5, views=ViewConfig(count=0), normalise="none")
     images = torch.rand(3, 3, 8, 8)
     rate = terms_of(Reward(judge, config))
-    found = rate(images, Batch(images), 0, generator())["reward"]
+    found = rate(images, Batch(images), generator())["reward"]
     assert found[0].item() == pytest.approx(2.9) and math.isnan(found[1])
     assert found[2].item() == pytest.approx(3.0)
 

@@ -55,7 +55,7 @@ def test_dpo_learns_from_them_without_making_or_rating(folders, own_pipe, tuned)
         [0, 1], 16, generator=torch.Generator().manual_seed(0)
     )
     lesson = Dpo(own_pipe, tuned, never, DpoConfig()).lesson(
-        batch.to("cpu"), step=0, generator=torch.Generator().manual_seed(0)
+        batch.to("cpu"), generator=torch.Generator().manual_seed(0)
     )
     assert len(lesson.losses) == 2 and lesson.skipped == 0
     grads = torch.autograd.grad(lesson.losses.sum(), tuned.parameters)

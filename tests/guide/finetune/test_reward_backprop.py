@@ -38,7 +38,7 @@ def gradient(tuned, loss) -> torch.Tensor:
 
 def test_the_loss_is_minus_the_reward_with_its_gradient(own_pipe, tuned, judge, degraded):
     method = backprop(own_pipe, tuned, judge, rating=1.0, low_pass=3.0)
-    lesson = method.lesson(Batch(degraded), step=0, generator=generator())
+    lesson = method.lesson(Batch(degraded), generator=generator())
     assert lesson.skipped == 0 and set(lesson.terms) == {"rating", "low_pass", "reward"}
     torch.testing.assert_close(lesson.losses.detach(), -lesson.terms["reward"])
     images = roll_out(BuiltinChain(own_pipe, degraded, 2, 0.5), ROLLOUT, generator()).images
@@ -51,11 +51,11 @@ def test_the_reference_term_starts_at_zero_and_holds_back(own_pipe, judge, degra
     tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
     method = backprop(own_pipe, tuned, judge, rating=0.0, reference=1.0)
     method.sampler = BuiltinSampler(own_pipe, config)
-    terms = method.lesson(Batch(degraded), step=0, generator=generator()).terms
+    terms = method.lesson(Batch(degraded), generator=generator()).terms
     torch.testing.assert_close(terms["reference"], torch.zeros_like(terms["reference"]))
     with torch.no_grad():
         tuned.parameters[-1].add_(0.5)
-    terms = method.lesson(Batch(degraded), step=0, generator=generator()).terms
+    terms = method.lesson(Batch(degraded), generator=generator()).terms
     assert float(terms["reference"].max()) < 0
 
 
@@ -74,12 +74,12 @@ class NanJudge:
 
 def test_an_image_without_a_finite_reward_is_left_out(own_pipe, tuned, judge, degraded):
     broken = backprop(own_pipe, tuned, NanJudge(judge, [0]))
-    lesson = broken.lesson(Batch(degraded), step=0, generator=generator())
+    lesson = broken.lesson(Batch(degraded), generator=generator())
     assert lesson.skipped == 1 and lesson.losses.shape == (1,)
     assert lesson.terms["reward"].isfinite().tolist() == [False, True]
     found = gradient(tuned, lesson.losses.sum())
     whole = backprop(own_pipe, tuned, judge)
-    both = whole.lesson(Batch(degraded), step=0, generator=generator())
+    both = whole.lesson(Batch(degraded), generator=generator())
     torch.testing.assert_close(found, gradient(tuned, both.losses[1]))  # no NaN leaks in
 
 
@@ -101,8 +101,8 @@ def test_a_step_with_nothing_left_changes_nothing_and_is_counted(own_pipe, tuned
 
 def test_a_gradient_that_is_not_finite_changes_nothing(own_pipe, tuned, judge, degraded):
     class Exploding(RewardBackprop):
-        def lesson(self, batch, *, step, generator):
-            lesson = super().lesson(batch, step=step, generator=generator)
+        def lesson(self, batch, *, generator):
+            lesson = super().lesson(batch, generator=generator)
             return Lesson(lesson.losses * math.inf, lesson.terms)
 
     method = backprop(own_pipe, tuned, judge)
@@ -128,7 +128,7 @@ def test_passes_average_over_all_samples(own_pipe, tuned, judge, degraded):
         gradient(
             tuned,
             method.lesson(
-                Batch(degraded[:count]), step=0, generator=pass_generator(0, 0, index)
+                Batch(degraded[:count]), generator=pass_generator(0, 0, index)
             ).losses.sum(),
         )
         for index, count in enumerate((1, 2))

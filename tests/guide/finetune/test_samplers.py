@@ -50,7 +50,7 @@ def test_every_pipeline_gets_gradients_and_its_reference(name, judge, degraded):
     sampler = sampler_of(name)
     tuned = tuned_of(sampler)
     method = RewardBackprop(sampler, tuned, Reward(judge, REWARD))
-    lesson = method.lesson(Batch(degraded), step=0, generator=generator())
+    lesson = method.lesson(Batch(degraded), generator=generator())
     assert lesson.skipped == 0 and len(lesson.losses) == len(degraded)
     # a new adapter changes nothing, so the tuned image is the reference
     assert float(lesson.terms["reference"].abs().max()) < 1e-5
