@@ -1,6 +1,6 @@
 """Do the filters of grounded rationales drop what they should? Precision and recall, planted.
 
-    python -m benchmarks.check_gr_iqa_filters --photos PHOTOS [--count 120] [--seed 0]
+    python -m benchmarks.check_gr_iqa_filters --photos PHOTOS [--count 120] [--model tiny]
 
 ``PHOTOS`` is a folder of clean photos. Each is damaged in a known way; half get the true rationale,
 half a planted one, and what a filter drops is compared with what was planted.
@@ -14,14 +14,14 @@ HACF (measured hints, the rule-based checker), two plantings:
 By default a sample is dropped when over a quarter of its sentences are refuted; *strict* drops it
 for one.
 
-VRF needs a model that continues rationales. None is trained yet, so **its continuations are
-simulated**; the figures show what the filter makes of sources that look and of sources that do not,
-not what a real model would give. Without the image both sources continue from words alone: the
-answer of one of the six other rationales whose words are most like the prefix. With the image, the
-looking source gives its image's own answer with the drift of a first rating and a shaken box, the
-blind one goes on from words alone. The entropy of a source that goes by words is that of its six
-answers (tool, third of the frame, half rating); of one that looks, 0. That last is generous, so the
-table also has VRF without the entropy term.
+VRF needs a model that continues rationales. With ``--model`` that one does, and the source that
+does not look is the same model shown grey. Beside it, **continuations are simulated**: what the
+filter makes of a source that looks and of one that does not. Without the image both sources
+continue from words alone: the answer of one of the six other rationales whose words are most like
+the prefix. With the image, the looking source gives its image's own answer with the drift of a
+first rating and a shaken box, the blind one goes on from words alone. The entropy of a source that
+goes by words is that of its six answers (tool, third of the frame, half rating); of one that looks,
+0. That last is generous, so the table also has VRF without the entropy term.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -44,15 +44,20 @@ from zoomiqa_core.data.damage_facts import DamageKind, InvisibleDamageError, dam
 from zoomiqa_core.data.facts import Facts, Flaw, first_rating
 from zoomiqa_core.data.filters import (
     Continuation,
+    ContinueRationale,
     RelianceConfig,
     check_consistency,
     measure_reliance,
 )
 from zoomiqa_core.data.gr_iqa import GRIQARecord, GRIQARound
+from zoomiqa_core.data.model_teacher import vlm_continuation
 from zoomiqa_core.data.teacher import write_rounds
 from zoomiqa_core.data.wording import place_name
 from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import find_images, read_image
+from zoomiqa_core.images import find_images, read_image, to_pil
+from zoomiqa_core.scorer import load_scorer
+from zoomiqa_core.vlm import LocalVLM
+from zoomiqa_core.zoom_iqa import ZoomIQA
 
 SIDE = 320
 KINDS: tuple[DamageKind, ...] = ("global", "local", "both", "global", "local", "clean")
@@ -206,27 +211,62 @@ def reliance(known: Sequence[Case], config: RelianceConfig, generator: torch.Gen
     return tally(dropped, [place % 2 == 1 for place in range(len(known))])
 
 
+def model_reliance(
+    known: Sequence[Case], judge: ZoomIQA, config: RelianceConfig, seed: int
+) -> Tally:
+    """VRF with a model on cases of which every other one is continued without its image.
+
+    A case that the model continues with nothing usable is kept here; a build drops it too, but for
+    that reason.
+    """
+    vlm = judge.backend
+    if not isinstance(vlm, LocalVLM):
+        raise ValueError("the model that continues rationales must be a folder or hub id")
+    dropped = []
+    for place, case in enumerate(track(known, "VRF")):
+        image, blind = to_pil(case.image), place % 2 == 1
+        source = vlm_continuation(
+            vlm, judge.prompts, judge.prompts.question(place), image.size, seed=seed + 1000 * place
+        )
+
+        def continued(
+            prefix: str,
+            seen: Image.Image | None,
+            source: ContinueRationale = source,
+            blind: bool = blind,
+        ) -> Continuation | None:
+            return source(prefix, None if blind else seen)
+
+        found = measure_reliance(case.record, image, continued, config)
+        dropped.append(found is not None and found.score < config.threshold)
+    return tally(dropped, [place % 2 == 1 for place in range(len(known))])
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", required=True)
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", help="continues rationales: tiny, a folder or hub id")
     parser.add_argument("--out", default="runs/check_gr_iqa_filters.json")
     known = parser.parse_args(arguments)
     generator = torch.Generator().manual_seed(known.seed)
     found = list(cases(known.photos, known.count, generator))
     full = RelianceConfig()
+    wordless = dataclasses.replace(full, entropy_weight=0.0)
     table = {
         "HACF, contradicting": consistency(found, "contradicting", generator),
         "HACF, contradicting, strict": consistency(found, "contradicting", generator, 0.0),
         "HACF, not looking": consistency(found, "not looking", generator),
         "HACF, not looking, strict": consistency(found, "not looking", generator, 0.0),
         "VRF (simulated)": reliance(found, full, generator),
-        "VRF without entropy (simulated)": reliance(
-            found, dataclasses.replace(full, entropy_weight=0.0), generator
-        ),
+        "VRF without entropy (simulated)": reliance(found, wordless, generator),
     }
+    if known.model:
+        judge = cast(ZoomIQA, load_scorer(known.model))
+        for name, config in (("VRF", full), ("VRF without entropy", wordless)):
+            table[f"{name} ({known.model})"] = model_reliance(found, judge, config, known.seed)
     rows = {name: tallied.row() for name, tallied in table.items()}
     print("| filter, planting | true | planted | precision | recall | true ones lost |")
     print("|---|---:|---:|---:|---:|---:|")

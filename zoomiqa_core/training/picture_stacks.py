@@ -23,8 +23,10 @@ from zoomiqa_core.images import read_image
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.training.vision_warm_up import teacher_grids
 
-AT_ONCE = 32
+AT_ONCE = 8
 """Pictures the teacher sees together."""
+READ_AT_ONCE = 256
+"""Pictures decoded before they are stacked."""
 
 
 class PictureStack(NamedTuple):
@@ -53,23 +55,32 @@ def read_stacks(
     def read(path: Path) -> Tensor:
         return (read_image(path).pixels * 255).round().byte()
 
-    by_size: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+    parts: dict[tuple[int, int], list[Tensor]] = {}
+    places: dict[tuple[int, int], list[int]] = {}
     with ThreadPoolExecutor() as pool:
-        for place, image in enumerate(pool.map(read, paths)):
-            by_size.setdefault((image.shape[1], image.shape[2]), []).append((place, image))
+        for start in range(0, len(paths), READ_AT_ONCE):
+            # stacked in parts: single pictures between the decoder's leavings scatter the memory
+            read_now: dict[tuple[int, int], list[Tensor]] = {}
+            found = pool.map(read, paths[start : start + READ_AT_ONCE])
+            for place, image in enumerate(found, start):
+                size = (image.shape[1], image.shape[2])
+                read_now.setdefault(size, []).append(image)
+                places.setdefault(size, []).append(place)
+            for size, members in read_now.items():
+                parts.setdefault(size, []).append(torch.stack(members).to(device))
     kept = cache / "grids.safetensors"
     names = json.dumps([str(path) for path in paths])
     known = {}
     if kept.is_file() and (cache / "pictures.json").read_text(encoding="utf-8") == names:
         known = load_file(kept)
     stacks = []
-    for (height, width), members in by_size.items():
-        images = torch.stack([image for _, image in members]).to(device)
+    for (height, width), members in places.items():
+        images = torch.cat(parts.pop((height, width)))
         grids = known.get(f"{height}x{width}")
         if grids is None:
             batches = images.split(AT_ONCE)
             grids = torch.cat([teacher_grids(proxy, batch.float() / 255) for batch in batches])
-        stacks.append(PictureStack(images, grids.to(device), [place for place, _ in members]))
+        stacks.append(PictureStack(images, grids.to(device), members))
     if not known:
         with atomic_path(kept) as partial:
             shapes = ["x".join(map(str, stack.images.shape[-2:])) for stack in stacks]
