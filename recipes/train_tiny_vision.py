@@ -211,7 +211,9 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(config.seed)  # of the head
         model = WarmUp(vision, processor.image_processor, *statistics(stacks, shown)).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=0.02)
+    vision.patch_embed.requires_grad_(False)  # whitened, see `whiten_patches`
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, config.learning_rate, weight_decay=0.02)
     generator = torch.Generator().manual_seed(config.seed)
     done = failed = 0
     if not config.start:
@@ -237,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
             loss, terms = model.loss(batch)
         optimiser.zero_grad()
         loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, 1.0))
         if math.isfinite(norm):
             optimiser.step()
             failed = 0

@@ -17,7 +17,13 @@ from torch.nn import functional
 from zoomiqa_core.proxy.model import QualityProxy, weighted_mean
 
 MAP, WEIGHT = 0, 1
-"""Channels of a teacher's grid before its features: rating of the cell, log of its weight."""
+"""Channels of a teacher's grid before its features: rating around the cell, log of its weight."""
+AROUND = 7
+"""Cells a side over which a cell's rating is pooled. Where the proxy's weights are small its map
+says nothing, so that a cell's own rating is no target."""
+SOFTENED = 0.25
+"""Power of the proxy's weights. They span many orders of magnitude; a student that errs a little in
+their logarithm would hang the rating on a single cell."""
 WHITENING_FLOOR = 1e-4
 """Mean square of a component, in the processor's units, below which it counts as rounding."""
 SCALAR_SHARE = 0.5
@@ -42,7 +48,12 @@ def teacher_grids(proxy: QualityProxy, images: Tensor) -> Tensor:
     The channels are those of ``MAP`` and ``WEIGHT``, then the proxy's features.
     """
     fused, out = proxy.see(images)
-    return torch.cat([out.map, out.weight.log(), fused], 1).half()
+
+    def pooled(values: Tensor) -> Tensor:
+        return functional.avg_pool2d(values, AROUND, 1, AROUND // 2, count_include_pad=False)
+
+    around = pooled(out.map * out.weight) / pooled(out.weight)
+    return torch.cat([around, SOFTENED * out.weight.log(), fused], 1).half()
 
 
 @torch.no_grad()
@@ -51,7 +62,8 @@ def whiten_patches(tower: Any, patches: Tensor) -> None:
 
     Natural images hold a thousand times more of coarse than of fine detail; noise, blur and
     compression show in the fine. From random filters a tower hardly sees it. Half of the filters
-    are the first components, half are spread evenly over the others.
+    are the first components, half are spread evenly over the others. Train no further here: a step
+    as large as other layers want changes what the coarse filters see by as much as they see.
 
     Args:
         tower: of a Qwen2.5-VL.
@@ -121,7 +133,7 @@ class WarmUp(nn.Module):
         return total, terms
 
     def rating(self, predicted: Tensor) -> Tensor:
-        """(B,) rating pooled from standardised channels, as the proxy pools its own."""
+        """(B,) rating pooled from standardised channels with the softened weights."""
         channels = predicted * self.std + self.mean
         weight = channels[:, WEIGHT : WEIGHT + 1].clamp(-8, 8).exp()
         return weighted_mean(channels[:, MAP : MAP + 1], weight)

@@ -24,7 +24,20 @@ def model() -> WarmUp:
     return WarmUp(vlm.model.visual, processor.image_processor, torch.zeros(4), torch.ones(4))
 
 
-def test_ratings_are_pooled_as_the_proxy_pools_its_own(model):
+def test_a_cell_is_rated_by_its_surroundings():
+    proxy = QualityProxy(width=2)
+    image = torch.rand(1, 3, 16, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = proxy(image)
+    ratings, weights = out.map[0, 0, 0], out.weight[0, 0, 0]  # of 12 cells in a row
+    grid = teacher_grids(proxy, image)[0, :, 0].float()
+    for cell, seen in ((0, slice(0, 4)), (6, slice(3, 10)), (11, slice(8, 12))):  # 3 on each side
+        expected = (ratings[seen] * weights[seen]).sum() / weights[seen].sum()
+        assert grid[0, cell] == pytest.approx(expected.item(), abs=5e-3)
+    assert torch.allclose(grid[1], weights.log() / 4, atol=5e-3)
+
+
+def test_where_each_cell_sees_all_the_rating_is_the_proxys_own(model):
     proxy = QualityProxy(width=2)
     image = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
     grids = teacher_grids(proxy, image[None])
