@@ -28,7 +28,7 @@ from recipes import train_proxy
 from recipes.compose import compose
 from recipes.train_proxy import (
     average,
-    go_on,
+    load_start,
     losses,
     parameter_groups,
     schedule,
@@ -55,7 +55,7 @@ class Teaching:
     """Crops the teacher judges, of the photos in turn."""
     held_out: int = 10
     """Every n-th photo is not taught: on its crops one sees whether the student follows."""
-    side: int = 384
+    side: int = 320
     """Of a crop, pixels, a multiple of 16."""
     clean: float = 0.2
     """Share of crops left as they are; the others carry a seen KADID type at a random level."""
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(config.seed)  # parts of the student that its start lacks
     proxy = QualityProxy()
-    go_on(proxy, Path(config.start))
+    load_start(proxy, config.start)
     if not proxy.standardised:
         first = torch.Generator().manual_seed(config.seed)
         proxy.standardise(rated_evidence(photos, plan, generator=first).images for _ in range(20))

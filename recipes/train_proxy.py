@@ -199,16 +199,23 @@ def parameter_groups(proxy: QualityProxy, config: Config) -> list[dict]:
     ]
 
 
-def go_on(proxy: QualityProxy, folder: Path) -> None:
-    """Load a trained proxy; parts that it does not have yet start anew.
+def load_start(proxy: QualityProxy, start: str | Path) -> None:
+    """Load what a training starts from; parts that it does not have keep their initial weights.
+
+    Args:
+        proxy: a new one.
+        start: folder of a trained proxy, or file with ImageNet weights of the backbone.
 
     Raises:
-        ValueError: it has parts that a proxy does not have.
+        ValueError: the trained proxy has parts that a proxy does not have.
     """
-    stored = load_file(folder / SAFETENSORS_SINGLE_FILE)
+    if not Path(start).is_dir():
+        load_imagenet(proxy.backbone, start)
+        return
+    stored = load_file(Path(start) / SAFETENSORS_SINGLE_FILE)
     unknown = proxy.load_state_dict(stored, strict=False).unexpected_keys
     if unknown:
-        raise ValueError(f"{folder} is no proxy of this version: it has {unknown[:3]}")
+        raise ValueError(f"{start} is no proxy of this version: it has {unknown[:3]}")
 
 
 def schedule(step: int, begin: int, config: Config) -> float:
@@ -245,10 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(config.seed)  # the heads' initial weights
     proxy = QualityProxy()
-    if Path(config.start).is_dir():
-        go_on(proxy, Path(config.start))
-    else:
-        load_imagenet(proxy.backbone, config.start)
+    load_start(proxy, config.start)
     if not proxy.standardised:
         proxy.standardise(
             rated_evidence(

@@ -112,9 +112,9 @@ def test_parts_that_a_trained_proxy_lacks_start_anew_and_unknown_ones_are_refuse
     stored = {n: torch.full_like(v, 2) for n, v in proxy.state_dict().items() if "whole" not in n}
     save_file(stored, tmp_path / "model.safetensors")
     before = proxy.get_parameter("whole.1.weight").clone()
-    recipe.go_on(proxy, tmp_path)
+    recipe.load_start(proxy, tmp_path)
     assert bool((proxy.rating_head.weight == 2).all())
     assert torch.equal(proxy.get_parameter("whole.1.weight"), before)
     save_file({"another.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"another\.weight"):
-        recipe.go_on(proxy, tmp_path)
+        recipe.load_start(proxy, tmp_path)
