@@ -39,7 +39,8 @@ class PhotoPool:
                     size = tuple(photo.shape[-2:])
                     raise ValueError(f"{path} is {size}; crops need {min_side} px")
                 self.paths.append(path)
-                self._photos.append(photo)
+                # a copy outside the readers' memory, where it would keep their temporaries' places
+                self._photos.append(photo.clone())
         if not self.paths:
             raise ValueError("no photos to train on; is the folder right?")
 
