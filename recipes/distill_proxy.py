@@ -44,7 +44,7 @@ from zoomiqa_core.proxy.batches import SEEN, Evidence, Photos, made_evidence, ra
 from zoomiqa_core.proxy.distill import Label, label_images, lesson, lesson_losses
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.scorer import load_scorer
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     run, teaching, plan = RunFolder(config.out, resolved), config.teaching, config.batch
+    warn_of_slow_bf16(config.bf16, config.device)
 
     clean = find_images([config.photos])
     paths = make_images(

@@ -35,7 +35,7 @@ from zoomiqa_core.data.degradations import degrade
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.files import write_text_atomic
 from zoomiqa_core.images import find_images, save_png, to_batch
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
 
 CHECK_SIDE = 128
 """Side in pixels of the held-out centre crops."""
@@ -256,6 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     run = RunFolder(config.out, resolved)
+    warn_of_slow_bf16(config.autocast, config.device)
     photos = PhotoPool(find_images([config.photos]), min_side=config.crop)
     held_out = check_photos(config)
     state = run.load()

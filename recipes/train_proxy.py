@@ -37,7 +37,7 @@ from zoomiqa_core.proxy.adversarial import perturb
 from zoomiqa_core.proxy.batches import BatchPlan, Evidence, Photos, made_evidence, rated_evidence
 from zoomiqa_core.proxy.losses import error_loss, map_loss, ranking_loss, regression_loss
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, load_imagenet
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     run = RunFolder(config.out, resolved)
+    warn_of_slow_bf16(config.bf16, config.device)
 
     training = {image.path: image for image in read_biq2021(config.biq2021, "training")}
     validation = read_biq2021(config.biq2021, "validation")

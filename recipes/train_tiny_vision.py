@@ -31,7 +31,7 @@ from zoomiqa_core.data.rationale import GRIQARecord, reply_text
 from zoomiqa_core.metrics import srcc
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.training.picture_stacks import PictureStack, cut, random_cut, read_stacks
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm
 from zoomiqa_core.training.vision_chunks import join_chunks
 from zoomiqa_core.training.vision_warm_up import (
@@ -190,6 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Build, train, save."""
     config, resolved = compose(Config, arguments)
     run = RunFolder(config.out, resolved)
+    warn_of_slow_bf16(config.bf16, config.device)
     records = read_records(config.data)
     if config.start:
         loaded = LocalVLM.from_pretrained(config.start, dtype="float32")

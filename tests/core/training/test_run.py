@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
 
-from zoomiqa_core.training.run import RunFolder, versions
+from zoomiqa_core.training import run as module
+from zoomiqa_core.training.run import RunFolder, versions, warn_of_slow_bf16
 
 
 def test_log_and_checkpoint_round_trip(tmp_path):
@@ -42,3 +44,16 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path):
 
 def test_versions_name_what_shapes_a_result():
     assert {"python", "torch", "timm", "diffusers"} <= versions().keys()
+
+
+@pytest.mark.parametrize("capable", [False, True])
+def test_bf16_is_warned_of_only_where_a_processor_lacks_it(monkeypatch, capable):
+    monkeypatch.setattr(module, "_cpu_has_bf16", lambda: capable)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        warn_of_slow_bf16(False, "cpu")
+        warn_of_slow_bf16(True, "cuda")
+        assert not seen
+        warn_of_slow_bf16(True, "cpu")
+    assert len(seen) == (not capable)
+    assert capable or "switch it off" in str(seen[0].message)
