@@ -1,6 +1,6 @@
 """Do the filters of grounded rationales drop what they should? Precision and recall, planted.
 
-    python -m benchmarks.check_gr_iqa_filters --photos PHOTOS [--count 120] [--model tiny]
+    python -m benchmarks.check_gr_iqa_filters --photos PHOTOS [--count 120] [--model FOLDER]
 
 ``PHOTOS`` is a folder of clean photos. Each is damaged in a known way; half get the true rationale,
 half a planted one, and what a filter drops is compared with what was planted.
@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--photos", required=True)
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", help="continues rationales: tiny, a folder or hub id")
+    parser.add_argument("--model", help="continues rationales: folder or hub id")
     parser.add_argument("--out", default="runs/check_gr_iqa_filters.json")
     known = parser.parse_args(arguments)
     generator = torch.Generator().manual_seed(known.seed)

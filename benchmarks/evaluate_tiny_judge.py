@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--judges", nargs="+", required=True, help='folders, or "tiny"')
+    parser.add_argument("--judges", nargs="+", required=True, help="folders")
     parser.add_argument("--biq2021", required=True)
     parser.add_argument("--photos", required=True)
     parser.add_argument("--count", type=int, default=41, help="clean photos used at most")

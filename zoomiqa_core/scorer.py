@@ -19,7 +19,6 @@ from zoomiqa_core.proxy.preprocess import fit, fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
 
 ImageList = Sequence[ImageSource]
-TINY_WEIGHTS = Path(__file__).resolve().parent / "weights" / "tiny"
 TILE = 128
 """Side in px of what the alarm judges as one place."""
 
@@ -196,10 +195,9 @@ def load_scorer(
 
     Args:
         name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, by
-            which what was tuned against the proxy is checked; ``"tiny"`` for the bundled small
-            Zoom-IQA model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
-            (Qwen2.5-VL or Qwen3-VL); or the address of an OpenAI-compatible server that has one,
-            ``"http://…/v1"``.
+            which what was tuned against the proxy is checked; a folder or hub id holding a
+            :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL); or the address of
+            an OpenAI-compatible server that has one, ``"http://…/v1"``.
         device: where it judges; a server judges where it is.
         settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.vlm.local_scorer` and, for a server
             (``model=…`` at least), :func:`zoomiqa_core.served.served_scorer`; the proxy takes none.
@@ -215,12 +213,9 @@ def load_scorer(
 
         return served_scorer(str(name), **settings)
     bundled = str(name) in ("proxy", "alarm")
-    tiny = str(name) == "tiny"
-    if tiny or (not bundled and is_transformers_model(name)):
+    if not bundled and is_transformers_model(name):
         from zoomiqa_core.vlm import local_scorer
 
-        if tiny:  # stored in half precision, which few CPUs compute in
-            name, settings = TINY_WEIGHTS, {"name": "tiny", "dtype": "float32"} | settings
         return local_scorer(name, device=device, **settings)
     if settings:
         raise TypeError(f"the proxy takes no settings, got {', '.join(sorted(settings))}")
