@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from zoomiqa_core.data.photos import read_8_bit
 from zoomiqa_core.files import atomic_path, write_text_atomic
-from zoomiqa_core.images import read_image
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.training.vision_warm_up import teacher_grids
 
@@ -51,17 +51,13 @@ def read_stacks(
         cache: folder where the teacher's grids are kept; used again for the same list of pictures.
         device: of the stacks.
     """
-
-    def read(path: Path) -> Tensor:
-        return (read_image(path).pixels * 255).round().byte()
-
     parts: dict[tuple[int, int], list[Tensor]] = {}
     places: dict[tuple[int, int], list[int]] = {}
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), READ_AT_ONCE):
             # stacked in parts: single pictures between the decoder's leavings scatter the memory
             read_now: dict[tuple[int, int], list[Tensor]] = {}
-            found = pool.map(read, paths[start : start + READ_AT_ONCE])
+            found = pool.map(read_8_bit, paths[start : start + READ_AT_ONCE])
             for place, image in enumerate(found, start):
                 size = (image.shape[1], image.shape[2])
                 read_now.setdefault(size, []).append(image)

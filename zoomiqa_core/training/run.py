@@ -56,8 +56,7 @@ def check_same_run(path: Path, config: str) -> None:
 def warn_of_slow_bf16(bf16: bool, device: str) -> None:
     """Warn when bf16 is asked of a processor that has no such arithmetic.
 
-    PyTorch then computes it by the way, at a fraction of the speed: with AVX2 alone a training step
-    of the proxy took ten times as long as in fp32.
+    PyTorch then emulates it, which takes many times as long as fp32 (with AVX2 alone, for example).
     """
     if bf16 and torch.device(device).type == "cpu" and not _cpu_has_bf16():
         warnings.warn(
@@ -68,7 +67,9 @@ def warn_of_slow_bf16(bf16: bool, device: str) -> None:
 
 
 def _cpu_has_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # asked only where PyTorch was built with mkldnn: elsewhere the question itself is unknown
+    known = torch.backends.mkldnn.is_available()
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class RunFolder:
