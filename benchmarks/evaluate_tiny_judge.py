@@ -6,12 +6,14 @@
 ``BIQ2021`` is the dataset's folder (its test split is used), ``PHOTOS`` a folder of clean photos
 the judges were not trained on. Judges whose folders differ in a last ``-SEED`` alone share a
 column, mean ± standard deviation over the seeds. A judge's answers are kept under ``--out`` and not
-asked for again.
+asked for again. The judges are asked as ``load_scorer("tiny")`` is, at ``--temperature``; the
+rationale entropy is of their own distribution, at temperature 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 from collections import defaultdict
@@ -26,21 +28,26 @@ from torch import Tensor
 
 from benchmarks.damaged_photos import centre_crop
 from zoomiqa_core.assessment import Assessment, BBox
+from zoomiqa_core.chain import Chain, Request
 from zoomiqa_core.data.benchmarks import read_biq2021
 from zoomiqa_core.data.damage_facts import InvisibleDamageError, damage_photo
 from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
+from zoomiqa_core.decoding import Sampling
 from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import ImageSource, find_images, read_image, to_batch
+from zoomiqa_core.images import ImageSource, find_images, read_image, to_batch, to_pil
 from zoomiqa_core.metrics import bootstrap, mean_subset_srcc, plcc, srcc
-from zoomiqa_core.scorer import Scorer, load_scorer
+from zoomiqa_core.scorer import Scorer
 from zoomiqa_core.training.run import versions
-from zoomiqa_core.zoom_iqa import JudgeConfig
+from zoomiqa_core.vlm import TINY_SAMPLING, LocalVLM, local_scorer
+from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
 
 SIDE = 308
 """Side of the crops of clean photos, as in training; whole visual tokens, so nothing is resized."""
 TAILS = (0.4, 0.9)
 """BIQ2021's opinions (0–1) under and over which an image lies in a tail."""
 AT_ONCE = 32
+RATIONALES = 32
+"""First rationales whose entropy is taken."""
 
 Case = dict[str, Any]
 """What is known of an image (``kind``, ``target``, …), and an answer about it."""
@@ -100,6 +107,24 @@ def ask(judge: Scorer, cases: Sequence[tuple[Case, ImageSource]], name: str) -> 
         said = judge.assess([read_image(image).pixels for _, image in part])
         answers += [known | answer_of(a) for (known, _), a in zip(part, said, strict=True)]
     return answers
+
+
+def rationale_entropy(vlm: LocalVLM, judge: ZoomIQA, images: Sequence[ImageSource]) -> float:
+    """Mean −log p of the tokens of first replies, nats: an unbiased estimate of their entropy.
+
+    Args:
+        vlm: draws from the model's whole distribution.
+        judge: with the prompts.
+        images: a reply each.
+    """
+    requests: list[Request] = []
+    for seed, image in enumerate(images):
+        question = judge.prompts.question(seed)
+        request = Chain(to_pil(read_image(image).pixels), judge.prompts, question, seed).request
+        assert request is not None  # of a new chain
+        requests.append(request)
+    log_probs = [p for reply in vlm.generate(requests) for p in reply.log_probs]
+    return float(-np.mean(log_probs))
 
 
 def measure(answers: Sequence[Case], seed: int) -> dict[str, float]:
@@ -194,12 +219,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=41, help="clean photos used at most")
     parser.add_argument("--rated", type=int, default=500, help="test images used at most")
     parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--temperature", type=float, default=TINY_SAMPLING.temperature)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_tiny_judge"))
     args = parser.parse_args()
 
+    sampling = dataclasses.replace(TINY_SAMPLING, temperature=args.temperature)
     photos = find_images([args.photos])[: args.count]
     cases = [
         *rated_cases(args.biq2021, args.rated),
@@ -212,12 +239,17 @@ def main() -> None:
         kept = args.out / f"{name}-answers.json"
         if not kept.is_file():
             config = JudgeConfig(samples=args.chains, seed=args.seed)
-            judge = load_scorer(
-                folder, device=args.device, config=config, batch_size=args.batch_size
-            )
-            write_text_atomic(kept, to_json(ask(judge, cases, name)))
-        answers = json.loads(kept.read_text(encoding="utf-8"))
-        tables[name] = measure(answers, args.seed)
+            where: Any = {"device": args.device, "batch_size": args.batch_size}
+            judge = local_scorer(folder, config=config, sampling=sampling, **where)
+            free = Sampling(top_p=1, top_k=0, max_new_tokens=sampling.max_new_tokens)
+            vlm = LocalVLM.from_pretrained(folder, sampling=free, **where)
+            rated = [image for case, image in cases if case["kind"] == "rated"]
+            entropy = rationale_entropy(vlm, judge, rated[:RATIONALES])
+            said = {"rationale entropy": entropy, "answers": ask(judge, cases, name)}
+            write_text_atomic(kept, to_json(said))
+        said = json.loads(kept.read_text(encoding="utf-8"))
+        entropy = said["rationale entropy"]
+        tables[name] = measure(said["answers"], args.seed) | {"rationale entropy": entropy}
     print(show(tables))
     arguments = vars(args) | {"out": str(args.out)}
     record = {"arguments": arguments, "versions": versions(), "tables": tables}

@@ -33,6 +33,11 @@ MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
 MAX_ASPECT = 200
 """Longer side over shorter; the models' image processors take no more."""
 
+TINY = Path(__file__).parent / "weights" / "tiny"
+"""The bundled small judge (``load_scorer("tiny")``)."""
+TINY_SAMPLING = Sampling(temperature=0.5, max_new_tokens=256)
+"""How it is asked; its model card says why not at temperature 1."""
+
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from zoomiqa_core.images import save_png
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.training import picture_stacks
 from zoomiqa_core.training.picture_stacks import PictureStack, cut, random_cut, read_stacks
 
 
@@ -76,17 +78,29 @@ def test_views_are_mirrored_together_with_their_targets():
 
 
 def test_pictures_are_read_by_size_and_their_grids_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_stacks, "AT_ONCE", 1)
     generator = torch.Generator().manual_seed(0)
     sizes = [(64, 64), (64, 80), (64, 64)]
     paths = [tmp_path / f"{n}.png" for n in range(3)]
     for path, size in zip(paths, sizes, strict=True):
         save_png(torch.rand(3, *size, generator=generator), path)
+    cache = tmp_path / "cache"
     proxy = QualityProxy(width=2).eval()
-    first = read_stacks(paths, proxy, tmp_path / "cache", "cpu")
+    first = read_stacks(paths, proxy, cache, "cpu")
     assert [stack.places for stack in first] == [[0, 2], [1]]
     assert first[1].grids.shape == (1, 4, 4, 5)
-    monkeypatch.setattr(proxy, "see", None)  # to be called would fail
-    again = read_stacks(paths, proxy, tmp_path / "cache", "cpu")
-    assert all((a.grids == b.grids).all() for a, b in zip(first, again, strict=True))
-    with pytest.raises(TypeError):  # another list of pictures: the teacher looks again
-        read_stacks(paths[:2], proxy, tmp_path / "cache", "cpu")
+
+    grids = load_file(cache / "grids.safetensors")
+    grids["64x64"][1] = 7.0
+    save_file(grids, cache / "grids.safetensors")
+    again = read_stacks(paths, proxy, cache, "cpu")
+    assert (again[0].grids[1] == 7).all()  # read, not seen again
+    assert torch.equal(again[0].grids[0], first[0].grids[0])
+    with torch.no_grad():
+        for weights in proxy.parameters():
+            weights.mul_(1.5)
+    other = read_stacks(paths, proxy, cache, "cpu")  # another teacher
+    assert not (other[0].grids[1] == 7).all()
+    assert torch.equal(other[0].grids, read_stacks(paths, proxy, cache, "cpu")[0].grids)
+    fewer = read_stacks(paths[:2], proxy, cache, "cpu")  # another list of pictures
+    assert [len(stack.grids) for stack in fewer] == [1, 1]
