@@ -195,9 +195,10 @@ def load_scorer(
 
     Args:
         name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, by
-            which what was tuned against the proxy is checked; a folder or hub id holding a
-            :class:`QualityProxy` or a Zoom-IQA model (Qwen2.5-VL or Qwen3-VL); or the address of
-            an OpenAI-compatible server that has one, ``"http://…/v1"``.
+            which what was tuned against the proxy is checked; ``"tiny"`` for the bundled small
+            Zoom-IQA model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
+            (Qwen2.5-VL or Qwen3-VL); or the address of an OpenAI-compatible server that has one,
+            ``"http://…/v1"``.
         device: where it judges; a server judges where it is.
         settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.vlm.local_scorer` and, for a server
             (``model=…`` at least), :func:`zoomiqa_core.served.served_scorer`; the proxy takes none.
@@ -212,6 +213,11 @@ def load_scorer(
         from zoomiqa_core.served import served_scorer
 
         return served_scorer(str(name), **settings)
+    if str(name) == "tiny":
+        from zoomiqa_core.vlm import TINY, TINY_SAMPLING, local_scorer
+
+        settings = {"name": "tiny", "sampling": TINY_SAMPLING, **settings}
+        return local_scorer(TINY, device=device, **settings)
     bundled = str(name) in ("proxy", "alarm")
     if not bundled and is_transformers_model(name):
         from zoomiqa_core.vlm import local_scorer
