@@ -7,7 +7,8 @@
 the judges were not trained on. Judges whose folders differ in a last ``-SEED`` alone share a
 column, mean ± standard deviation over the seeds. A judge's answers are kept under ``--out`` and not
 asked for again. The judges are asked as ``load_scorer("tiny")`` is, at ``--temperature``; the
-rationale entropy is of their own distribution, at temperature 1.
+rationale entropy is of their own distribution, at temperature 1; rows that begin with "expected" are
+of the rating each would give at once, without words.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from zoomiqa_core.decoding import Sampling
 from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.images import ImageSource, find_images, read_image, to_batch, to_pil
 from zoomiqa_core.metrics import bootstrap, mean_subset_srcc, plcc, srcc
-from zoomiqa_core.scorer import Scorer
 from zoomiqa_core.training.run import versions
 from zoomiqa_core.vlm import TINY_SAMPLING, LocalVLM, local_scorer
 from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
@@ -61,14 +61,14 @@ def rated_cases(folder: str, count: int) -> Iterator[tuple[Case, ImageSource]]:
 
 
 def distorted_cases(photos: Sequence[Path], seed: int) -> Iterator[tuple[Case, ImageSource]]:
-    """Every photo at every level of the types no judge has seen, with people's mean."""
+    """Every photo at every level of a type no judge has seen, each in turn; people's mean."""
     for index, photo in enumerate(photos):
         clean = centre_crop(to_batch(photo), SIDE, SIDE)
-        for name in HELD_OUT:
-            generator = torch.Generator().manual_seed(seed + index)
-            for level, mos in enumerate(DISTORTIONS[name].mean_mos, start=1):
-                image = distort(clean, name, level, generator=generator)[0]
-                yield {"kind": "unseen", "target": mos, "type": name, "level": level}, image
+        name = HELD_OUT[index % len(HELD_OUT)]
+        generator = torch.Generator().manual_seed(seed + index)
+        for level, mos in enumerate(DISTORTIONS[name].mean_mos, start=1):
+            image = distort(clean, name, level, generator=generator)[0]
+            yield {"kind": "unseen", "target": mos, "type": name, "level": level}, image
 
 
 def damaged_cases(photos: Sequence[Path], seed: int) -> Iterator[tuple[Case, ImageSource]]:
@@ -85,12 +85,13 @@ def damaged_cases(photos: Sequence[Path], seed: int) -> Iterator[tuple[Case, Ima
             yield case, made.image
 
 
-def answer_of(said: Assessment) -> Case:
-    """What the table needs of a judgement."""
+def answer_of(said: Assessment, at_once: Assessment) -> Case:
+    """What the table needs of a judgement, and of one without words."""
     first = said.rounds[0] if said.rounds else None
     return {
         "valid": said.valid and not said.chain_errors,
         "rating": said.rating,
+        "expected": at_once.rating,
         "ratings": said.ratings,
         "zoom_share": said.zoom_share,
         "first": first.rating if first else None,
@@ -99,13 +100,14 @@ def answer_of(said: Assessment) -> Case:
     }
 
 
-def ask(judge: Scorer, cases: Sequence[tuple[Case, ImageSource]], name: str) -> list[Case]:
+def ask(judge: ZoomIQA, cases: Sequence[tuple[Case, ImageSource]], name: str) -> list[Case]:
     """The judge's answers, each with what is known."""
     answers = []
     for start in track(range(0, len(cases), AT_ONCE), name):
         part = cases[start : start + AT_ONCE]
-        said = judge.assess([read_image(image).pixels for _, image in part])
-        answers += [known | answer_of(a) for (known, _), a in zip(part, said, strict=True)]
+        images = [read_image(image).pixels for _, image in part]
+        said = zip(judge.assess(images), judge.assess(images, mode="expected"), strict=True)
+        answers += [known | answer_of(*both) for (known, _), both in zip(part, said, strict=True)]
     return answers
 
 
@@ -130,7 +132,7 @@ def rationale_entropy(vlm: LocalVLM, judge: ZoomIQA, images: Sequence[ImageSourc
 def measure(answers: Sequence[Case], seed: int) -> dict[str, float]:
     """The columns of one judge; intervals as ``NAME low`` and ``NAME high``."""
     table: dict[str, float] = {"valid": float(np.mean([a["valid"] for a in answers]))}
-    usable = [a for a in answers if a["rating"] is not None and np.isfinite(a["rating"])]
+    usable = [a for a in answers if _finite(a["rating"]) and _finite(a["expected"])]
     by_kind: dict[str, list[Case]] = defaultdict(list)
     for answer in usable:
         by_kind[answer["kind"]].append(answer)
@@ -143,15 +145,20 @@ def measure(answers: Sequence[Case], seed: int) -> dict[str, float]:
         return np.array([a[key] for a in by_kind[kind]])
 
     rated = column("rated", "rating"), column("rated", "target")
-    add("BIQ2021 mean of subsets SRCC", mean_subset_srcc, *rated, column("rated", "subset"))
+    at_once, subset = column("rated", "expected"), column("rated", "subset")
+    add("BIQ2021 mean of subsets SRCC", mean_subset_srcc, *rated, subset)
     add("BIQ2021 SRCC", srcc, *rated)
     add("BIQ2021 PLCC", plcc, *rated)
+    add("expected: mean of subsets SRCC", mean_subset_srcc, at_once, rated[1], subset)
+    add("expected: BIQ2021 SRCC", srcc, at_once, rated[1])
     mos = (rated[1] - 1) / 4
     tail = (mos < TAILS[0]) | (mos > TAILS[1])
     table["tail error"] = float(np.abs(rated[0] - rated[1])[tail].mean())
     for name, mean in (("rating entropy", _entropy), ("distinct ratings", _distinct)):
         table[name] = float(np.mean([mean(a["ratings"]) for a in by_kind["rated"]]))
-    add("unseen types SRCC", srcc, column("unseen", "rating"), column("unseen", "target"))
+    unseen = column("unseen", "target")
+    add("unseen types SRCC", srcc, column("unseen", "rating"), unseen)
+    add("expected: unseen types SRCC", srcc, column("unseen", "expected"), unseen)
 
     local = [a for a in by_kind["local"] if a["bbox"] and a["truth"]]
     add("box covers damage", np.mean, [_covers(a["bbox"], a["truth"][0]) for a in local])
@@ -163,6 +170,10 @@ def measure(answers: Sequence[Case], seed: int) -> dict[str, float]:
     gain = [abs(a["first"] - a["target"]) - abs(a["last"] - a["target"]) for a in twice]
     add("round 2 error less by", np.mean, gain)
     return table
+
+
+def _finite(rating: float | None) -> bool:
+    return rating is not None and bool(np.isfinite(rating))
 
 
 def _entropy(ratings: Sequence[float]) -> float:

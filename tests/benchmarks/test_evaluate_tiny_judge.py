@@ -11,7 +11,7 @@ from benchmarks import evaluate_tiny_judge as command
 
 def answer(kind: str, target: float, rating: float, **known) -> command.Case:
     plain = {"valid": True, "ratings": [rating], "zoom_share": 0.0, "first": rating}
-    plain |= {"last": rating, "bbox": None, "subset": "a", "truth": []}
+    plain |= {"expected": -rating, "last": rating, "bbox": None, "subset": "a", "truth": []}
     return plain | {"kind": kind, "target": target, "rating": rating} | known
 
 
@@ -34,6 +34,7 @@ def test_columns_by_hand():
     assert table["valid"] == pytest.approx(10 / 11)
     assert table["BIQ2021 SRCC"] == pytest.approx(1)
     assert table["unseen types SRCC"] == pytest.approx(-1)
+    assert table["expected: unseen types SRCC"] == pytest.approx(1)
     assert table["tail error"] == pytest.approx((0.5 + 0.9) / 2)  # 1.5 and 4.9 of 1–5
     assert table["box covers damage"] == 0.5
     assert table["box by chance"] == 0.25
