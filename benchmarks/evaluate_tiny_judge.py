@@ -7,8 +7,8 @@
 the judges were not trained on. Judges whose folders differ in a last ``-SEED`` alone share a
 column, mean ± standard deviation over the seeds. A judge's answers are kept under ``--out`` and not
 asked for again. The judges are asked as ``load_scorer("tiny")`` is, at ``--temperature``; the
-rationale entropy is of their own distribution, at temperature 1; rows that begin with "expected" are
-of the rating each would give at once, without words.
+rationale entropy is of their own distribution, at temperature 1. Rows that begin with "expected"
+are of the rating each would give at once, without words.
 """
 
 from __future__ import annotations
