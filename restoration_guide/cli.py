@@ -69,11 +69,12 @@ def best_of_n(
         str | None, typer.Option(help="What such a pipeline is to avoid.")
     ] = None,
     scorer: Annotated[
-        str | None, typer.Option(help='"proxy", or a judge\'s folder or hub id.  [default: proxy]')
+        str | None,
+        typer.Option(help='"proxy", "tiny", or a judge\'s folder or hub id.  [default: proxy]'),
     ] = None,
     second: Annotated[
         str | None,
-        typer.Option(help="A second judge, who chooses among the best: folder, hub id, address."),
+        typer.Option(help='A second judge, who chooses among the best: "tiny", folder, hub id, …'),
     ] = None,
     finalists: Annotated[
         int | None, typer.Option(help="How many the second judge sees.  [default: 3]")

@@ -51,7 +51,8 @@ Inputs = Annotated[
 ScorerName = Annotated[
     str,
     typer.Option(
-        "--scorer", help='"proxy" (bundled), a folder or hub id of a judge, or http://…/v1.'
+        "--scorer",
+        help='Bundled: "proxy", "alarm", "tiny"; or a folder, a hub id, or http://…/v1.',
     ),
 ]
 Device = Annotated[str, typer.Option(help='Where to judge, e.g. "cuda".')]
