@@ -112,7 +112,7 @@ def ask(judge: ZoomIQA, cases: Sequence[tuple[Case, ImageSource]], name: str) ->
 
 
 def rationale_entropy(vlm: LocalVLM, judge: ZoomIQA, images: Sequence[ImageSource]) -> float:
-    """Mean −log p of the tokens of first replies, nats: an unbiased estimate of their entropy.
+    """Mean −log p of the tokens of first replies, nats: an estimate of their entropy.
 
     Args:
         vlm: draws from the model's whole distribution.

@@ -214,10 +214,9 @@ def load_scorer(
 
         return served_scorer(str(name), **settings)
     if str(name) == "tiny":
-        from zoomiqa_core.vlm import TINY, TINY_SAMPLING, local_scorer
+        from zoomiqa_core.vlm import TINY, TINY_SAMPLING
 
-        settings = {"name": "tiny", "sampling": TINY_SAMPLING, **settings}
-        return local_scorer(TINY, device=device, **settings)
+        name, settings = TINY, {"name": "tiny", "sampling": TINY_SAMPLING, **settings}
     bundled = str(name) in ("proxy", "alarm")
     if not bundled and is_transformers_model(name):
         from zoomiqa_core.vlm import local_scorer
