@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.damaged_photos import SIDE, centre_crop, damage, read_photos
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import to_batch, to_pil
-from zoomiqa_core.metrics import bootstrap
+from zoomiqa_core.evaluation.correlation import bootstrap
+from zoomiqa_core.images.sources import to_batch, to_pil
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.training.run import versions
+from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.runs.folder import versions
 
 PHRASES = (
     "best quality 5.0",

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from benchmarks import killed_runs
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 
 STEPS = 12
 SETTINGS = (

@@ -3,8 +3,8 @@
     python -m benchmarks.check_golden --golden zoomiqa_protocol.json
 
 Prints how many are identical and lists every difference with its reason. Exit code 1 when a
-difference has none. A reason is a strictness that :mod:`zoomiqa_core.answer` declares; it counts
-only where the text calls for it and our outcome is the one that strictness leads to.
+difference has none. A reason is a strictness that :mod:`zoomiqa_core.zoom_iqa.answer` declares; it
+counts only where the text calls for it and our outcome is the one that strictness leads to.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ from typing import Any
 
 from PIL import Image
 
-from zoomiqa_core.answer import AnswerError, answer_fields, parse_answer, read_bbox, read_route
 from zoomiqa_core.assessment import rating_to_score
-from zoomiqa_core.crop import crop_box, crop_image
-from zoomiqa_core.metrics import isotonic_plcc, isotonic_srcc
+from zoomiqa_core.evaluation.correlation import isotonic_plcc, isotonic_srcc
+from zoomiqa_core.zoom_iqa.answer import (
+    AnswerError,
+    answer_fields,
+    parse_answer,
+    read_bbox,
+    read_route,
+)
+from zoomiqa_core.zoom_iqa.crop import crop_box, crop_image
 
 TOLERANCE = 1e-6
 Case = dict[str, Any]

@@ -39,25 +39,25 @@ from rich.progress import track
 from torch import Tensor
 
 from zoomiqa_core.assessment import BBox
-from zoomiqa_core.data.claims import HintChecker
-from zoomiqa_core.data.damage_facts import DamageKind, InvisibleDamageError, damage_photo
-from zoomiqa_core.data.facts import Facts, Flaw, first_rating
-from zoomiqa_core.data.filters import (
+from zoomiqa_core.data.gr_iqa.claims import HintChecker
+from zoomiqa_core.data.gr_iqa.filters import (
     Continuation,
     ContinueRationale,
     RelianceConfig,
     check_consistency,
     measure_reliance,
 )
-from zoomiqa_core.data.gr_iqa import GRIQARecord, GRIQARound
-from zoomiqa_core.data.model_teacher import vlm_continuation
-from zoomiqa_core.data.teacher import write_rounds
-from zoomiqa_core.data.wording import place_name
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import find_images, read_image, to_pil
+from zoomiqa_core.data.gr_iqa.records import GRIQARecord, GRIQARound
+from zoomiqa_core.data.teacher.damage_facts import DamageKind, InvisibleDamageError, damage_photo
+from zoomiqa_core.data.teacher.facts import Facts, Flaw, first_rating
+from zoomiqa_core.data.teacher.model import vlm_continuation
+from zoomiqa_core.data.teacher.synthetic import write_rounds
+from zoomiqa_core.data.teacher.wording import place_name
+from zoomiqa_core.images.sources import find_images, read_image, to_pil
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import load_scorer
-from zoomiqa_core.vlm import LocalVLM
-from zoomiqa_core.zoom_iqa import ZoomIQA
+from zoomiqa_core.zoom_iqa.judge import ZoomIQA
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 
 SIDE = 320
 KINDS: tuple[DamageKind, ...] = ("global", "local", "both", "global", "local", "clean")

@@ -22,9 +22,9 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.damaged_photos import centre_crop
-from restoration_guide.reference import psnr
-from zoomiqa_core.data.kadid import DISTORTIONS, LEVELS, cell_rating, distort
-from zoomiqa_core.images import find_images, to_batch, to_pil
+from restoration_guide.report.reference import psnr
+from zoomiqa_core.data.damage.kadid import DISTORTIONS, LEVELS, cell_rating, distort
+from zoomiqa_core.images.sources import find_images, to_batch, to_pil
 
 CROP = 384
 PSNR_CAP_DB = 60.0

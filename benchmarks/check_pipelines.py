@@ -20,8 +20,8 @@ from torch import Tensor
 
 from restoration_guide import BestOfN
 from restoration_guide.restorers import Preview, Settings, candidate_generator, load_restorer
-from restoration_guide.restorers.builtin import BuiltinRestorer
-from restoration_guide.restorers.pipeline_restorer import PipelineRestorer
+from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
+from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
 
 SIZE = (30, 28)

@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from benchmarks import killed_runs
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 
 IMAGES = 40
 SIDE = 192
@@ -74,7 +74,16 @@ def write_miniature(folder: Path, count: int = IMAGES, side: int = SIDE) -> Path
 
 def start(data: Path, out: Path, processes: int) -> psutil.Popen:
     """Start the command on one process, or on more through torchrun."""
-    command = ["-m", "zoomiqa_core.cli", "eval", "biq2021", "--data", str(data), "--out", str(out)]
+    command = [
+        "-m",
+        "zoomiqa_core.cli.main",
+        "eval",
+        "biq2021",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
     if processes > 1:
         # On CPUs `accelerate launch` starts several processes through MPI only.
         launcher = ["-m", "torch.distributed.run", "--standalone"]

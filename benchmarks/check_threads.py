@@ -26,8 +26,8 @@ import torch
 
 from benchmarks.scripted_server import answer_chat
 from zoomiqa_core.assessment import Assessment
-from zoomiqa_core.served import served_scorer
-from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
+from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
+from zoomiqa_core.zoom_iqa.served.judge import served_scorer
 
 Kind = Literal["served", "tiny"]
 IMAGES = 10
@@ -81,9 +81,9 @@ def open_judge(kind: Kind) -> Iterator[ZoomIQA]:
 
 
 def _tiny_judge() -> ZoomIQA:
-    from zoomiqa_core.decoding import Sampling
     from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
-    from zoomiqa_core.vlm import LocalVLM
+    from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+    from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 
     model, processor = build_tiny_vlm()
     backend = LocalVLM(model, processor, sampling=Sampling(max_new_tokens=8))

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoomiqa_core.data.degradations import degrade
-from zoomiqa_core.images import find_images, read_image
+from zoomiqa_core.data.damage.restoration import degrade
+from zoomiqa_core.images.sources import find_images, read_image
 
 SIDE = 256
 """Height and width of the crops in pixels."""

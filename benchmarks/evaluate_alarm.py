@@ -34,15 +34,15 @@ from benchmarks.attack_proxy import ATTACKS
 from benchmarks.damaged_photos import SIDE, Photo, centre_crop, damage, read_photos
 from benchmarks.timing import hardware
 from restoration_guide.finetune.disagreement import Disagreement
-from restoration_guide.reference import reference_figures
+from restoration_guide.report.reference import reference_figures
 from restoration_guide.restorers.base import candidate_generator
-from restoration_guide.restorers.builtin import load_builtin_pipeline
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
 from zoomiqa_core.alarm import Alarm
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.metrics import Estimate, auc, bootstrap
+from zoomiqa_core.evaluation.correlation import Estimate, auc, bootstrap
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.training.run import versions
+from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.runs.folder import versions
 
 CLAIM = 0.05
 """Rise of the proxy's rating that makes a pair an improvement claimed."""

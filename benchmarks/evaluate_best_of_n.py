@@ -42,14 +42,14 @@ from benchmarks.damaged_photos import damage, read_crops, read_photos
 from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.peers import brisque, laplacian_variance
 from benchmarks.timing import hardware
-from restoration_guide.best_of_n import BestOfN
-from restoration_guide.choice import consensus_distances
-from restoration_guide.reference import compare_with_reference, psnr
-from restoration_guide.run_config import RunConfig
-from restoration_guide.selection import Index, Row, Selection
-from zoomiqa_core.data.degradations import PRESETS
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.metrics import Estimate, bootstrap, srcc
+from restoration_guide.cli.config import RunConfig
+from restoration_guide.report.reference import compare_with_reference, psnr
+from restoration_guide.search.best_of_n import BestOfN
+from restoration_guide.search.choice import consensus_distances
+from restoration_guide.search.selection import Index, Row, Selection
+from zoomiqa_core.data.damage.restoration import PRESETS
+from zoomiqa_core.evaluation.correlation import Estimate, bootstrap, srcc
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import Scorer, load_scorer
 
 Measure = Callable[[Tensor], float]

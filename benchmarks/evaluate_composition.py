@@ -34,13 +34,13 @@ from torch import Tensor
 from benchmarks.damaged_photos import Photo, damage, read_photos
 from benchmarks.peers import brisque
 from benchmarks.timing import hardware
-from restoration_guide.best_of_n import BestOfN
-from restoration_guide.compose import ComposeConfig, compose_regions
-from restoration_guide.reference import psnr, reference_figures
-from restoration_guide.run_config import RunConfig
-from restoration_guide.selection import Index, Selection
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.metrics import bootstrap
+from restoration_guide.cli.config import RunConfig
+from restoration_guide.report.reference import psnr, reference_figures
+from restoration_guide.search.best_of_n import BestOfN
+from restoration_guide.search.compose import ComposeConfig, compose_regions
+from restoration_guide.search.selection import Index, Selection
+from zoomiqa_core.evaluation.correlation import bootstrap
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import load_scorer
 
 KINDS = ("undamaged", "noise_jpeg", "blur", "x4")

@@ -37,18 +37,18 @@ from rich.progress import track
 
 from benchmarks.damaged_photos import SIDE, Photo, damage, read_crops
 from benchmarks.timing import hardware, threads
-from restoration_guide.fidelity import degrade_and_compare, low_pass_distance
+from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
 from restoration_guide.finetune.probes import departures
-from restoration_guide.reference import reference_figures
+from restoration_guide.finetune.rewards import QUALITY
+from restoration_guide.report.reference import reference_figures
 from restoration_guide.restorers.base import candidate_generator
-from restoration_guide.restorers.builtin import load_builtin_pipeline
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from restoration_guide.rewards import QUALITY
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
 from zoomiqa_core import load_scorer
 from zoomiqa_core.alarm.reference import reference_rating
-from zoomiqa_core.data.degradations import PRESETS
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.metrics import Estimate, bootstrap
+from zoomiqa_core.data.damage.restoration import PRESETS
+from zoomiqa_core.evaluation.correlation import Estimate, bootstrap
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import Scorer
 
 Figures = dict[str, list[float]]

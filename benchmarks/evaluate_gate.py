@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from restoration_guide.calibration import calibrate, check
-from zoomiqa_core.data.benchmarks import read_biq2021
-from zoomiqa_core.data.rated_images import RatedImage
-from zoomiqa_core.evaluate import evaluate, sample
-from zoomiqa_core.files import to_json, write_text_atomic
+from restoration_guide.gate.calibration import calibrate, check
+from zoomiqa_core.data.benchmarks.rated_images import RatedImage
+from zoomiqa_core.data.benchmarks.sets import read_biq2021
+from zoomiqa_core.evaluation.run import evaluate, sample
+from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.runs.folder import versions
 from zoomiqa_core.scorer import Scorer, load_scorer
-from zoomiqa_core.training.run import versions
 
 BAND = 0.02
 """Distance from the target up to which a measured false-accept rate counts as kept."""

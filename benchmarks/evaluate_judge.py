@@ -33,10 +33,10 @@ from benchmarks.evaluate_pruning import Progress, Recorder, progress_of, rank_co
 from benchmarks.evaluate_uncertainty import interval_table, out_of_distribution_table
 from benchmarks.judge_speed import forward, forward_backward
 from zoomiqa_core.alarm import Alarm
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import find_images
-from zoomiqa_core.metrics import Estimate
+from zoomiqa_core.evaluation.correlation import Estimate
+from zoomiqa_core.images.sources import find_images
 from zoomiqa_core.proxy.model import BUNDLED_WEIGHTS, QualityProxy
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import ProxyScorer
 
 Table = dict[str, Estimate | float]
@@ -183,8 +183,8 @@ def alarm(setup: Setup) -> Table:
 
 def previews(setup: Setup) -> Table:
     """Do previews of the bundled restorer's candidates rank as the finished ones do?"""
-    from restoration_guide.best_of_n import BestOfN
     from restoration_guide.restorers import load_restorer
+    from restoration_guide.search.best_of_n import BestOfN
 
     recorder, scorer = Recorder(load_restorer("builtin")), ProxyScorer(setup.proxy())
     search = BestOfN(recorder, scorer)  # pyright: ignore[reportArgumentType]

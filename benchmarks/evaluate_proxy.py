@@ -20,12 +20,10 @@ from rich.progress import track
 from torch.nn import functional
 
 from benchmarks.damaged_photos import centre_crop
-from zoomiqa_core.data.benchmarks import read_biq2021
-from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
-from zoomiqa_core.data.local_damage import damage_locally
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import find_images, to_batch
-from zoomiqa_core.metrics import (
+from zoomiqa_core.data.benchmarks.sets import read_biq2021
+from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, distort
+from zoomiqa_core.data.damage.local import damage_locally
+from zoomiqa_core.evaluation.correlation import (
     Estimate,
     bootstrap,
     damage_iou,
@@ -35,9 +33,11 @@ from zoomiqa_core.metrics import (
     pointing,
     srcc,
 )
+from zoomiqa_core.images.sources import find_images, to_batch
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.proxy.preprocess import STRIDE
-from zoomiqa_core.training.run import versions
+from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.runs.folder import versions
 
 MONOTONE = ("white_noise", "impulse_noise", "gaussian_blur", "jpeg", "jpeg2000")
 LOCAL = ("gaussian_blur", "white_noise", "jpeg", "impulse_noise", "pixelate", "lens_blur")

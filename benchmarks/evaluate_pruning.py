@@ -36,16 +36,16 @@ from torch import Tensor
 
 from benchmarks.damaged_photos import damage, read_photos
 from benchmarks.timing import hardware
-from restoration_guide.best_of_n import BestOfN
-from restoration_guide.choice import choose, with_consensus
-from restoration_guide.prune import PruneConfig
-from restoration_guide.reference import compare_with_reference
+from restoration_guide.cli.config import RunConfig
+from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.restorers.base import Candidate, Preview, Restorer
-from restoration_guide.run_config import RunConfig
-from restoration_guide.selection import Index, Selection
-from zoomiqa_core.data.degradations import PRESETS
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.metrics import Estimate, bootstrap, srcc
+from restoration_guide.search.best_of_n import BestOfN
+from restoration_guide.search.choice import choose, with_consensus
+from restoration_guide.search.prune import PruneConfig
+from restoration_guide.search.selection import Index, Selection
+from zoomiqa_core.data.damage.restoration import PRESETS
+from zoomiqa_core.evaluation.correlation import Estimate, bootstrap, srcc
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import Scorer
 
 METRICS = ("psnr", "ms_ssim")

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from benchmarks.damaged_photos import SIDE, Photo, damage, read_photos
 from benchmarks.timing import hardware, threads
-from restoration_guide.reference import ReferenceFigures, reference_figures
+from restoration_guide.report.reference import ReferenceFigures, reference_figures
 from restoration_guide.restorers import load_restorer
-from restoration_guide.restorers.builtin import BuiltinRestorer
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.metrics import Estimate, bootstrap
+from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
+from zoomiqa_core.evaluation.correlation import Estimate, bootstrap
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 PRESETS = ("mixed", "x2", "x4", "noise_jpeg", "blur")
 METRICS = ("psnr", "ms_ssim")

@@ -29,17 +29,17 @@ from torch import Tensor
 
 from benchmarks.damaged_photos import centre_crop
 from zoomiqa_core.assessment import Assessment, BBox
-from zoomiqa_core.chain import Chain, Request
-from zoomiqa_core.data.benchmarks import read_biq2021
-from zoomiqa_core.data.damage_facts import InvisibleDamageError, damage_photo
-from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
-from zoomiqa_core.decoding import Sampling
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import ImageSource, find_images, read_image, to_batch, to_pil
-from zoomiqa_core.metrics import bootstrap, mean_subset_srcc, plcc, srcc
-from zoomiqa_core.training.run import versions
-from zoomiqa_core.vlm import TINY_SAMPLING, LocalVLM, local_scorer
-from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
+from zoomiqa_core.data.benchmarks.sets import read_biq2021
+from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, distort
+from zoomiqa_core.data.teacher.damage_facts import InvisibleDamageError, damage_photo
+from zoomiqa_core.evaluation.correlation import bootstrap, mean_subset_srcc, plcc, srcc
+from zoomiqa_core.images.sources import ImageSource, find_images, read_image, to_batch, to_pil
+from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.runs.folder import versions
+from zoomiqa_core.zoom_iqa.chain import Chain, Request
+from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
+from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+from zoomiqa_core.zoom_iqa.local.model import TINY_SAMPLING, LocalVLM, local_scorer
 
 SIDE = 308
 """Side of the crops of clean photos, as in training; whole visual tokens, so nothing is resized."""

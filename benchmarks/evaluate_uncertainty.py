@@ -20,11 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from benchmarks.evaluate_proxy import judge_rated, read_crop
-from zoomiqa_core.chance import below
-from zoomiqa_core.data.kadid import HELD_OUT, distort
-from zoomiqa_core.files import atomic_path, to_json, write_text_atomic
-from zoomiqa_core.images import find_images, to_batch
-from zoomiqa_core.metrics import (
+from zoomiqa_core.data.damage.kadid import HELD_OUT, distort
+from zoomiqa_core.evaluation.correlation import (
     Estimate,
     auc,
     bootstrap,
@@ -32,8 +29,11 @@ from zoomiqa_core.metrics import (
     interval_coverage,
     srcc,
 )
+from zoomiqa_core.images.sources import find_images, to_batch
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.training.run import versions
+from zoomiqa_core.runs.files import atomic_path, to_json, write_text_atomic
+from zoomiqa_core.runs.folder import versions
+from zoomiqa_core.runs.random import below
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 SIDE = 384

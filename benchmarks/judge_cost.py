@@ -27,16 +27,16 @@ from torch import Tensor
 
 from benchmarks.damaged_photos import centre_crop
 from benchmarks.timing import hardware
-from zoomiqa_core.answer import format_answer
 from zoomiqa_core.assessment import Assessment
-from zoomiqa_core.chain import Chain
-from zoomiqa_core.decoding import Sampling
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import read_image, to_pil
-from zoomiqa_core.prompts import BUILTIN
+from zoomiqa_core.images.sources import read_image, to_pil
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm, teach_replies
-from zoomiqa_core.vlm import LocalVLM
-from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
+from zoomiqa_core.zoom_iqa.answer import format_answer
+from zoomiqa_core.zoom_iqa.chain import Chain
+from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
+from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
 REPLIES = {
     f"</think>{format_answer(2.31, (0.1, 0.2, 0.6, 0.7))}": 4.5,

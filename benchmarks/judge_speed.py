@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks import peers, timing
 from benchmarks.peers import Judge
-from zoomiqa_core.files import write_text_atomic
+from zoomiqa_core.runs.files import write_text_atomic
 
 REFERENCE = peers.BACKBONES[0]
 

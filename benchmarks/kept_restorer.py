@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from restoration_guide.restorers.base import Candidate, Observer, Restorer
-from zoomiqa_core.files import atomic_path
+from zoomiqa_core.runs.files import atomic_path
 
 
 class KeptRestorer:

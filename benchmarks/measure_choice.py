@@ -3,10 +3,10 @@
     python -m benchmarks.measure_choice --photos PHOTOS --count 60 --inputs 200 --seed 0
 
 ``PHOTOS`` is a folder of photos other than those a result is reported on: the defaults of
-``restoration_guide.choice.ChoiceRule`` are read off these tables. Random 256 x 256 crops are judged
-undamaged and damaged (``--inputs``), and ``--count`` others are restored 8 ways: of every five, two
-undamaged, two ``mixed``, one of another preset. Candidates are kept in ``--keep``, so a second run
-takes minutes and a killed one goes on. Four tables:
+``restoration_guide.search.choice.ChoiceRule`` are read off these tables. Random 256 x 256 crops are
+judged undamaged and damaged (``--inputs``), and ``--count`` others are restored 8 ways: of every
+five, two undamaged, two ``mixed``, one of another preset. Candidates are kept in ``--keep``, so a
+second run takes minutes and a killed one goes on. Four tables:
 
 - inputs: undamaged crops that would not be left alone, and damaged ones that would, by the judge of
   the input alone, for each ``confidence`` and ``good_rating``;
@@ -34,14 +34,14 @@ from rich.table import Table
 
 from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.training_crops import MIXED, OTHERS, UNDAMAGED, Crop, crops, kind_of
-from restoration_guide.best_of_n import BestOfN
-from restoration_guide.choice import ChoiceRule, choose, consensus_distances
-from restoration_guide.fidelity import TERMS
-from restoration_guide.reference import ReferenceFigures, compare_with_reference
+from restoration_guide.fidelity.terms import TERMS
+from restoration_guide.report.reference import ReferenceFigures, compare_with_reference
 from restoration_guide.restorers import load_restorer
-from restoration_guide.selection import Row
+from restoration_guide.search.best_of_n import BestOfN
+from restoration_guide.search.choice import ChoiceRule, choose, consensus_distances
+from restoration_guide.search.selection import Row
 from zoomiqa_core.assessment import lower_bound
-from zoomiqa_core.metrics import srcc
+from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.scorer import ProxyScorer, load_scorer
 
 N = 8

@@ -3,8 +3,8 @@
     python -m benchmarks.measure_fidelity_limits --photos PHOTOS --count 60 --seed 0
 
 ``PHOTOS`` is a folder of clean photos, other than those a result is reported on. Their 256 x 256
-centre crops are degraded by every preset; every term of ``restoration_guide.fidelity`` is then
-measured against the degraded crop, a restorer's input:
+centre crops are degraded by every preset; every term of ``restoration_guide.fidelity.terms`` is
+then measured against the degraded crop, a restorer's input:
 
 - of the clean crop, the perfect restoration, which must pass: the worst figures of each preset;
 - of the clean crop altered in a way no restorer may, and of another photo: the share of pairs that
@@ -27,8 +27,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.damaged_photos import damage, read_photos
-from restoration_guide.fidelity import TERMS, Fidelity, FidelityLimits, measure_fidelity
-from zoomiqa_core.data.degradations import PRESETS
+from restoration_guide.fidelity.terms import TERMS, Fidelity, FidelityLimits, measure_fidelity
+from zoomiqa_core.data.damage.restoration import PRESETS
 
 PATCH = 64
 """Side of the foreign patch in pixels."""

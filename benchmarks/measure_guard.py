@@ -3,7 +3,7 @@
     python -m benchmarks.measure_guard --photos PHOTOS --undamaged 443 --seeds 8 --damaged 300
 
 ``PHOTOS`` is a folder of photos other than those a result is reported on: ``min_change`` and
-``min_grid`` of ``restoration_guide.choice.ChoiceRule`` are read off the table. One random
+``min_grid`` of ``restoration_guide.search.choice.ChoiceRule`` are read off the table. One random
 256 x 256 crop of each of ``--undamaged`` photos is drawn with each of ``--seeds`` seeds, and one of
 ``--damaged`` photos with one more seed, every other ``mixed``, the rest of the other presets in
 turn. Crops that the judge's rating leaves alone are set aside; the others are restored and what the
@@ -32,12 +32,12 @@ from rich.table import Table
 
 from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.training_crops import MIXED, OTHERS, UNDAMAGED, crops, kind_of
-from restoration_guide.changes import Change, measure_change
-from restoration_guide.choice import ChoiceRule
-from restoration_guide.reference import psnr
+from restoration_guide.report.reference import psnr
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.base import Restorer
-from restoration_guide.selection import Row
+from restoration_guide.search.changes import Change, measure_change
+from restoration_guide.search.choice import ChoiceRule
+from restoration_guide.search.selection import Row
 from zoomiqa_core.scorer import Scorer, load_scorer
 
 MIN_CHANGES, MIN_GRIDS = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3), (1.15, 1.25, 1.5, np.inf)

@@ -19,10 +19,10 @@ from torch import Tensor
 from benchmarks.timing import hardware, interleaved_seconds, ratios, threads
 from restoration_guide.finetune.lora import EVERY_LAYER, TunedNetwork
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
-from restoration_guide.restorers import residual_flow as rf
-from restoration_guide.restorers.builtin import load_builtin_pipeline
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from zoomiqa_core.files import to_json, write_text_atomic
+from restoration_guide.restorers.builtin import residual_flow as rf
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.training.policy import LoraSettings
 
 LENGTHS = (4, 10, 25, 50)

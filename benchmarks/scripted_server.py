@@ -16,9 +16,9 @@ from typing import Any
 
 from PIL import Image
 
-from zoomiqa_core.answer import format_answer
-from zoomiqa_core.chat_completions import SEED_BITS
-from zoomiqa_core.protocol import Message
+from zoomiqa_core.zoom_iqa.answer import format_answer
+from zoomiqa_core.zoom_iqa.protocol import Message
+from zoomiqa_core.zoom_iqa.served.chat_completions import SEED_BITS
 
 PREFIX = "data:image/png;base64,"
 TOKENS = 7

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from zoomiqa_core.training.run import versions
+from zoomiqa_core.runs.folder import versions
 
 Run = Callable[[], object]
 

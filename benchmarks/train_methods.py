@@ -18,7 +18,7 @@ from pathlib import Path
 
 from recipes import finetune_restorer
 from recipes.compose import compose
-from zoomiqa_core.training.run import check_same_run
+from zoomiqa_core.runs.folder import check_same_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "recipes" / "configs" / "finetune_restorer"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.damaged_photos import SIDE, damage_generator
-from zoomiqa_core.data.degradations import degrade
-from zoomiqa_core.images import find_images, read_image
+from zoomiqa_core.data.damage.restoration import degrade
+from zoomiqa_core.images.sources import find_images, read_image
 
 UNDAMAGED, MIXED = "undamaged", "mixed"
 OTHERS = ("blur", "noise_jpeg", "x2", "blur_noise", "x4")

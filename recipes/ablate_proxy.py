@@ -19,7 +19,7 @@ from omegaconf import MISSING
 
 from recipes import train_proxy
 from recipes.compose import compose
-from zoomiqa_core.files import write_text_atomic
+from zoomiqa_core.runs.files import write_text_atomic
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "all": (),

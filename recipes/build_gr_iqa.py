@@ -36,12 +36,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from recipes.compose import compose
-from zoomiqa_core.data.benchmarks import RatedImage, read_biq2021
-from zoomiqa_core.data.claims import HintChecker
-from zoomiqa_core.data.damage_facts import DamageKind, InvisibleDamageError, damage_photo
-from zoomiqa_core.data.facts import Facts
-from zoomiqa_core.data.filters import RelianceConfig, check_consistency, measure_reliance
-from zoomiqa_core.data.gr_iqa import (
+from zoomiqa_core.data.benchmarks.sets import RatedImage, read_biq2021
+from zoomiqa_core.data.gr_iqa.claims import HintChecker
+from zoomiqa_core.data.gr_iqa.filters import RelianceConfig, check_consistency, measure_reliance
+from zoomiqa_core.data.gr_iqa.records import (
     GRIQARecord,
     GRIQARegion,
     read_picture,
@@ -49,18 +47,20 @@ from zoomiqa_core.data.gr_iqa import (
     row_of_record,
     write_records,
 )
-from zoomiqa_core.data.gr_iqa_report import Outcome, build_report, report_markdown
-from zoomiqa_core.data.model_teacher import Budget, Lesson, ModelTeacher, vlm_continuation
-from zoomiqa_core.data.photo_facts import photo_facts
-from zoomiqa_core.data.sheet import contact_sheet
-from zoomiqa_core.data.teacher import write_region, write_rounds
-from zoomiqa_core.files import to_json, write_bytes_atomic, write_text_atomic
-from zoomiqa_core.images import find_images, read_image, save_png, to_pil
-from zoomiqa_core.prompts import load_prompts
+from zoomiqa_core.data.gr_iqa.report import Outcome, build_report, report_markdown
+from zoomiqa_core.data.gr_iqa.sheet import contact_sheet
+from zoomiqa_core.data.teacher.damage_facts import DamageKind, InvisibleDamageError, damage_photo
+from zoomiqa_core.data.teacher.facts import Facts
+from zoomiqa_core.data.teacher.model import Budget, Lesson, ModelTeacher, vlm_continuation
+from zoomiqa_core.data.teacher.photo_facts import photo_facts
+from zoomiqa_core.data.teacher.synthetic import write_region, write_rounds
+from zoomiqa_core.images.sources import find_images, read_image, save_png, to_pil
+from zoomiqa_core.runs.files import to_json, write_bytes_atomic, write_text_atomic
+from zoomiqa_core.runs.folder import versions
 from zoomiqa_core.scorer import load_scorer
-from zoomiqa_core.training.run import versions
-from zoomiqa_core.vlm import LocalVLM
-from zoomiqa_core.zoom_iqa import ZoomIQA
+from zoomiqa_core.zoom_iqa.judge import ZoomIQA
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.prompts import load_prompts
 
 
 @dataclass(frozen=True)

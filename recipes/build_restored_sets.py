@@ -21,12 +21,15 @@ from rich.progress import track
 from torch import Tensor
 
 from recipes.compose import compose
-from restoration_guide.restorers.builtin import TinyRestorationPipeline, load_builtin_pipeline
-from zoomiqa_core.data.degradations import degrade
+from restoration_guide.restorers.builtin.restorer import (
+    TinyRestorationPipeline,
+    load_builtin_pipeline,
+)
+from zoomiqa_core.data.damage.restoration import degrade
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.images.sources import find_images, save_png
 from zoomiqa_core.proxy.batches import VERSIONS
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.runs.folder import RunFolder
 
 PRESETS_IN_TURN = ("mixed", "noise_jpeg", "mixed", "blur_noise", "mixed", "x2", "blur")
 

@@ -18,10 +18,10 @@ from rich.progress import track
 from scipy.optimize import least_squares
 
 from zoomiqa_core.alarm.reference import DISTANCES, distances, from_distances
-from zoomiqa_core.data.kadid import DISTORTIONS, LEVELS, distort
+from zoomiqa_core.data.damage.kadid import DISTORTIONS, LEVELS, distort
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import find_images
-from zoomiqa_core.metrics import plcc, srcc
+from zoomiqa_core.evaluation.correlation import plcc, srcc
+from zoomiqa_core.images.sources import find_images
 
 CROP = 160
 LEAST = 0.3

@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from recipes.compose import compose
-from zoomiqa_core.data.benchmarks import RatedImage, read_biq2021
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import to_batch
-from zoomiqa_core.metrics import interval_calibration_error, interval_coverage, srcc
+from zoomiqa_core.data.benchmarks.sets import RatedImage, read_biq2021
+from zoomiqa_core.evaluation.correlation import interval_calibration_error, interval_coverage, srcc
+from zoomiqa_core.images.sources import to_batch
 from zoomiqa_core.proxy.model import QualityProxy, weighted_mean
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 SCALES = tuple(2 ** (step / 4) for step in range(-8, 9))
 """Scales tried: a quarter to four times the slope the head has learned."""

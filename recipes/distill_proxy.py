@@ -34,17 +34,17 @@ from recipes.train_proxy import (
     schedule,
     validate,
 )
-from zoomiqa_core.data.benchmarks import read_biq2021
-from zoomiqa_core.data.kadid import distort
+from zoomiqa_core.data.benchmarks.sets import read_biq2021
+from zoomiqa_core.data.damage.kadid import distort
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import find_images, save_png, to_batch
-from zoomiqa_core.metrics import srcc
+from zoomiqa_core.evaluation.correlation import srcc
+from zoomiqa_core.images.sources import find_images, save_png, to_batch
 from zoomiqa_core.proxy.batches import SEEN, Evidence, Photos, made_evidence, rated_evidence
 from zoomiqa_core.proxy.distill import Label, label_images, lesson, lesson_losses
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
 from zoomiqa_core.scorer import load_scorer
-from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
 
 
 @dataclass(frozen=True)

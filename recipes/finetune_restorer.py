@@ -54,6 +54,7 @@ from restoration_guide.finetune.photos import (
 from restoration_guide.finetune.pictures import draw_before_after, draw_curves
 from restoration_guide.finetune.reports import ReportedPhotos
 from restoration_guide.finetune.reward_backprop import RewardBackprop
+from restoration_guide.finetune.rewards import Judge, Reward, RewardConfig
 from restoration_guide.finetune.rollout import RolloutConfig
 from restoration_guide.finetune.samplers import (
     BuiltinSampler,
@@ -62,14 +63,13 @@ from restoration_guide.finetune.samplers import (
     load_sampler,
 )
 from restoration_guide.restorers.base import candidate_generator
-from restoration_guide.rewards import Judge, Reward, RewardConfig
 from zoomiqa_core import load_scorer
-from zoomiqa_core.files import to_json, write_text_atomic
-from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.images.sources import find_images, save_png
+from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.scorer import ProxyScorer
 from zoomiqa_core.training.policy import LoraSettings
-from zoomiqa_core.training.run import RunFolder
-from zoomiqa_core.zoom_iqa import JudgeConfig
+from zoomiqa_core.zoom_iqa.judge import JudgeConfig
 
 PRIVATE = (
     "photos",

@@ -34,11 +34,11 @@ from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.alarm.reference import reference_rating
 from zoomiqa_core.alarm.statistics import statistics
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.files import atomic_path
-from zoomiqa_core.images import find_images
-from zoomiqa_core.metrics import ordered_pairs, srcc
+from zoomiqa_core.evaluation.correlation import ordered_pairs, srcc
+from zoomiqa_core.images.sources import find_images
 from zoomiqa_core.proxy.losses import error_loss, regression_loss
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.runs.files import atomic_path
+from zoomiqa_core.runs.folder import RunFolder
 
 PART = 20
 """Families in one file."""

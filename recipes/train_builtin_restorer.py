@@ -5,10 +5,10 @@
         photos=PHOTOS val_photos=PHOTOS out=runs/builtin_restorer
 
 Method: flow matching of the scaled residual with EDM-style preconditioning, conditioned on the
-degraded image (`restoration_guide.restorers.residual_flow`). Degradations are drawn on the fly;
-at 2 ms per 96 px crop they cost a few per cent of a step. The run resumes from its folder, which
-also holds `preview.png` (input, one step, four steps at temperature 0.5 and 1, clean) and at the
-end `pipeline/`: the averaged weights in fp16 as a diffusers folder with a model card.
+degraded image (`restoration_guide.restorers.builtin.residual_flow`). Degradations are drawn on the
+fly; at 2 ms per 96 px crop they cost a few per cent of a step. The run resumes from its folder,
+which also holds `preview.png` (input, one step, four steps at temperature 0.5 and 1, clean) and at
+the end `pipeline/`: the averaged weights in fp16 as a diffusers folder with a model card.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from recipes.compose import compose
-from restoration_guide.restorers import residual_flow as rf
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline, tiny_unet
-from zoomiqa_core.data.degradations import degrade
+from restoration_guide.restorers.builtin import residual_flow as rf
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline, tiny_unet
+from zoomiqa_core.data.damage.restoration import degrade
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.files import write_text_atomic
-from zoomiqa_core.images import find_images, save_png, to_batch
-from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
+from zoomiqa_core.images.sources import find_images, save_png, to_batch
+from zoomiqa_core.runs.files import write_text_atomic
+from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
 
 CHECK_SIDE = 128
 """Side in pixels of the held-out centre crops."""
@@ -53,7 +53,7 @@ A `TinyRestorationPipeline`: flow matching on residuals. Use it with `load_resto
 ## Data
 
 A folder of clean photographs, cropped, flipped, turned and degraded on the fly by
-`zoomiqa_core.data.degradations`; the figures below, if any, are on photographs held out.
+`zoomiqa_core.data.damage.restoration`; the figures below, if any, are on photographs held out.
 
 ## Measured
 

@@ -29,15 +29,15 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.compose import compose
-from zoomiqa_core.data.benchmarks import RatedImage, read_biq2021
+from zoomiqa_core.data.benchmarks.sets import RatedImage, read_biq2021
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import find_images, to_batch
-from zoomiqa_core.metrics import mean_subset_srcc, plcc, srcc
+from zoomiqa_core.evaluation.correlation import mean_subset_srcc, plcc, srcc
+from zoomiqa_core.images.sources import find_images, to_batch
 from zoomiqa_core.proxy.adversarial import perturb
 from zoomiqa_core.proxy.batches import BatchPlan, Evidence, Photos, made_evidence, rated_evidence
 from zoomiqa_core.proxy.losses import error_loss, map_loss, ranking_loss, regression_loss
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, load_imagenet
-from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
+from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
 
 
 @dataclass(frozen=True)

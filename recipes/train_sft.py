@@ -3,11 +3,11 @@
     python -m recipes.train_sft --config recipes/configs/train_sft/default.yaml \
         data=GR_IQA model=MODEL out=runs/sft
 
-``data`` is a folder of GR-IQA records (`zoomiqa_core.data.gr_iqa`), ``model`` a folder or hub id
-of a Qwen2.5-VL or Qwen3-VL. Rounds, and replies about single regions, are samples of their own,
-mixed at random. The run resumes from its folder; the result is ``out/judge``, which
-``zoomiqa_core.load_scorer`` loads and ``recipes.train_grpo`` trains on. The same under
-``accelerate launch -m recipes.train_sft …``.
+``data`` is a folder of GR-IQA records (`zoomiqa_core.data.gr_iqa.records`), ``model`` a folder or
+hub id of a Qwen2.5-VL or Qwen3-VL. Rounds, and replies about single regions, are samples of their
+own, mixed at random. The run resumes from its folder; the result is ``out/judge``, which
+``zoomiqa_core.load_scorer`` loads and ``recipes.train_grpo`` trains on. The same under ``accelerate
+launch -m recipes.train_sft …``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from omegaconf import MISSING
 
 from recipes.compose import compose
-from zoomiqa_core.data.gr_iqa import (
+from zoomiqa_core.data.gr_iqa.records import (
     conversation,
     read_picture,
     read_records,
     region_conversation,
 )
-from zoomiqa_core.prompts import Prompts, load_prompts
+from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.training.policy import (
     Dtype,
     LoraSettings,
@@ -32,9 +32,9 @@ from zoomiqa_core.training.policy import (
     load_policy,
     lora_config,
 )
-from zoomiqa_core.training.run import RunFolder
 from zoomiqa_core.training.sft import Chat, sft_dataset, sft_trainer
 from zoomiqa_core.training.trainer_run import LoopSettings, train_to_judge, trainer_arguments
+from zoomiqa_core.zoom_iqa.prompts import Prompts, load_prompts
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from omegaconf import MISSING, OmegaConf
 
 from recipes import build_gr_iqa, train_grpo, train_sft, train_tiny_vision
 from recipes.compose import compose
-from zoomiqa_core.files import write_text_atomic
+from zoomiqa_core.runs.files import write_text_atomic
 
 
 @dataclass(frozen=True)

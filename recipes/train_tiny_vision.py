@@ -26,12 +26,12 @@ from rich.progress import track
 from torch import Tensor
 
 from recipes.compose import compose
-from zoomiqa_core.data.gr_iqa import IMAGES, read_records
-from zoomiqa_core.data.rationale import GRIQARecord, reply_text
-from zoomiqa_core.metrics import srcc
+from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord, reply_text
+from zoomiqa_core.data.gr_iqa.records import IMAGES, read_records
+from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
 from zoomiqa_core.training.picture_stacks import PictureStack, cut, random_cut, read_stacks
-from zoomiqa_core.training.run import RunFolder, warn_of_slow_bf16
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm
 from zoomiqa_core.training.vision_chunks import join_chunks
 from zoomiqa_core.training.vision_warm_up import (
@@ -39,7 +39,7 @@ from zoomiqa_core.training.vision_warm_up import (
     WarmUp,
     whiten_patches,
 )
-from zoomiqa_core.vlm import LocalVLM
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 
 TOKEN = 28
 """Side of a visual token, pixels."""

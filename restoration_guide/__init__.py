@@ -6,18 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from restoration_guide.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
-    from restoration_guide.choice import Choice, ChoiceRule, choose
-    from restoration_guide.compose import ComposeConfig, compose_regions
-    from restoration_guide.fidelity import Fidelity, FidelityLimits, measure_fidelity
-    from restoration_guide.gate import QualityGate
-    from restoration_guide.prune import PruneConfig
-    from restoration_guide.report_folder import ReportExistsError
+    from restoration_guide.fidelity.terms import Fidelity, FidelityLimits, measure_fidelity
+    from restoration_guide.gate.gate import QualityGate
+    from restoration_guide.gate.run import RetryPolicy
+    from restoration_guide.gate.verdict import Verdict
+    from restoration_guide.report.folder import ReportExistsError
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
-    from restoration_guide.retry import RetryPolicy
-    from restoration_guide.selection import Row, Selection
-    from restoration_guide.verdict import Verdict
+    from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
+    from restoration_guide.search.choice import Choice, ChoiceRule, choose
+    from restoration_guide.search.compose import ComposeConfig, compose_regions
+    from restoration_guide.search.prune import PruneConfig
+    from restoration_guide.search.selection import Row, Selection
 
 __all__ = [
     "BestOfN",
@@ -45,28 +45,28 @@ __all__ = [
 ]
 
 _LAZY = {
-    "BestOfN": "best_of_n",
-    "BestOfNConfig": "best_of_n",
-    "SearchInterrupted": "best_of_n",
-    "Choice": "choice",
-    "ChoiceRule": "choice",
-    "choose": "choice",
-    "ComposeConfig": "compose",
-    "compose_regions": "compose",
-    "Fidelity": "fidelity",
-    "FidelityLimits": "fidelity",
-    "measure_fidelity": "fidelity",
-    "PruneConfig": "prune",
-    "QualityGate": "gate",
-    "ReportExistsError": "report_folder",
+    "BestOfN": "search.best_of_n",
+    "BestOfNConfig": "search.best_of_n",
+    "SearchInterrupted": "search.best_of_n",
+    "Choice": "search.choice",
+    "ChoiceRule": "search.choice",
+    "choose": "search.choice",
+    "ComposeConfig": "search.compose",
+    "compose_regions": "search.compose",
+    "Fidelity": "fidelity.terms",
+    "FidelityLimits": "fidelity.terms",
+    "measure_fidelity": "fidelity.terms",
+    "PruneConfig": "search.prune",
+    "QualityGate": "gate.gate",
+    "ReportExistsError": "report.folder",
     "load_restorer": "restorers",
     "Candidate": "restorers.base",
     "Restorer": "restorers.base",
     "Settings": "restorers.base",
-    "RetryPolicy": "retry",
-    "Row": "selection",
-    "Selection": "selection",
-    "Verdict": "verdict",
+    "RetryPolicy": "gate.run",
+    "Row": "search.selection",
+    "Selection": "search.selection",
+    "Verdict": "gate.verdict",
 }
 
 

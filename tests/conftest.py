@@ -37,7 +37,7 @@ def pipe():
     """The bundled restorer's pipeline, a few channels wide, with random weights."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from restoration_guide.restorers.pipeline import TinyRestorationPipeline, tiny_unet
+    from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline, tiny_unet
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

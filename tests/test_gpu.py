@@ -10,14 +10,14 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from restoration_guide.restorers import Settings
-from restoration_guide.restorers.builtin import BuiltinRestorer
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline, tiny_unet
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline, tiny_unet
+from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 from tests.core.judges import BROKEN, CROP, FINAL, picture
-from zoomiqa_core.decoding import Sampling
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
-from zoomiqa_core.vlm import LocalVLM
-from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
+from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
+from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 
 pytestmark = pytest.mark.gpu
 

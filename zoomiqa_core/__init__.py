@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from zoomiqa_core.assessment import Assessment, RegionScore, Round, rating_to_score, score_to_rating
 
 if TYPE_CHECKING:
-    from zoomiqa_core.images import ImageError, read_image
+    from zoomiqa_core.images.sources import ImageError, read_image
     from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
     from zoomiqa_core.scorer import ProxyScorer, Scorer, load_scorer
-    from zoomiqa_core.zoom_iqa import JudgeConfig, ZoomIQA
+    from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 
 __version__ = "0.1.0"
 
@@ -33,14 +33,14 @@ __all__ = [
 ]
 
 _LAZY = {
-    "ImageError": "zoomiqa_core.images",
-    "JudgeConfig": "zoomiqa_core.zoom_iqa",
-    "read_image": "zoomiqa_core.images",
+    "ImageError": "zoomiqa_core.images.sources",
+    "JudgeConfig": "zoomiqa_core.zoom_iqa.judge",
+    "read_image": "zoomiqa_core.images.sources",
     "ProxyOutput": "zoomiqa_core.proxy.model",
     "QualityProxy": "zoomiqa_core.proxy.model",
     "ProxyScorer": "zoomiqa_core.scorer",
     "Scorer": "zoomiqa_core.scorer",
-    "ZoomIQA": "zoomiqa_core.zoom_iqa",
+    "ZoomIQA": "zoomiqa_core.zoom_iqa.judge",
     "load_scorer": "zoomiqa_core.scorer",
 }
 

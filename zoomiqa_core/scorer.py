@@ -12,11 +12,17 @@ from torch import Tensor
 
 from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
-from zoomiqa_core.images import DecodedImage, ImageError, ImageSource, read_image, source_name
-from zoomiqa_core.model_files import is_transformers_model
+from zoomiqa_core.images.sources import (
+    DecodedImage,
+    ImageError,
+    ImageSource,
+    read_image,
+    source_name,
+)
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.proxy.preprocess import fit, fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
+from zoomiqa_core.zoom_iqa.local.model_files import is_transformers_model
 
 ImageList = Sequence[ImageSource]
 TILE = 128
@@ -200,8 +206,9 @@ def load_scorer(
             (Qwen2.5-VL or Qwen3-VL); or the address of an OpenAI-compatible server that has one,
             ``"http://…/v1"``.
         device: where it judges; a server judges where it is.
-        settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.vlm.local_scorer` and, for a server
-            (``model=…`` at least), :func:`zoomiqa_core.served.served_scorer`; the proxy takes none.
+        settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.zoom_iqa.local.model.local_scorer`
+            and, for a server (``model=…`` at least),
+            :func:`zoomiqa_core.zoom_iqa.served.judge.served_scorer`; the proxy takes none.
 
     Raises:
         FileNotFoundError: a folder that does not exist or holds no judge.
@@ -210,16 +217,16 @@ def load_scorer(
         TypeError, ValueError: settings this judge does not take.
     """
     if str(name).startswith(("http://", "https://")):
-        from zoomiqa_core.served import served_scorer
+        from zoomiqa_core.zoom_iqa.served.judge import served_scorer
 
         return served_scorer(str(name), **settings)
     if str(name) == "tiny":
-        from zoomiqa_core.vlm import TINY, TINY_SAMPLING
+        from zoomiqa_core.zoom_iqa.local.model import TINY, TINY_SAMPLING
 
         name, settings = TINY, {"name": "tiny", "sampling": TINY_SAMPLING, **settings}
     bundled = str(name) in ("proxy", "alarm")
     if not bundled and is_transformers_model(name):
-        from zoomiqa_core.vlm import local_scorer
+        from zoomiqa_core.zoom_iqa.local.model import local_scorer
 
         return local_scorer(name, device=device, **settings)
     if settings:

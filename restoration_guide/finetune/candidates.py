@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from restoration_guide.finetune.methods import Batch, Rewarded
-from restoration_guide.restorers import residual_flow as rf
-from restoration_guide.restorers.builtin import BuiltinRestorer
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from restoration_guide.rewards import Reward
+from restoration_guide.finetune.rewards import Reward
+from restoration_guide.restorers.builtin import residual_flow as rf
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 from zoomiqa_core.scorer import Scorer
 
 BlackBox = Callable[[Tensor, Batch, torch.Generator], dict[str, Tensor]]

@@ -23,8 +23,8 @@ from torch.nn import functional
 from restoration_guide.finetune.candidates import BlackBox, Regression, rewarded_candidates
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from restoration_guide.rewards import RunningScale
+from restoration_guide.finetune.rewards import RunningScale
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 
 
 @dataclass(frozen=True)

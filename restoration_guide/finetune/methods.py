@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from restoration_guide.rewards import RunningScale
+from restoration_guide.finetune.rewards import RunningScale
 
 
 @dataclass(frozen=True, eq=False)

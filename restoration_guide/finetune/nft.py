@@ -28,8 +28,8 @@ from restoration_guide.finetune.candidates import (
 )
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from restoration_guide.rewards import RunningScale
+from restoration_guide.finetune.rewards import RunningScale
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from restoration_guide.finetune.methods import Batch
-from zoomiqa_core.data.degradations import degrade
+from zoomiqa_core.data.damage.restoration import degrade
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import find_images
+from zoomiqa_core.images.sources import find_images
 
 
 class Photos(Protocol):
@@ -30,8 +30,8 @@ class DegradedPhotos:
 
     Args:
         paths: image files, sides ≥ ``min_side``.
-        presets: share of each preset of ``zoomiqa_core.data.degradations``; "none" leaves a crop
-            as it is.
+        presets: share of each preset of ``zoomiqa_core.data.damage.restoration``; "none" leaves a
+            crop as it is.
         min_side: largest crop that will be asked for.
     """
 

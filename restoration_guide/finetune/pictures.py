@@ -11,7 +11,7 @@ from torch import Tensor
 
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.monitor import EVIDENCE, Check
-from zoomiqa_core.files import atomic_path
+from zoomiqa_core.runs.files import atomic_path
 
 INK, GOOD, BAD = "#16181d", "#2a7d4f", "#b3261e"
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from restoration_guide.finetune.methods import Batch, Rewarded
-from restoration_guide.report_folder import RECORD, read_record
+from restoration_guide.report.folder import RECORD, read_record
 from zoomiqa_core.data.photos import read_8_bit
-from zoomiqa_core.images import find_images, read_image
+from zoomiqa_core.images.sources import find_images, read_image
 
 
 class Report(NamedTuple):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
+from restoration_guide.finetune.rewards import Reward
 from restoration_guide.finetune.samplers import Sampler
-from restoration_guide.rewards import Reward
 
 
 class RewardBackprop(ScaledMethod):

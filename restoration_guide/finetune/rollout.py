@@ -26,9 +26,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from restoration_guide.restorers import residual_flow as rf
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from zoomiqa_core.chance import below
+from restoration_guide.restorers.builtin import residual_flow as rf
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from zoomiqa_core.runs.random import below
 
 
 class Chain(Protocol):

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.pipeline_call import denoiser_name, truncated
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, draw_last, roll_out
-from restoration_guide.restorers.builtin import load_builtin_pipeline
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
+from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from restoration_guide.restorers.load import load_restorer
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from restoration_guide.restorers.pipeline_restorer import PipelineRestorer
 
 
 @dataclass(frozen=True)

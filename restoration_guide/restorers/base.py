@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoomiqa_core.images import ImageLimits
+from zoomiqa_core.images.sources import ImageLimits
 
 
 @dataclass(frozen=True)

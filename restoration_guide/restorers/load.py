@@ -56,7 +56,7 @@ def load_restorer(
     if isinstance(source, DiffusionPipeline):
         return _wrapped(source, None, options)
     if callable(source):
-        from restoration_guide.restorers.callable_restorer import CallableRestorer
+        from restoration_guide.restorers.function import CallableRestorer
 
         return CallableRestorer(source, **options)
     raise TypeError(
@@ -70,12 +70,12 @@ def _loaded_pipeline(
 ) -> Any:
     import diffusers
 
-    from restoration_guide.restorers.builtin import (
+    from restoration_guide.restorers.builtin.restorer import (
         TinyRestorationPipeline,
         WeightsError,
         load_builtin_pipeline,
     )
-    from zoomiqa_core.model_files import model_file
+    from zoomiqa_core.zoom_iqa.local.model_files import model_file
 
     kind = None
     if name != "builtin":
@@ -99,8 +99,11 @@ def _loaded_pipeline(
 
 
 def _wrapped(pipe: Any, name: str | None, options: dict[str, Any]) -> Restorer:
-    from restoration_guide.restorers.builtin import BuiltinRestorer, TinyRestorationPipeline
-    from restoration_guide.restorers.pipeline_restorer import PipelineRestorer
+    from restoration_guide.restorers.builtin.restorer import (
+        BuiltinRestorer,
+        TinyRestorationPipeline,
+    )
+    from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 
     if isinstance(pipe, TinyRestorationPipeline):
         return BuiltinRestorer(pipe, **{"name": name or "pipeline", **options})
@@ -113,7 +116,7 @@ def _for_images(pipe: Any) -> Any:
 
     from diffusers import AutoPipelineForImage2Image
 
-    from restoration_guide.restorers.contract import IMAGE_ARGUMENTS
+    from restoration_guide.restorers.diffusers.contract import IMAGE_ARGUMENTS
 
     if any(name in inspect.signature(type(pipe).__call__).parameters for name in IMAGE_ARGUMENTS):
         return pipe

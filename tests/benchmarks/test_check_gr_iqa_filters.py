@@ -9,12 +9,12 @@ import torch
 
 from benchmarks import check_gr_iqa_filters as check
 from tests.core.judges import picture
-from zoomiqa_core.data.filters import Continuation, RelianceConfig
-from zoomiqa_core.prompts import BUILTIN
+from zoomiqa_core.data.gr_iqa.filters import Continuation, RelianceConfig
 from zoomiqa_core.training.policy import save_judge
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
-from zoomiqa_core.vlm import LocalVLM
-from zoomiqa_core.zoom_iqa import ZoomIQA
+from zoomiqa_core.zoom_iqa.judge import ZoomIQA
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
 
 @pytest.fixture(scope="module")

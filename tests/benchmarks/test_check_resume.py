@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.check_resume import check, write_miniature
-from zoomiqa_core.data.benchmarks import read_benchmark
+from zoomiqa_core.data.benchmarks.sets import read_benchmark
 
 
 def test_the_miniature_is_a_dataset_with_two_faults(tmp_path):

@@ -14,9 +14,9 @@ from benchmarks.damaged_photos import (
     read_crops,
     read_photos,
 )
-from restoration_guide.fidelity import Fidelity
+from restoration_guide.fidelity.terms import Fidelity
 from restoration_guide.restorers import candidate_generator
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from diffusers import UNet2DModel
 
 from benchmarks import evaluate_finetuned
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from zoomiqa_core.images import save_png
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.training.policy import LoraSettings
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import evaluate_gate
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 
 
 def test_divisions_by_hand() -> None:

@@ -14,8 +14,8 @@ import torch
 from benchmarks import evaluate_judge as command
 from benchmarks import evaluate_uncertainty as uncertainty
 from benchmarks.evaluate_judge import BARS, PARTS, Bar, at_least, at_most
-from zoomiqa_core.images import save_png
-from zoomiqa_core.metrics import Estimate
+from zoomiqa_core.evaluation.correlation import Estimate
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.model import BUNDLED_WEIGHTS, QualityProxy
 
 

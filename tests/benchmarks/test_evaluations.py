@@ -22,15 +22,15 @@ from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.measure_choice import Case
 from benchmarks.measure_guard import Restored
 from benchmarks.training_crops import crops, kind_of
-from restoration_guide.best_of_n import BestOfN
-from restoration_guide.changes import Change
-from restoration_guide.choice import ChoiceRule
-from restoration_guide.fidelity import FidelityLimits
-from restoration_guide.reference import ReferenceFigures
-from restoration_guide.restorers.builtin import BuiltinRestorer, TinyRestorationPipeline
-from restoration_guide.selection import Index, Row
-from zoomiqa_core.data.kadid import DISTORTIONS
-from zoomiqa_core.images import save_png
+from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.report.reference import ReferenceFigures
+from restoration_guide.restorers.builtin.restorer import BuiltinRestorer, TinyRestorationPipeline
+from restoration_guide.search.best_of_n import BestOfN
+from restoration_guide.search.changes import Change
+from restoration_guide.search.choice import ChoiceRule
+from restoration_guide.search.selection import Index, Row
+from zoomiqa_core.data.damage.kadid import DISTORTIONS
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.scorer import load_scorer
 
 

@@ -18,7 +18,7 @@ from benchmarks.evaluate_pruning import (
     rank_correlations,
 )
 from restoration_guide.restorers import Settings
-from restoration_guide.restorers.builtin import BuiltinRestorer
+from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 
 
 def progress(offset: float = 0.0) -> Progress:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from zoomiqa_core.assessment import Assessment
-from zoomiqa_core.chain import Chain, Request
+from zoomiqa_core.zoom_iqa.chain import Chain, Request
 
 FINAL = '</think><answer>{"bbox_2d": [0, 0, 0, 0], "rating": 3.50, "tool": "final"}</answer>'
 CROP = '</think><answer>{"bbox_2d": [0.1, 0.2, 0.4, 0.9], "rating": 2.25, "tool": "crop"}</answer>'

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from restoration_guide.cli import DEMO_PHOTO
+from restoration_guide.cli.main import DEMO_PHOTO
 from zoomiqa_core import QualityProxy, load_scorer
-from zoomiqa_core.data.kadid import distort
-from zoomiqa_core.images import to_batch
+from zoomiqa_core.data.damage.kadid import distort
+from zoomiqa_core.images.sources import to_batch
 from zoomiqa_core.scorer import ProxyScorer, Scorer
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from restoration_guide import cli
-from zoomiqa_core.cli import app as zoomiqa
-from zoomiqa_core.images import read_image, save_png
+from restoration_guide.cli import main as cli
+from zoomiqa_core.cli.main import app as zoomiqa
+from zoomiqa_core.images.sources import read_image, save_png
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from restoration_guide.restorers.base import Candidate, Settings, candidate_generator
 from zoomiqa_core.assessment import Assessment, RegionScore
-from zoomiqa_core.images import ImageLimits, read_image, save_png
+from zoomiqa_core.images.sources import ImageLimits, read_image, save_png
 
 Step = Callable[[Tensor, torch.Generator], Tensor] | BaseException
 
@@ -111,7 +111,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch):
         def install(restorer=None, scorer=None) -> None:
             restorer = ScriptedRestorer() if restorer is None else restorer
             scorer = NoiseScorer() if scorer is None else scorer
-            import restoration_guide.run_config as module
+            import restoration_guide.cli.config as module
 
             monkeypatch.setattr(module, "load_restorer", lambda name, **_: restorer)
             monkeypatch.setattr(module, "load_scorer", lambda name, **_: scorer)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
-from restoration_guide.restorers.builtin import TinyRestorationPipeline
-from restoration_guide.restorers.pipeline import tiny_unet
+from restoration_guide.restorers.builtin.pipeline import tiny_unet
+from restoration_guide.restorers.builtin.restorer import TinyRestorationPipeline
 from tests.guide.tiny_text import WIDTH, clip_encoder, clip_tokenizer, t5_encoder, t5_tokenizer
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm
 

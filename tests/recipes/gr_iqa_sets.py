@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tests.core.judges import picture
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 
 BOX = [0.1, 0.2, 0.6, 0.8]
 SIZES = [(96, 64), (64, 128), (70, 70), (140, 56)]

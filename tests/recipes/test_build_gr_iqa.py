@@ -14,18 +14,18 @@ from PIL import Image
 from recipes import build_gr_iqa as recipe
 from tests.core.judges import ScriptedBackend
 from tests.recipes.gr_iqa_sets import write_miniature_biq2021
-from zoomiqa_core.chain import Request
-from zoomiqa_core.data.benchmarks import read_biq2021
-from zoomiqa_core.data.filters import Continuation
-from zoomiqa_core.data.gr_iqa import (
+from zoomiqa_core.data.benchmarks.sets import read_biq2021
+from zoomiqa_core.data.gr_iqa.filters import Continuation
+from zoomiqa_core.data.gr_iqa.records import (
     GRIQARound,
     conversation,
     read_picture,
     read_records,
     reply_text,
 )
-from zoomiqa_core.data.model_teacher import ModelTeacher
-from zoomiqa_core.prompts import BUILTIN
+from zoomiqa_core.data.teacher.model import ModelTeacher
+from zoomiqa_core.zoom_iqa.chain import Request
+from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
 SMOKE = Path(recipe.__file__).parent / "configs" / "build_gr_iqa" / "smoke.yaml"
 

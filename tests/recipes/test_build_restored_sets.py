@@ -8,7 +8,7 @@ import torch
 
 from recipes import build_restored_sets as recipe
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import read_image, save_png
+from zoomiqa_core.images.sources import read_image, save_png
 from zoomiqa_core.proxy.batches import VERSIONS, restored_evidence
 
 SMOKE = Path(recipe.__file__).parent / "configs" / "build_restored_sets" / "smoke.yaml"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from recipes import calibrate_proxy as recipe
-from zoomiqa_core.images import save_png
-from zoomiqa_core.metrics import interval_coverage
+from zoomiqa_core.evaluation.correlation import interval_coverage
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.model import QualityProxy
 
 

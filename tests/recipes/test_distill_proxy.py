@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from recipes import distill_proxy as recipe
 from zoomiqa_core.assessment import Assessment, RegionScore
-from zoomiqa_core.images import read_image, save_png
+from zoomiqa_core.images.sources import read_image, save_png
 from zoomiqa_core.proxy.batches import VERSIONS
 from zoomiqa_core.proxy.model import QualityProxy
 

@@ -19,15 +19,15 @@ from torch.nn import functional
 
 from recipes import finetune_restorer as recipe
 from restoration_guide.finetune.checkpoints import load_checkpoint
+from restoration_guide.finetune.rewards import RewardConfig, Weights
 from restoration_guide.restorers import load_restorer
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
-from restoration_guide.rewards import RewardConfig, Weights
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from tests.guide import tiny_pipelines
 from zoomiqa_core import load_scorer
 from zoomiqa_core.assessment import Assessment
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.runs.folder import RunFolder
 
 ROOT = Path(recipe.__file__).parents[1]
 SMOKE = ROOT / "recipes" / "configs" / "finetune_restorer" / "smoke.yaml"

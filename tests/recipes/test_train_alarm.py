@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from recipes import train_alarm as recipe
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.alarm.statistics import COUNT
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.batches import VERSIONS
 
 SMOKE = Path(recipe.__file__).parent / "configs" / "train_alarm" / "smoke.yaml"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from recipes import train_builtin_restorer as recipe
 from restoration_guide.restorers import load_restorer
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.images.sources import find_images, save_png
 
 SMOKE = Path(recipe.__file__).parent / "configs" / "train_builtin_restorer" / "smoke.yaml"
 

@@ -18,10 +18,10 @@ from tests.core.judges import picture
 from tests.recipes.gr_iqa_sets import write_set
 from tests.recipes.launched_recipe import taught_policy
 from zoomiqa_core import load_scorer
-from zoomiqa_core.decoding import Sampling
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
 from zoomiqa_core.training.trainer_run import LoopSettings, last_checkpoint
+from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 
 pytest.importorskip("trl")
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipes import train_proxy as recipe
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.batches import VERSIONS
 from zoomiqa_core.proxy.model import QualityProxy
 

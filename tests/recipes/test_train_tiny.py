@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from recipes import train_tiny_judge, train_tiny_vision
 from tests.recipes.gr_iqa_sets import write_miniature_biq2021, write_set
 from zoomiqa_core import load_scorer
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.runs.folder import RunFolder
 
 pytest.importorskip("trl")
 CONFIGS = Path(train_tiny_judge.__file__).parent / "configs"

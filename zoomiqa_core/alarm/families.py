@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.alarm.tampering import tamper
-from zoomiqa_core.chance import below
-from zoomiqa_core.data.degradations import PRESETS, degrade
-from zoomiqa_core.data.kadid import LEVELS, distort
+from zoomiqa_core.data.damage.kadid import LEVELS, distort
+from zoomiqa_core.data.damage.restoration import PRESETS, degrade
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.proxy.batches import SEEN, VERSIONS
+from zoomiqa_core.runs.random import below
 
 SIZE = 8
 """Versions in a family, the clean one first."""

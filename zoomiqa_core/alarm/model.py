@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from zoomiqa_core.alarm.statistics import COUNT, statistics
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
-from zoomiqa_core.files import to_json, write_text_atomic
 from zoomiqa_core.proxy.model import squash
 from zoomiqa_core.proxy.preprocess import check_batch, fit
+from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "alarm"
 LEAST_VARIANCE = 1e-4

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoomiqa_core.alarm.reference import local_mean, opponent
-from zoomiqa_core.chance import below
-from zoomiqa_core.data.degradations import gaussian_kernel
+from zoomiqa_core.data.damage.restoration import gaussian_kernel
+from zoomiqa_core.runs.random import below
 
 
 def tamper(image: Tensor, *, generator: torch.Generator, local: float = 0.25) -> Tensor:

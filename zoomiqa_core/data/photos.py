@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoomiqa_core.chance import below
-from zoomiqa_core.images import read_image
+from zoomiqa_core.images.sources import read_image
+from zoomiqa_core.runs.random import below
 
 
 class PhotoPool:

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoomiqa_core.chance import below
-from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT, distort
-from zoomiqa_core.data.local_damage import CLEAN_RATING, damage_locally
-from zoomiqa_core.data.overlay import add_text
+from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, distort
+from zoomiqa_core.data.damage.local import CLEAN_RATING, damage_locally
+from zoomiqa_core.data.damage.overlay import add_text
 from zoomiqa_core.data.photos import PhotoPool
+from zoomiqa_core.runs.random import below
 
 SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
 """Distortion types shown in training."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoomiqa_core.assessment import BBox
-from zoomiqa_core.images import read_image
+from zoomiqa_core.images.sources import read_image
 from zoomiqa_core.proxy.model import ProxyOutput
 from zoomiqa_core.proxy.regions import pool_regions
 

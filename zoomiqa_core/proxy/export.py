@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
-from zoomiqa_core.files import atomic_path
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, squash, weighted_mean
 from zoomiqa_core.proxy.preprocess import ALIGNMENT, STRIDE
+from zoomiqa_core.runs.files import atomic_path
 
 INPUT = "images"
 """Name of the graph's input, (B, 3, H, W) float32 in [0, 1]; outputs are those of ProxyOutput."""

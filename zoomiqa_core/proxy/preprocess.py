@@ -27,7 +27,7 @@ def check_batch(images: Tensor) -> None:
         got = f"{images.dtype} tensor" if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(
             f"expected a floating-point tensor (B, 3, H, W) in [0, 1], got {got}; "
-            "zoomiqa_core.images.to_batch reads paths, PIL images and arrays"
+            "zoomiqa_core.images.sources.to_batch reads paths, PIL images and arrays"
         )
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")

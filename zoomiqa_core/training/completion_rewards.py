@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from zoomiqa_core.answer import Answer, AnswerError, parse_answer
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, BBox
-from zoomiqa_core.protocol import MAX_ROUNDS
 from zoomiqa_core.training.reply_grammar import is_well_formed
+from zoomiqa_core.zoom_iqa.answer import Answer, AnswerError, parse_answer
+from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
 
 ScoreKind = Literal["threshold", "smooth"]
 GroundingKind = Literal["iou", "centre"]
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     rating: float
     """Of the last round, clipped to 1–5; NaN when a round did not parse."""
     error: str | None = None
-    """Why it did not: the error code of :class:`zoomiqa_core.answer.AnswerError`."""
+    """Why it did not: the error code of :class:`zoomiqa_core.zoom_iqa.answer.AnswerError`."""
     bbox: BBox | None = None
     """The region asked for first, as written but sorted and in shares of the image; None when none
     was asked for, or none that can be used."""
@@ -43,8 +43,8 @@ def read_outcome(
 ) -> Outcome:
     """What the replies of one roll-out say.
 
-    Unlike :func:`zoomiqa_core.protocol.conclude` it does not fall back to an earlier round: a
-    training that rewarded the fallback would teach the model to break off.
+    Unlike :func:`zoomiqa_core.zoom_iqa.protocol.conclude` it does not fall back to an earlier
+    round: a training that rewarded the fallback would teach the model to break off.
 
     Args:
         replies: of the rounds, in order.
@@ -194,7 +194,7 @@ def _mean_and_variance(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _shares(bbox: BBox | None, size: tuple[int, int]) -> BBox | None:
-    """Sorted, clamped, in shares of the image, as :func:`zoomiqa_core.crop.crop_box` reads it."""
+    """Sorted, clamped, in shares of the image, as ``crop_box`` reads it."""
     if bbox is None or not any(bbox):
         return None
     width, height = (1, 1) if all(0 <= value <= 1 for value in bbox) else size

@@ -1,8 +1,9 @@
 """GRPO for a judge that zooms (Zoom-IQA's second stage, arXiv 2601.02918), on TRL's trainer.
 
 ``ZoomGRPOTrainer`` is a ``trl.GRPOTrainer`` whose roll-outs are chains
-(:class:`zoomiqa_core.chain.Chain`), the state machine the judge itself runs on: same prompts, same
-parser, same crop. The gradient reaches the tokens the model wrote in every round, and no others.
+(:class:`zoomiqa_core.zoom_iqa.chain.Chain`), the state machine the judge itself runs on: same
+prompts, same parser, same crop. The gradient reaches the tokens the model wrote in every round, and
+no others.
 
 **Context.** TRL continues one conversation; the judge starts a later round afresh. Rows are laid
 out and scored so that training's contexts are the judge's, token for token
@@ -22,10 +23,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoomiqa_core.chain import Chain
-from zoomiqa_core.decoding import Sampling, vision_token_ids
-from zoomiqa_core.prompts import BUILTIN, Prompts
-from zoomiqa_core.protocol import MAX_ROUNDS
 from zoomiqa_core.training.kl_coverage import (
     KLCoverageConfig,
     KLCoverageMixin,
@@ -41,6 +38,10 @@ from zoomiqa_core.training.zoom_rollouts import (
     render,
     unfold,
 )
+from zoomiqa_core.zoom_iqa.chain import Chain
+from zoomiqa_core.zoom_iqa.local.decoding import Sampling, vision_token_ids
+from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
+from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
 
 Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoomiqa_core.data.photos import read_8_bit
-from zoomiqa_core.files import atomic_path, write_text_atomic
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.runs.files import atomic_path, write_text_atomic
 from zoomiqa_core.training.vision_warm_up import teacher_grids
 
 AT_ONCE = 8

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from zoomiqa_core.model_files import model_file
-from zoomiqa_core.prompts import Prompts, save_prompts
 from zoomiqa_core.training.vision_chunks import join_chunks
+from zoomiqa_core.zoom_iqa.local.model_files import model_file
+from zoomiqa_core.zoom_iqa.prompts import Prompts, save_prompts
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoomiqa_core.answer import CLOSE, END_OF_THOUGHT, OPEN, AnswerError, answer_fields
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
-from zoomiqa_core.reasoning import HEADINGS, START_OF_THOUGHT
+from zoomiqa_core.zoom_iqa.answer import CLOSE, END_OF_THOUGHT, OPEN, AnswerError, answer_fields
+from zoomiqa_core.zoom_iqa.reasoning import HEADINGS, START_OF_THOUGHT
 
 _LATER = ("crop inspection summary", "final decision & rationale")
 _FIRST_HEADINGS = [heading for heading in HEADINGS if heading not in _LATER]

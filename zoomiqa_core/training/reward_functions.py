@@ -14,7 +14,6 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from zoomiqa_core.assessment import BBox
-from zoomiqa_core.protocol import MAX_ROUNDS
 from zoomiqa_core.training.completion_rewards import (
     TOLERANCE,
     GroundingKind,
@@ -26,6 +25,7 @@ from zoomiqa_core.training.completion_rewards import (
     read_outcome,
     score_reward,
 )
+from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
 
 RewardFunction = Callable[..., list[float | None]]
 

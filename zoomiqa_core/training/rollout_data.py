@@ -8,13 +8,13 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from zoomiqa_core.assessment import BBox
-from zoomiqa_core.chain import Chain
-from zoomiqa_core.prompts import BUILTIN, Prompts
 from zoomiqa_core.training.lazy_rows import lazy_dataset
+from zoomiqa_core.zoom_iqa.chain import Chain
+from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 
 
 class RatedRecord(Protocol):
-    """A rated image and a question about it; ``zoomiqa_core.data.gr_iqa.GRIQARecord`` is one."""
+    """A rated image and a question about it; ``GRIQARecord`` is one."""
 
     @property
     def question(self) -> str:

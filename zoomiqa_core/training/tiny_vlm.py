@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoomiqa_core.answer import format_answer
-from zoomiqa_core.prompts import BUILTIN
-from zoomiqa_core.reasoning import HEADINGS
+from zoomiqa_core.zoom_iqa.answer import format_answer
+from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+from zoomiqa_core.zoom_iqa.reasoning import HEADINGS
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoomiqa_core.prompts import Prompts
+from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.training.policy import save_judge
-from zoomiqa_core.training.run import RunFolder
+from zoomiqa_core.zoom_iqa.prompts import Prompts
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Roll-outs that zoom, for TRL: several rounds of a chain as one row, and each round scored alone.
 
 At inference a later round does not go on from the first prompt: it starts from the question, the
-reply and both images (:func:`zoomiqa_core.protocol.messages`). A row of a training batch therefore
-holds the rounds one after the other,
+reply and both images (:func:`zoomiqa_core.zoom_iqa.protocol.messages`). A row of a training batch
+therefore holds the rounds one after the other,
 
     prompt 1 | reply 1 · prompt 2 · reply 2             "prompt | completion" in TRL's words
                1111111   00000000   1111111             tool mask: 1 on the model's own tokens
@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoomiqa_core.chain import Chain, Request
-from zoomiqa_core.decoding import Sampling
-from zoomiqa_core.vlm import LocalVLM
+from zoomiqa_core.zoom_iqa.chain import Chain, Request
+from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 
 
 class Span(NamedTuple):
@@ -57,7 +57,7 @@ class RenderedPrompt:
 
 
 def render(request: Request, processor: Any) -> RenderedPrompt:
-    """Tokens of a request, those of the judge's own :mod:`zoomiqa_core.prompt_encoding`."""
+    """Tokens of a request, those of the judge's own ``prompt_encoding``."""
     text = processor.apply_chat_template(
         request.messages, tokenize=False, add_generation_prompt=True
     )

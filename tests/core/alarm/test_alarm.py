@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from restoration_guide.cli import DEMO_PHOTO
+from restoration_guide.cli.main import DEMO_PHOTO
 from zoomiqa_core import load_scorer
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.alarm.statistics import COUNT
-from zoomiqa_core.data.kadid import distort
-from zoomiqa_core.images import to_batch
+from zoomiqa_core.data.damage.kadid import distort
+from zoomiqa_core.images.sources import to_batch
 from zoomiqa_core.scorer import AlarmScorer, Scorer
 
 

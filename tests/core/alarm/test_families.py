@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from restoration_guide.cli import DEMO_PHOTO
+from restoration_guide.cli.main import DEMO_PHOTO
 from zoomiqa_core.alarm.families import SIZE, damaged_family, restored_family
 from zoomiqa_core.alarm.tampering import OPERATORS, tamper
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import save_png, to_batch
+from zoomiqa_core.images.sources import save_png, to_batch
 from zoomiqa_core.proxy.batches import VERSIONS
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from restoration_guide.cli import DEMO_PHOTO
+from restoration_guide.cli.main import DEMO_PHOTO
 from zoomiqa_core.alarm.reference import (
     DISTANCES,
     OFFSET,
@@ -17,8 +17,8 @@ from zoomiqa_core.alarm.reference import (
     opponent,
     reference_rating,
 )
-from zoomiqa_core.data.kadid import distort
-from zoomiqa_core.images import to_batch
+from zoomiqa_core.data.damage.kadid import distort
+from zoomiqa_core.images.sources import to_batch
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zoomiqa_core.data.kadid import DISTORTIONS, HELD_OUT
+from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT
 from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy import batches
 from zoomiqa_core.proxy.batches import (
     SEEN,

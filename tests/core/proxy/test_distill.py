@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from zoomiqa_core.assessment import Assessment, RegionScore, Round
-from zoomiqa_core.images import read_image, save_png
-from zoomiqa_core.metrics import srcc
+from zoomiqa_core.evaluation.correlation import srcc
+from zoomiqa_core.images.sources import read_image, save_png
 from zoomiqa_core.proxy.distill import (
     BOXES,
     Lesson,

@@ -7,8 +7,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from tests.core.judges import picture
-from zoomiqa_core.answer import format_answer
 from zoomiqa_core.training.reward_functions import RewardConfig, reward_functions
+from zoomiqa_core.zoom_iqa.answer import format_answer
 
 if __name__ == "__main__":
     state = PartialState(cpu=True)

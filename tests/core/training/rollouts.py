@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from tests.core.judges import picture
-from zoomiqa_core.answer import format_answer
-from zoomiqa_core.chain import Chain
+from zoomiqa_core.zoom_iqa.answer import format_answer
+from zoomiqa_core.zoom_iqa.chain import Chain
 
 FIRST_THOUGHT = """<think>
 Image Quality Summary: Sharp, a little dark.

@@ -10,15 +10,16 @@ import torch
 
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD
 from tests.core.training.rollouts import picture_of, records
-from zoomiqa_core import decoding, vlm
-from zoomiqa_core.chain import Chain
-from zoomiqa_core.prompt_encoding import EncodedImages
-from zoomiqa_core.prompts import BUILTIN
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig, Variant, coverage
 from zoomiqa_core.training.resampling import ProgressiveSampler, ResamplingConfig
 from zoomiqa_core.training.reward_functions import RewardConfig, ranks_of, reward_functions
 from zoomiqa_core.training.rollout_data import rollout_dataset
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
+from zoomiqa_core.zoom_iqa.chain import Chain
+from zoomiqa_core.zoom_iqa.local import decoding
+from zoomiqa_core.zoom_iqa.local import model as vlm
+from zoomiqa_core.zoom_iqa.local.prompt_encoding import EncodedImages
+from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
 trl = pytest.importorskip("trl")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zoomiqa_core.images import save_png
+from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.training import picture_stacks
 from zoomiqa_core.training.picture_stacks import PictureStack, cut, random_cut, read_stacks

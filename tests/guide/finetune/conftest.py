@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from zoomiqa_core.proxy.model import ProxyOutput
 from zoomiqa_core.training.policy import LoraSettings
 

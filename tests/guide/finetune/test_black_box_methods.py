@@ -18,8 +18,8 @@ from restoration_guide.finetune.dpo import Dpo, DpoConfig, choose_pairs, dpo_los
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.nft import Nft, NftConfig, forward_target, nft_loss, optimality
-from restoration_guide.restorers import residual_flow as rf
-from restoration_guide.rewards import Reward, RewardConfig
+from restoration_guide.finetune.rewards import Reward, RewardConfig
+from restoration_guide.restorers.builtin import residual_flow as rf
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.proxy.views import ViewConfig
 from zoomiqa_core.training.policy import LoraSettings

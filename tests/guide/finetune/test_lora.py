@@ -10,7 +10,7 @@ from diffusers import UNet2DModel
 from peft import PeftModel
 
 from restoration_guide.finetune.lora import TunedNetwork, adapted_layers
-from restoration_guide.restorers.pipeline import TinyRestorationPipeline
+from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from zoomiqa_core.training.policy import LoraSettings
 
 LORA = LoraSettings(2, 4, 0.0, ".*")

@@ -22,7 +22,7 @@ from restoration_guide.finetune.photos import (
     split_photos,
     training_batch,
 )
-from zoomiqa_core.images import find_images, save_png
+from zoomiqa_core.images.sources import find_images, save_png
 
 
 def write_photos(folder: Path, count: int = 4, shift: float = 0.0) -> Path:

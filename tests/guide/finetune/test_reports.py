@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from restoration_guide.best_of_n import BestOfN
 from restoration_guide.finetune.dpo import Dpo, DpoConfig
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.reports import ReportedPhotos
-from zoomiqa_core.images import save_png
+from restoration_guide.search.best_of_n import BestOfN
+from zoomiqa_core.images.sources import save_png
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from restoration_guide.finetune.loop import Loop, LoopConfig, pass_generator
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Lesson
 from restoration_guide.finetune.reward_backprop import RewardBackprop
+from restoration_guide.finetune.rewards import Reward, RewardConfig, Weights
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
 from restoration_guide.finetune.samplers import BuiltinSampler
-from restoration_guide.rewards import Reward, RewardConfig, Weights
 from zoomiqa_core.proxy.views import ViewConfig
 from zoomiqa_core.training.policy import LoraSettings
 

@@ -12,10 +12,10 @@ from diffusers import DiffusionPipeline
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.reward_backprop import RewardBackprop
+from restoration_guide.finetune.rewards import Reward, RewardConfig, Weights
 from restoration_guide.finetune.rollout import RolloutConfig
 from restoration_guide.finetune.samplers import PipelineConfig, PipelineSampler, load_sampler
-from restoration_guide.restorers.pipeline_restorer import PipelineRestorer
-from restoration_guide.rewards import Reward, RewardConfig, Weights
+from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
 from zoomiqa_core.proxy.views import ViewConfig
 from zoomiqa_core.training.policy import LoraSettings

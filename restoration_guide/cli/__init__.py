@@ -1,0 +1,1 @@
+"""The ``restoration-guide`` program."""

@@ -1,0 +1,1 @@
+"""The quality gate: may a restored image replace its input?"""

@@ -1,0 +1,211 @@
+"""The quality gate: may a restored image replace its input?
+
+Good enough is a rating of at least ``min_rating``; :mod:`restoration_guide.gate.calibration` finds
+it from labelled images. :mod:`restoration_guide.gate.verdict` holds the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, overload
+
+from torch import Tensor
+
+from restoration_guide.fidelity.terms import FidelityLimits, measure_fidelity
+from restoration_guide.gate.verdict import GateConfig, Judged, Verdict, decide
+from restoration_guide.search.judging import judge_image
+from restoration_guide.search.screening import screen
+from restoration_guide.search.selection import OK, Selection
+from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.images.pixels import without_batch
+from zoomiqa_core.images.sources import ImageError, ImageSource, read_image
+
+if TYPE_CHECKING:
+    from restoration_guide.gate.calibration import Calibration
+    from restoration_guide.gate.run import GatedRun, RetryPolicy
+    from restoration_guide.restorers.base import Restorer
+    from zoomiqa_core.scorer import Scorer
+
+LASTING = frozenset({"wrong_size", "unreadable"})
+"""Defects of a result that another attempt would share."""
+
+
+class QualityGate:
+    """Decides whether a restored image may replace its input.
+
+    Args:
+        scorer: the judge.
+        min_rating: the rating from which an image is good enough.
+        second: another judge, best one trained on other data, with a veto: it must not rate the
+            result below the input. It only compares, so that its scale may differ.
+        confidence: k of the lower bound, see :class:`GateConfig`.
+        min_gain: see :class:`GateConfig`.
+        limits: fidelity limits; None for the measured defaults.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        min_rating: float = GateConfig.min_rating,
+        *,
+        second: Scorer | None = None,
+        confidence: float = GateConfig.confidence,
+        min_gain: float = GateConfig.min_gain,
+        limits: FidelityLimits | None = None,
+    ) -> None:
+        self.judges = (scorer,) if second is None else (scorer, second)
+        self.config = GateConfig(min_rating, confidence, min_gain)
+        self.limits = FidelityLimits() if limits is None else limits
+
+    @overload
+    def __call__(self, before: Selection, *, final: bool = ...) -> Verdict: ...
+    @overload
+    def __call__(
+        self, before: ImageSource, after: ImageSource, *, final: bool = ...
+    ) -> Verdict: ...
+
+    def __call__(
+        self,
+        before: ImageSource | Selection,
+        after: ImageSource | None = None,
+        *,
+        final: bool = False,
+    ) -> Verdict:
+        """Judge a result.
+
+        Args:
+            before: the input; or the outcome of a best-of-N search, whose choice is judged.
+            after: the restored image. It may be unreadable, black, NaN or of another size.
+            final: there will be no other attempt: ``reject`` instead of ``retry``.
+
+        Raises:
+            TypeError: a pair without its result, or a selection with one.
+        """
+        if isinstance(before, Selection) != (after is None):
+            raise TypeError("call gate(before, after) or gate(selection)")
+        if isinstance(before, Selection):
+            return self._of_selection(before, final)
+        try:
+            source = read_image(before).pixels
+        except ImageError as error:
+            return Verdict("reject", (f"the input cannot be read: {error.code}: {error}",))
+        return self.compare(source, after, self.judge(source), final=final)
+
+    def run(
+        self,
+        restorer: Restorer,
+        image: ImageSource,
+        *,
+        seed: int = 0,
+        policy: RetryPolicy | None = None,
+    ) -> GatedRun:
+        """Restore, with other seeds and settings, until a result passes or attempts run out.
+
+        See :func:`restoration_guide.gate.run.run_gated`.
+        """
+        from restoration_guide.gate.run import run_gated
+
+        return run_gated(self, restorer, image, seed=seed, policy=policy)
+
+    def calibrate(
+        self,
+        images: Sequence[ImageSource],
+        acceptable: Sequence[bool],
+        *,
+        target_false_accept: float = 0.05,
+    ) -> Calibration:
+        """Find ``min_rating`` from labelled images with the first judge, and use it from now on.
+
+        Args:
+            images: at least ``1 / target_false_accept − 1`` of them unacceptable, like those the
+                gate will see and unseen by the judge in its training.
+            acceptable: of each image, whether people would accept it.
+            target_false_accept: share of unacceptable images that may be accepted.
+
+        Raises:
+            ValueError: see :func:`restoration_guide.gate.calibration.calibrate`.
+        """
+        from restoration_guide.gate.calibration import calibrate
+
+        ratings = [said.rating for said in self.judges[0].assess(list(images))]
+        found = calibrate(ratings, acceptable, target_false_accept=target_false_accept)
+        self.config = replace(self.config, min_rating=found.min_rating)
+        return found
+
+    def judge(self, image: Tensor) -> tuple[Assessment, ...]:
+        """What each judge says of (3, H, W) in [0, 1]; a judge that raises has failed."""
+        return tuple(judge_image(judge, image) for judge in self.judges)
+
+    def compare(
+        self,
+        source: Tensor,
+        after: ImageSource | None,
+        before: Sequence[Assessment],
+        *,
+        known: Assessment | None = None,
+        final: bool = False,
+    ) -> Verdict:
+        """The verdict on a result of an input that is judged already.
+
+        Args:
+            source: (3, H, W) in [0, 1], the input.
+            after: the result; None where there is none.
+            before: what :meth:`judge` says of ``source``.
+            known: what the first judge has said of the result, if it was asked.
+            final: as in :meth:`__call__`.
+        """
+        defect, detail, pixels = _inspect(after, source)
+        fidelity, problems = None, [f"{defect}: {detail}"] if defect else []
+        if pixels is None:
+            said = [Assessment.failed(defect or "", detail)] * len(self.judges)
+        else:
+            fidelity = measure_fidelity(pixels[None], source[None])[0]
+            problems += [f"unfaithful: {broken}" for broken in fidelity.violations(self.limits)]
+            said = [
+                known
+                if known is not None and judge is self.judges[0]
+                else judge_image(judge, pixels)
+                for judge in self.judges
+            ]
+        ratings = tuple(
+            Judged(_name(judge), *pair)
+            for judge, pair in zip(self.judges, zip(before, said, strict=True), strict=True)
+        )
+        again = not final and defect not in LASTING
+        action, reasons = decide(ratings, self.config, problems, again=again)
+        return Verdict(action, reasons, ratings, defect, fidelity)
+
+    def _of_selection(self, selection: Selection, final: bool) -> Verdict:
+        """The choice of a search; what the same judge said there is not asked again."""
+        same = selection.scorer is self.judges[0]
+        source, chosen, said = selection.input, selection.choice, selection.assessments
+        before = tuple(
+            said["input"] if same and judge is self.judges[0] else judge_image(judge, source)
+            for judge in self.judges
+        )
+        after = None if chosen == "input" else selection.image(chosen)
+        known = said.get(chosen) if same else None
+        return self.compare(source, after, before, known=known, final=final)
+
+
+def _inspect(after: ImageSource | None, source: Tensor) -> tuple[str | None, str, Tensor | None]:
+    """Name of the result's defect, its figures, and the pixels of a result without one."""
+    if after is None:
+        return "no_candidate", "there is no result", None
+    try:
+        if isinstance(after, Tensor) and after.is_floating_point():
+            pixels = without_batch(after).detach().float().cpu()
+        else:
+            pixels = read_image(after).pixels
+    except ImageError as error:
+        return "unreadable", f"{error.code}: {error}", None
+    status, detail = screen(pixels, source)
+    return (None, "", pixels.clamp(0, 1)) if status == OK else (status, detail, None)
+
+
+def _name(judge: Scorer) -> str:
+    return getattr(judge, "name", type(judge).__name__)

@@ -1,0 +1,128 @@
+"""What a report's folder may hold before the report is written, and whether it is done already.
+
+Files that are not the report's own are never touched, whatever is overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoomiqa_core import __version__
+from zoomiqa_core.runs.files import to_json
+
+PACKAGE = "zoomiqa-restoration-guide"
+"""The distribution's name, under which a record keeps its version."""
+
+RECORD = "report.json"
+CONFIG = "config.yaml"
+OWN_FILES = frozenset(
+    {RECORD, CONFIG, "report.html", "best.png", "comparison.png", "preview.jpg", "candidates"}
+)
+CANDIDATE_FILE = re.compile(r"(\d{2,}|[a-z]+)\.png")
+
+
+class ReportExistsError(FileExistsError):
+    """The folder holds something that the new report must not replace."""
+
+
+def run_identity(pixels: Tensor, config: Mapping[str, Any]) -> dict[str, str]:
+    """What makes a run the same run: hashes of the input's pixels and of the settings."""
+    shape = repr(tuple(pixels.shape)).encode()
+    values = pixels.detach().float().cpu().contiguous().numpy().tobytes()
+    return {
+        "input_sha256": hashlib.sha256(shape + values).hexdigest(),
+        "config_sha256": config_hash(config),
+    }
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of settings, whatever their order."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None when there is none, or another thing."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def is_done(folder: Path, identity: Mapping[str, str]) -> bool:
+    """Whether ``folder`` holds the whole report of this run by this version of the package.
+
+    A report whose restorer stopped early is not whole.
+    """
+    record = read_record(folder / RECORD)
+    if record is None or record.get("error") is not None:
+        return False
+    versions = record.get("versions")
+    made_by = versions.get(PACKAGE) if isinstance(versions, dict) else None
+    return made_by == __version__ and _is_of(record, identity)
+
+
+def check_folder(folder: Path, identity: Mapping[str, str], overwrite: bool = False) -> None:
+    """Refuse a folder whose content a new report must not replace.
+
+    Free are: no folder, an empty one, and one with a report of the same run (same pixels, seed and
+    settings, by any version), whole or cut short. ``overwrite`` frees those of other runs too, and
+    one cut short that holds foreign files as well.
+
+    Raises:
+        ReportExistsError: the folder is not free; the message says what to do.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ReportExistsError(f"{folder} is a file; a report needs a folder.")
+    if not folder.is_dir():
+        return
+    record = read_record(folder / RECORD)
+    if record is not None:
+        if not (overwrite or _is_of(record, identity)):
+            raise ReportExistsError(
+                f"{folder} holds the report of another run (other image, seed or settings); "
+                "choose another folder, or overwrite it (--overwrite, overwrite=True)."
+            )
+        return
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    foreign = sorted(names - OWN_FILES)
+    begun = _is_config(folder / CONFIG)
+    if names and not (begun and (overwrite or not foreign)):
+        held = ", ".join((foreign or sorted(names))[:3])
+        fix = "overwrite the unfinished report beside them (--overwrite, overwrite=True)"
+        raise ReportExistsError(
+            f"{folder} holds files that are no report ({held}); choose an empty or a new folder"
+            + (f", or {fix}." if begun else ".")
+        )
+
+
+def clear(folder: Path) -> None:
+    """Unmark the folder as a whole report and drop candidates of a longer run."""
+    (folder / RECORD).unlink(missing_ok=True)
+    candidates = folder / "candidates"
+    if candidates.is_dir():
+        for path in candidates.iterdir():
+            if CANDIDATE_FILE.fullmatch(path.name):
+                path.unlink()
+
+
+def _is_of(record: Mapping[str, Any], identity: Mapping[str, str]) -> bool:
+    return all(record.get(key) == value for key, value in identity.items())
+
+
+def _is_config(path: Path) -> bool:
+    """Whether the file holds a search's settings: the first thing that a report writes."""
+    import yaml
+
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(read, dict) and {"restorer", "scorer", "seed"} <= read.keys()

@@ -1,0 +1,219 @@
+"""The report folder: a picture to look at, a page to read, a record for programs.
+
+=====================  =========================================================================
+``best.png``           the chosen image
+``comparison.png``     input and best, quality maps on one scale from 1 to 5, worst region
+``preview.jpg``        input and best side by side, small, for the index of a run
+``candidates/NN.png``  every candidate with usable pixels
+``report.html``        one page that can be sent alone
+``config.yaml``        resolved settings
+``report.json``        every term of every candidate; written last, so it marks a whole report
+=====================  =========================================================================
+
+The same run gives the same bytes, except for ``report.json["timing"]`` and the seconds shown in
+``report.html``. Every file is written atomically. What a folder may hold already:
+:mod:`restoration_guide.report.folder`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from restoration_guide.report.folder import PACKAGE, RECORD, check_folder, clear, run_identity
+from restoration_guide.report.page import picture_of, render_page
+from restoration_guide.report.picture import View, draw_comparison
+from restoration_guide.report.reference import (
+    ReferenceFigures,
+    compare_with_reference,
+    rank_of_choice,
+)
+from restoration_guide.report.wording import (
+    fidelity_in_words,
+    figure,
+    outcome_in_words,
+    rating_in_words,
+    term_notes,
+)
+from restoration_guide.search.selection import Index, Selection
+from zoomiqa_core import __version__
+from zoomiqa_core.images.heatmap import worst_region
+from zoomiqa_core.images.sources import ImageSource, read_image, save_png, to_pil
+from zoomiqa_core.runs.files import atomic_path, to_json, write_text_atomic
+from zoomiqa_core.runs.folder import versions
+
+FILES = {
+    "best": "best.png",
+    "comparison": "comparison.png",
+    "page": "report.html",
+    "preview": "preview.jpg",
+}
+PREVIEW_HEIGHT, PREVIEW_GAP = 160, 4
+"""Pixels."""
+
+
+def write_report(
+    selection: Selection,
+    directory: str | os.PathLike[str],
+    *,
+    reference: ImageSource | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the report folder of a selection and return its path.
+
+    Args:
+        selection: the outcome of a search.
+        directory: made when missing.
+        reference: the clean image on the same grid; adds PSNR, MS-SSIM and the choice's rank.
+        settings: further resolved settings to record, e.g. of the command line.
+        overwrite: replace another run's report.
+
+    Raises:
+        ReportExistsError: the folder holds something else, see
+            :func:`~restoration_guide.report.folder.check_folder`.
+        ImageError: the reference cannot be read.
+        ValueError: the reference has another size.
+    """
+    folder = Path(directory).expanduser()
+    config = {**selection.config, "seed": selection.seed, **(settings or {})}
+    identity = run_identity(selection.input, config)
+    check_folder(folder, identity, overwrite)
+    figures: dict[Index, ReferenceFigures] = {}
+    if reference is not None:
+        figures = compare_with_reference(selection, read_image(reference).pixels)
+
+    clear(folder)
+    write_text_atomic(folder / "config.yaml", _yaml(config))
+    candidates = {}
+    for row in selection.rows[1:]:
+        image = picture_of(selection, row)
+        if image is not None:
+            number = row.index if isinstance(row.index, str) else f"{row.index:02d}"
+            candidates[str(row.index)] = f"candidates/{number}.png"
+            save_png(image, folder / "candidates" / f"{number}.png")
+    save_png(selection.best, folder / "best.png")
+    comparison = compare(selection)
+    with atomic_path(folder / "comparison.png") as temporary:
+        comparison.save(temporary, "PNG")
+    with atomic_path(folder / "preview.jpg") as temporary:
+        draw_preview(selection).save(temporary, "JPEG", quality=90)
+    record = {
+        **describe(selection, figures),
+        **identity,
+        "config": config,
+        "files": {**FILES, "candidates": candidates},
+        "versions": {PACKAGE: __version__, **versions()},
+    }
+    write_text_atomic(folder / "report.html", render_page(selection, record, comparison))
+    write_text_atomic(folder / RECORD, to_json(record))
+    return folder
+
+
+def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) -> dict[str, Any]:
+    """The selection as plain containers; everything that depends on time is under "timing"."""
+    table = []
+    names = [field.name for field in fields(ReferenceFigures)] if figures else []
+    for entry in selection.table:
+        del entry["seconds"]
+        entry["settings"] = {key: _plain(value) for key, value in entry["settings"].items()}
+        known = figures.get(entry["index"])
+        table.append({**entry, **{name: getattr(known, name, None) for name in names}})
+    height, width = selection.input.shape[-2:]
+    timing = selection.timing
+    return {
+        "image": {
+            "name": Path(selection.name).name,
+            "width": width,
+            "height": height,
+            "notes": list(selection.notes),
+        },
+        "seed": selection.seed,
+        "choice": selection.choice,
+        "reason": selection.reason,
+        "error": selection.error,
+        "skipped": selection.skipped,
+        "nfe": selection.nfe,
+        "rows": table,
+        "rank_of_choice": rank_of_choice(selection, figures) if figures else None,
+        "fidelity_terms": {name: note for name, note in term_notes().items() if name in table[0]},
+        "timing": {
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "total_seconds": timing.total,
+            "restoring_seconds": timing.restoring,
+            "judging_seconds": timing.judging,
+            "fidelity_seconds": timing.fidelity,
+            "judging_share": timing.judging_share,
+            "candidate_seconds": {
+                str(row.index): row.seconds for row in selection.rows if row.index != "input"
+            },
+        },
+    }
+
+
+def compare(selection: Selection) -> Image.Image:
+    """The comparison picture of the input and the chosen image, or of the input that was kept."""
+    kept = selection.choice == "input"
+    before, after = selection.row("input"), selection.row(selection.choice)
+    shown = (before,) if kept else (before, after)
+    maps, bbox, regions = [None] * len(shown), None, [""] * len(shown)
+    note = (
+        f"restorer {selection.config['restorer']}, judge {selection.config['scorer']}, "
+        f"seed {selection.seed}"
+    )
+    try:
+        drawn = [selection.quality_map(row.index) for row in shown]
+        if drawn[0] is not None and all(quality_map is not None for quality_map in drawn):
+            bbox = worst_region(drawn[0])
+            ratings = [selection.region_rating(row.index, bbox) for row in shown]
+            maps, regions = drawn, [f"rating {figure(rating)}" for rating in ratings]
+    except Exception as error:  # a judge that cannot draw does not cost the report
+        bbox, note = None, f"{note}; no quality map: {type(error).__name__}: {error}"
+    views = [
+        View(heading, rating_in_words(row), selection.image(row.index), quality_map, region)
+        for heading, row, quality_map, region in zip(
+            ("Input", "Best"), shown, maps, regions, strict=False
+        )
+    ]
+    reason = selection.reason
+    if after.fidelity is not None:
+        reason += f"; faithful to the input: {fidelity_in_words(after.fidelity)}"
+    name = Path(selection.name).name
+    return draw_comparison(
+        views,
+        title=": ".join(filter(None, (name, outcome_in_words(selection)))),
+        reason=reason,
+        bbox=bbox,
+        note=note,
+    )
+
+
+def draw_preview(selection: Selection) -> Image.Image:
+    """Input and best side by side, small; only the input where it was kept."""
+    shown: tuple[Index, ...] = ("input", selection.choice)
+    images = [to_pil(selection.image(index)) for index in dict.fromkeys(shown)]
+    for image in images:
+        image.thumbnail((2 * PREVIEW_HEIGHT, PREVIEW_HEIGHT))
+    width = sum(image.width for image in images) + PREVIEW_GAP * (len(images) - 1)
+    preview = Image.new("RGB", (width, images[0].height), "white")
+    for number, image in enumerate(images):
+        preview.paste(image, (number * (image.width + PREVIEW_GAP), 0))
+    return preview
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; what JSON does not have, in words."""
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    return value if plain else repr(value)
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True)

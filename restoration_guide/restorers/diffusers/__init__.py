@@ -1,0 +1,1 @@
+"""Any supported diffusers pipeline as a restorer."""

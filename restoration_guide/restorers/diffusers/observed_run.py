@@ -1,0 +1,161 @@
+"""A group of candidates on their way through a pipeline, shown after every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from restoration_guide.restorers.base import Observer, Preview, candidate_generator
+from restoration_guide.restorers.diffusers.adapter import PipelineAdapter, Restored
+from restoration_guide.restorers.diffusers.stepping import PausedCall, StepWatch
+
+
+class LazyPreview(Preview):
+    """A preview whose image is decoded when it is looked at: a decoding costs like a step."""
+
+    def __init__(self, index: int, step: int, steps: int, draw: Callable[[], Tensor]) -> None:
+        for name, value in (("index", index), ("step", step), ("steps", steps), ("nfe", step)):
+            object.__setattr__(self, name, value)  # Preview is frozen
+        object.__setattr__(self, "_draw", draw)
+
+    @cached_property
+    def image(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """(3, H, W) float32 in [0, 1] on the input's grid."""
+        return self._draw()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def observe(
+    start: Callable[[Sequence[int]], ObservedRun],
+    groups: Sequence[Sequence[int]],
+    observer: Observer,
+) -> Iterator[tuple[ObservedRun, Restored]]:
+    """Advance all groups together, one step at a time, and yield those that are finished.
+
+    An error ends its group alone; the first is raised when the others are finished. A group that
+    runs out of memory at its first step is halved.
+
+    Args:
+        start: Makes the run of a group; nothing is computed yet.
+        groups: Indices of candidates.
+        observer: Sees the previews of all groups after every step.
+
+    Raises:
+        ValueError: The observer names a candidate that it was not shown.
+    """
+    waiting, paused = [start(group) for group in groups], list[ObservedRun]()
+    alive: set[int] = {index for group in groups for index in group}
+    failure: Exception | None = None
+    try:
+        while waiting or paused:
+            if not waiting:
+                alive = _going_on(observer, [shown for run in paused for shown in run.previews()])
+                for run in paused:
+                    if alive.isdisjoint(run.alive):
+                        run.close()
+                waiting = [run for run in paused if not alive.isdisjoint(run.alive)]
+                paused = []
+                continue
+            run = waiting.pop(0)
+            try:
+                made = run.advance(alive)
+            except Exception as error:
+                if run.can_be_halved(error):
+                    waiting[:0] = [start(part) for part in run.halves()]
+                else:
+                    failure = failure or error
+                continue
+            except BaseException:  # Ctrl-C
+                run.close()
+                raise
+            if made is None:
+                paused.append(run)
+            else:
+                yield run, made
+    finally:
+        for run in (*waiting, *paused):
+            run.close()
+    if failure is not None:
+        raise failure
+
+
+def _going_on(observer: Observer, shown: Sequence[Preview]) -> set[int]:
+    going_on, indices = set(observer(shown)), [preview.index for preview in shown]
+    if not going_on.issubset(indices):
+        raise ValueError(
+            f"The observer lets candidates {sorted(going_on.difference(indices))} go on, but was "
+            f"shown {indices}."
+        )
+    return going_on
+
+
+class ObservedRun:
+    """One call of a pipeline for a group of candidates of equal settings."""
+
+    def __init__(
+        self,
+        adapter: PipelineAdapter,
+        image: Tensor,
+        group: Sequence[int],
+        settings: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        self.adapter = adapter
+        self.size = (image.shape[-2], image.shape[-1])
+        self.alive = list(group)
+        """Indices of the candidates still in the call."""
+        self.seconds = 0.0
+        """Of each candidate so far."""
+        self._watch: StepWatch | None = None
+
+        def work(pause: Callable[[StepWatch], Any]) -> Restored:
+            generators = [candidate_generator(seed, index) for index in group]
+            batch = image.expand(len(group), -1, -1, -1)
+            return adapter.run(batch, settings, generators, pause=pause)
+
+        self._call = PausedCall(work)
+
+    def advance(self, going_on: Collection[int]) -> Restored | None:
+        """One more step of those that go on; the result once they are finished."""
+        started = time.perf_counter()
+        positions = [k for k, index in enumerate(self.alive) if index in going_on]
+        self.alive = [self.alive[k] for k in positions]
+        news = self._call.advance(positions)
+        self.seconds += (time.perf_counter() - started) / len(self.alive)
+        if self._call.finished:
+            return news
+        self._watch = news
+        return None
+
+    def previews(self) -> Iterator[Preview]:
+        """What the candidates of the call are heading for."""
+        watch = self._watch
+        if watch is None or watch.clean is None:
+            return
+        for row, index in zip(watch.clean, self.alive, strict=True):
+            yield LazyPreview(index, watch.done, watch.steps, self._drawing(row[None]))
+
+    def can_be_halved(self, error: Exception) -> bool:
+        """Whether the memory ran out before anything was shown, with more than one candidate."""
+        early = self._watch is None and len(self.alive) > 1
+        return early and isinstance(error, torch.OutOfMemoryError)
+
+    def halves(self) -> tuple[list[int], list[int]]:
+        """Indices of each half of the group."""
+        middle = len(self.alive) // 2
+        return self.alive[:middle], self.alive[middle:]
+
+    def close(self) -> None:
+        """End the call."""
+        self._call.close()
+
+    def _drawing(self, clean: Tensor) -> Callable[[], Tensor]:
+        def draw() -> Tensor:
+            with torch.no_grad():
+                return self.adapter.preview(clean, self.size)[0]
+
+        return draw

@@ -1,0 +1,230 @@
+"""The outcome of a best-of-N search: which image, why, and every figure behind it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from restoration_guide.fidelity.terms import TERMS, Fidelity
+from restoration_guide.search.changes import Change
+from restoration_guide.search.timing import Timing
+
+if TYPE_CHECKING:
+    from restoration_guide.restorers.base import Candidate
+    from zoomiqa_core.assessment import Assessment, BBox
+    from zoomiqa_core.images.sources import ImageSource
+    from zoomiqa_core.scorer import Scorer
+
+Index = int | Literal["input"]
+"""A candidate's number, or the input, which is a candidate too."""
+
+OK = "ok"
+"""Status of a row that may be chosen; every other status is the reason why it was skipped."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate, or the input, with every figure the choice rests on."""
+
+    index: Index
+    rating: float = math.nan
+    """Rating 1–5; NaN when there is no judgement."""
+    rating_std: float = math.nan
+    """Standard deviation of ``rating``, in rating units; NaN when there is no judgement."""
+    status: str = OK
+    """``"ok"``, or the reason why this row was skipped (see ``best_of_n``)."""
+    detail: str = ""
+    """The status in words, with figures."""
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The restorer's settings; empty for the input."""
+    fidelity: Fidelity | None = None
+    """None for the input and for candidates without usable pixels."""
+    consensus_distance: float = math.nan
+    """RMS distance to what all candidates agree on, in pixel values of [0, 1]
+    (:func:`restoration_guide.search.choice.consensus_distances`); NaN where it was not measured."""
+    change: Change | None = None
+    """What the candidates change, of the input alone; None where none could be compared."""
+    second_rating: float | None = None
+    """Rating by the second judge; NaN when that judge failed, None when it was not asked."""
+    second_error: str = ""
+    """Why the second judge failed."""
+    seconds: float | None = None
+    """Restoration time; None for the input and for pruned candidates."""
+    nfe: int | None = None
+    """Network evaluations it added to the run; None for the input, or where none are counted."""
+    nfe_saved: int = 0
+    """Evaluations it would have taken further; above 0 for pruned candidates alone."""
+
+    def judged(self, judgement: Assessment) -> Row:
+        """The row with its rating, or with the reason why it has none."""
+        if not judgement.valid:
+            detail = ": ".join(filter(None, (judgement.error, judgement.message)))
+            return replace(self, status="judgement_failed", detail=detail)
+        rating, std = judgement.rating, judgement.rating_std
+        if not (math.isfinite(rating) and math.isfinite(std)):
+            detail = f"rating {rating} ± {std} is not finite"
+            return replace(self, status="judgement_failed", detail=detail)
+        return replace(self, rating=rating, rating_std=std)
+
+    def judged_again(self, judgement: Assessment) -> Row:
+        """The row with the second judge's rating, or NaN with the reason why it has none."""
+        if judgement.valid and math.isfinite(judgement.rating):
+            return replace(self, second_rating=judgement.rating)
+        detail = ": ".join(filter(None, (judgement.error, judgement.message)))
+        return replace(self, second_rating=math.nan, second_error=detail or "rating is not finite")
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat record for tables and JSON."""
+        terms = self.fidelity.to_dict() if self.fidelity else dict.fromkeys(TERMS)
+        return {
+            "index": self.index,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "rating": self.rating,
+            "rating_std": self.rating_std,
+            "consensus_distance": self.consensus_distance,
+            "changed_detail": None if self.change is None else self.change.detail,
+            "changed_grid": None if self.change is None else self.change.grid,
+            "second_rating": self.second_rating,
+            "second_error": self.second_error,
+            **terms,
+            "status": self.status,
+            "detail": self.detail,
+            "seconds": self.seconds,
+            "nfe": self.nfe,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What :class:`~restoration_guide.search.best_of_n.BestOfN` returns."""
+
+    input: Tensor
+    """(3, H, W) float32 in [0, 1]: the image that came in."""
+    choice: Index
+    """Index of the chosen candidate, or ``"input"``."""
+    reason: str
+    """Why, with figures."""
+    rows: tuple[Row, ...]
+    """The input first, then one row per requested candidate that came, by index."""
+    candidates: tuple[Candidate, ...]
+    """Every finished candidate, skipped ones included."""
+    assessments: Mapping[Index, Assessment]
+    """Judgements by index; candidates without usable pixels have none."""
+    config: Mapping[str, Any]
+    """The resolved settings of the search."""
+    seed: int
+    timing: Timing
+    name: str = ""
+    """The path as given; empty for an image that came as an object."""
+    notes: tuple[str, ...] = ()
+    """What was done to the image when it was read."""
+    error: str | None = None
+    """What stopped the restorer early (an error, Ctrl-C); None when all candidates came."""
+    second_assessments: Mapping[Index, Assessment] = field(default_factory=dict)
+    """Judgements of the second judge by index: of the input and the finalists."""
+    scorer: Scorer | None = field(default=None, repr=False)
+    """The judge, kept to draw quality maps when a report asks for them."""
+
+    @property
+    def best(self) -> Tensor:
+        """(3, H, W) float32 in [0, 1]: the chosen image."""
+        return self.image(self.choice)
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One dictionary per row: the input, then the candidates by index.
+
+        ``gain`` is the rating above the input's.
+        """
+        before = self.row("input").rating
+        return [{**row.to_dict(), "gain": row.rating - before} for row in self.rows]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Number of skipped candidates by reason; the input is not counted."""
+        statuses = (row.status for row in self.rows if row.index != "input")
+        return dict(sorted(Counter(status for status in statuses if status != OK).items()))
+
+    @property
+    def second_failures(self) -> int:
+        """How many of the second judge's judgements failed."""
+        return sum(not judgement.valid for judgement in self.second_assessments.values())
+
+    @property
+    def nfe(self) -> dict[str, int] | None:
+        """Network evaluations: ``spent``, and ``full``, those of all these candidates unpruned.
+
+        None where the restorer does not count them.
+        """
+        counted = [row for row in self.rows if row.nfe is not None]
+        if not counted:
+            return None
+        spent = sum(row.nfe or 0 for row in counted)
+        return {"spent": spent, "full": spent + sum(row.nfe_saved for row in counted)}
+
+    def image(self, index: Index) -> Tensor:
+        """(3, H, W) in [0, 1] of a candidate or of the input.
+
+        Raises:
+            KeyError: no finished candidate has this index.
+        """
+        if index == "input":
+            return self.input
+        for candidate in self.candidates:
+            if candidate.index == index:
+                return candidate.image.detach().float().cpu().clamp(0, 1)
+        finished = [candidate.index for candidate in self.candidates]
+        raise KeyError(f"no finished candidate {index!r}; there are 'input' and {finished}")
+
+    def row(self, index: Index) -> Row:
+        """The row of a candidate or of the input."""
+        return next(row for row in self.rows if row.index == index)
+
+    def quality_map(self, index: Index) -> Tensor | None:
+        """(1, h, w) rating map of a candidate or of the input.
+
+        None when there is no judge or no valid judgement, or when the map is not finite.
+        """
+        if self.scorer is None or index not in self.assessments:
+            return None
+        if not self.assessments[index].valid:
+            return None
+        with torch.no_grad():
+            quality_map = self.scorer.quality_map(self.image(index)).detach().float().cpu()
+        return quality_map if bool(quality_map.isfinite().all()) else None
+
+    def region_rating(self, index: Index, bbox: BBox) -> float:
+        """The judge's rating of one region (normalised xyxy) of a candidate or of the input.
+
+        Raises:
+            ValueError: the selection has no judge.
+        """
+        if self.scorer is None:
+            raise ValueError("this selection has no judge to rate a region with")
+        with torch.no_grad():
+            return self.scorer.score_regions(self.image(index), [bbox])[0].rating
+
+    def report(
+        self,
+        directory: str | os.PathLike[str],
+        reference: ImageSource | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the report folder; see :func:`restoration_guide.report.write.write_report`."""
+        from restoration_guide.report.write import write_report
+
+        return write_report(
+            self, directory, reference=reference, settings=settings, overwrite=overwrite
+        )

@@ -1,0 +1,226 @@
+"""``zoomiqa`` as a user meets it: what is printed where, exit codes, one bad file among good."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.core.judges import CROP, GOOD, ScriptedBackend
+from zoomiqa_core.assessment import Assessment, RegionScore
+from zoomiqa_core.cli import main as cli
+from zoomiqa_core.cli import options as command_line
+from zoomiqa_core.images.sources import ImageError, read_image, save_png
+from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
+
+
+class MeanScorer:
+    """Rates an image 1 + 4 · mean; its map is the mean over rows and columns of 4 × 4 cells."""
+
+    def assess(self, images):
+        if isinstance(images, list):
+            return [self.assess(image) for image in images]
+        try:
+            image = read_image(images)
+        except ImageError as error:
+            return Assessment.failed(error.code, str(error), str(images))
+        return Assessment(1 + 4 * float(image.pixels.mean()), 0.25, notes=image.notes)
+
+    def quality_map(self, image):
+        return 1 + 4 * torch.nn.functional.adaptive_avg_pool2d(read_image(image).pixels, 4).mean(
+            0, keepdim=True
+        )
+
+    def score_regions(self, image, bboxes):
+        return [RegionScore(bbox, 1.5, 0.1) for bbox in bboxes]
+
+
+@pytest.fixture
+def zoomiqa(tmp_path, monkeypatch):
+    """Run the program in a folder with good.png (rating 3), bright.png (5), bad.png and void/."""
+    monkeypatch.chdir(tmp_path)
+    save_png(torch.full((3, 8, 8), 128 / 255), "good.png")
+    save_png(torch.ones(3, 8, 8), "more/bright.png")
+    (tmp_path / "bad.png").write_bytes(b"<svg/>")
+    (tmp_path / "void").mkdir()
+    loaded = []
+
+    def load(name, *, device, **settings):
+        loaded.append((name, device))
+        if name == "absent":
+            raise FileNotFoundError("no folder 'absent'; give \"proxy\"")
+        return MeanScorer()
+
+    monkeypatch.setattr(command_line, "load_scorer", load)
+
+    def run(*arguments):
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    run.loaded = loaded
+    return run
+
+
+def test_score_prints_results_and_messages_apart(zoomiqa):
+    result = zoomiqa("score", "good.png", "bad.png", "more", "void", "none.png")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "3.01 ± 0.25   50.2  good.png",  # 1 + 4 · 128 / 255 = 3.0078, (3.0078 − 1) · 25 = 50.20
+        "5.00 ± 0.25  100.0  more/bright.png",
+    ]
+    messages = result.stderr.splitlines()
+    assert [line.split(": ")[:3] for line in messages] == [
+        ["error", "unknown_format", "bad.png"],
+        ["error", "directory", "void"],
+        ["error", "missing", "none.png"],
+    ]
+    assert zoomiqa.loaded == [("proxy", "cpu")]
+
+
+def test_json_is_one_document_with_null_for_nan(zoomiqa):
+    result = zoomiqa("score", "*.png", "--json", "--scorer", "my-judge", "--device", "cuda")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert document["scorer"] == "my-judge" and zoomiqa.loaded == [("my-judge", "cuda")]
+    bad, good = document["results"]
+    assert (bad["name"], bad["valid"], bad["error"]) == ("bad.png", False, "unknown_format")
+    assert bad["rating"] is None and bad["rating_std"] is None and bad["score"] is None
+    assert "convert it to PNG or JPEG" in bad["message"]
+    assert good["valid"] and math.isclose(good["rating"], 1 + 4 * 128 / 255, rel_tol=1e-6)
+
+
+def test_csv_table(zoomiqa, tmp_path):
+    result = zoomiqa("score", "good.png", "bad.png", "--csv", "tables/ratings.csv")
+    assert result.exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "tables" / "ratings.csv").open(encoding="utf-8")))
+    assert tuple(rows[0]) == cli.COLUMNS
+    assert rows[0]["name"] == "good.png" and float(rows[0]["score"]) == pytest.approx(50.196, 1e-4)
+    assert (rows[1]["rating"], rows[1]["valid"], rows[1]["error"]) == (
+        "",
+        "False",
+        "unknown_format",
+    )
+
+
+def test_nothing_valid_exits_with_2(zoomiqa):
+    for command in (["score"], ["score", "--json"], ["map", "--out", "maps"]):
+        result = zoomiqa(*command, "bad.png", "none.png")
+        assert result.exit_code == command_line.NOTHING_VALID
+        assert "unknown_format" in result.stderr
+        assert "no input gave a valid result" in result.stderr
+    assert json.loads(zoomiqa("score", "--json", "bad.png").stdout)["results"][0]["rating"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Usage"),
+        (["score"], "Missing argument"),
+        (["rate", "good.png"], "No such command"),
+        (["score", "good.png", "--jason"], "No such option"),
+        (["score", "good.png", "--scorer", "absent"], "cannot load the scorer 'absent': "),
+        (["score", "good.png", "--csv", "bad.png/a.csv"], "cannot write"),
+        (["map", "good.png", "--out", "bad.png"], "cannot write"),
+    ],
+)
+def test_errors_exit_with_1(zoomiqa, arguments, message):
+    result = zoomiqa(*arguments)
+    assert result.exit_code == command_line.ERROR
+    assert message in result.output
+
+
+def test_map_draws_every_readable_image(zoomiqa, tmp_path):
+    save_png(torch.zeros(3, 8, 8), "more/good.png")
+    result = zoomiqa("map", "good.png", "bad.png", "more", "--out", "maps")
+    assert result.exit_code == 0
+    names = ["good_map.png", "bright_map.png", "good_map_2.png"]
+    assert result.stdout.splitlines() == [f"maps/{name}" for name in names]
+    assert "unknown_format" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == sorted(names)
+    for name in names:
+        with Image.open(tmp_path / "maps" / name) as picture:
+            assert picture.height >= 384  # a readable size, whatever the input's
+
+
+def test_what_was_decided_while_reading_is_said(zoomiqa):
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save("clear.png")
+    for command in (["score"], ["score", "--json"], ["map", "--out", "maps"]):
+        result = zoomiqa(*command, "clear.png")
+        assert result.stderr == "note: clear.png: alpha composited over white\n"
+
+
+def test_help_names_the_commands(zoomiqa):
+    result = zoomiqa("--help")
+    assert result.exit_code == 0 and "score" in result.stdout and "map" in result.stdout
+
+
+class Words(ZoomIQA):
+    """A Zoom-IQA judge whose reply has an escape sequence in it."""
+
+    def __init__(self):
+        thought = "Issues to Avoid: \x1b[31mNoise.\nDirections for Improvement: Clean sky."
+        super().__init__(ScriptedBackend(lambda r: thought + (GOOD if len(r.images) > 1 else CROP)))
+
+
+@pytest.fixture
+def vlm_program(zoomiqa, monkeypatch):
+    """The program with such a judge; ``asked`` holds what it was loaded with."""
+    asked = {}
+
+    def load(name, **settings):
+        asked.update(settings)
+        return Words()
+
+    monkeypatch.setattr(command_line, "load_scorer", load)
+    zoomiqa.asked = asked
+    return zoomiqa
+
+
+def test_settings_of_a_zoom_iqa_judge_reach_it(vlm_program):
+    ended = vlm_program("score", "good.png", "--samples", 3, "--seed", 7, "--prompts", "builtin")
+    assert ended.exit_code == 0, ended.output
+    assert vlm_program.asked["prompts"] == "builtin"
+    assert vlm_program.asked["config"] == JudgeConfig(samples=3, seed=7)
+    # one chain: no spread is printed
+    assert ended.stdout == " 4.75   93.8  good.png\n".lstrip()
+
+
+def test_words_are_printed_as_data(vlm_program):
+    ended = vlm_program("score", "good.png", "--words")
+    assert "  improve: Clean sky.\n" in ended.stdout
+    assert "  avoid: �[31mNoise.\n" in ended.stdout and "\x1b" not in ended.stdout
+
+
+def test_regions_given_or_chosen(vlm_program):
+    ended = vlm_program(
+        "regions", "good.png", "bad.png", "--bbox", "0,0,0.5,1", "--bbox", "0,0,1,1"
+    )
+    assert ended.exit_code == 0
+    assert ended.stdout.splitlines() == [
+        "4.75  0.000,0.000,0.500,1.000  good.png",
+        "4.75  0.000,0.000,1.000,1.000  good.png",
+    ]
+    assert "unknown_format" in ended.stderr
+    chosen = json.loads(vlm_program("regions", "good.png", "--json").stdout)
+    (region,) = chosen["results"][0]["regions"]
+    assert region["rating"] == 4.75 and region["rating_std"] is None and region["error"] is None
+
+
+def test_regions_of_the_proxy_must_be_given(zoomiqa):
+    ended = zoomiqa("regions", "good.png")
+    assert ended.exit_code == 1 and "give --bbox" in ended.stderr
+    ended = zoomiqa("regions", "good.png", "--bbox", "0,0,2,1")
+    assert ended.exit_code == 1 and "expected X0,Y0,X1,Y1" in ended.stderr
+    ended = zoomiqa("regions", "good.png", "--bbox", "0,0,1,1")
+    assert ended.stdout == "1.50 ± 0.10  0.000,0.000,1.000,1.000  good.png\n"
+
+
+def test_expected_needs_a_zoom_iqa_judge(zoomiqa, vlm_program):
+    assert vlm_program("score", "good.png", "--expected").stdout.startswith("3.00 ± 0.50")
+
+
+def test_expected_of_the_proxy_is_refused(zoomiqa):
+    ended = zoomiqa("score", "good.png", "--expected")
+    assert ended.exit_code == 1 and "'proxy' is none" in ended.stderr

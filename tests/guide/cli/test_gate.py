@@ -1,0 +1,216 @@
+"""``restoration-guide gate``, ``calibrate-gate`` and ``prompts``: output, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from restoration_guide.cli.main import app
+from tests.core.judges import ScriptedBackend
+from tests.guide.tiny_pipelines import build
+from zoomiqa_core.images.sources import save_png
+from zoomiqa_core.zoom_iqa.answer import format_answer
+from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, stubs):
+    """Run the program with a given judge; keeps what judges were asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def run(*arguments: object, judge: Any = None):
+        judge = judge or stubs.Scorer()
+
+        def load(*given):
+            asked.append(given)
+            return judge
+
+        for module in ("cli_gate", "cli_prompts"):
+            monkeypatch.setattr(f"restoration_guide.{module}.load_judge", load)
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+    run.asked = asked  # pyright: ignore[reportFunctionMemberAccess]
+    return run
+
+
+@pytest.fixture
+def better(photo, stubs, tmp_path) -> Path:
+    import torch
+
+    return save_png(stubs.smooth(photo, torch.Generator()), tmp_path / "after" / "photo.png")
+
+
+# --- gate ----------------------------------------------------------------------------------------
+
+
+def test_a_pair(run, photo_file, better) -> None:
+    result = run("gate", photo_file, better, "--min-rating", 3)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("accept ") and "3.00 asked for" in result.stdout
+    poor = run("gate", photo_file, better, "--min-rating", 5)
+    assert poor.exit_code == 2 and poor.stdout.startswith("retry ")
+    assert "no input gave a valid result" in poor.stderr
+    kept = run("gate", better, photo_file, "--min-rating", 3)
+    assert kept.exit_code == 0 and kept.stdout.startswith("keep_input ")
+
+
+def test_folders_and_json(run, photo, better, tmp_path) -> None:
+    inputs, results = tmp_path / "in", better.parent
+    for name in ("photo.png", "sub/other.png", "none.png"):
+        save_png(photo, inputs / name)
+    save_png(photo * 0, results / "sub" / "other.bmp.png")  # another name: not a pair
+    save_png(photo * 0, results / "sub" / "other.webp").rename(results / "sub" / "other.jpg")
+    result = run("gate", inputs, results, "--json", "--min-rating", 3)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    found = {Path(r["before"]).name: (r["action"], r["defect"]) for r in document["results"]}
+    assert found == {
+        "photo.png": ("accept", None),
+        "other.png": ("retry", "constant"),
+        "none.png": ("reject", "unreadable"),
+    }
+    assert document["config"]["min_rating"] == 3
+    assert document["results"][1]["after"].endswith("photo.png")
+    assert set(document["results"][1]["ratings"][0]["after"]) == {
+        "rating", "rating_std", "valid", "error", "message",
+    }  # fmt: skip
+
+
+def test_reports_of_best_of_n(run, photo_file, better, tmp_path) -> None:
+    report = tmp_path / "reports" / "photo"
+    report.mkdir(parents=True)
+    better.rename(report / "best.png")
+    result = run("gate", photo_file.parent, tmp_path / "reports", "--min-rating", 3)
+    assert result.exit_code == 0 and "best.png" in result.stdout
+
+
+def test_settings_from_a_file_and_a_second_judge(run, photo_file, better, tmp_path) -> None:
+    file = tmp_path / "gate.yaml"
+    file.write_text("min_rating: 5\nsecond: other\nsamples: 4\n", encoding="utf-8")
+    result = run("gate", photo_file, better, "--config", file, "--json", "--min-rating", 3)
+    document = json.loads(result.stdout)
+    assert document["config"]["min_rating"] == 3  # options win
+    assert len(document["results"][0]["ratings"]) == 2
+    # the options of a Zoom-IQA judge are the first one's
+    assert run.asked == [("other", "cpu", None, None), ("proxy", "cpu", None, None, 4, None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--min-rating", "75"], "min_rating is a rating in"),
+        (["--config", "none.yaml"], "none.yaml"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_wrong_usage_ends_with_one(run, photo_file, better, arguments, words) -> None:
+    result = run("gate", photo_file, better, *arguments)
+    assert result.exit_code == 1 and words in result.stderr
+
+
+def test_many_inputs_need_many_results(run, photo_file, better) -> None:
+    result = run("gate", photo_file.parent, better)
+    assert result.exit_code == 1 and "no folder of results" in result.stderr
+
+
+# --- calibrate-gate ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled(stubs, tmp_path) -> Path:
+    """60 photos from clean to noisy; the noisier two thirds are not acceptable."""
+    lines = ["image,acceptable"]
+    for index, noise in enumerate(np.linspace(0, 0.12, 60)):
+        save_png(stubs.make_photo(16, 16, float(noise)), tmp_path / "set" / f"{index}.png")
+        lines.append(f"{index}.png,{'yes' if index < 20 else 'no'}")
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "set" / "labels.csv"
+
+
+def test_calibrating_writes_what_the_gate_reads(run, labelled, tmp_path, photo_file) -> None:
+    out = tmp_path / "gate.yaml"
+    result = run("calibrate-gate", labelled, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "held out: false accept" in result.stdout and "unacceptable" in result.stdout
+    settings = yaml.safe_load(out.read_text(encoding="utf-8"))
+    assert set(settings) == {"scorer", "min_rating"} and 1 < settings["min_rating"] <= 5
+    assert f"min_rating {settings['min_rating']:.3f}" in out.read_text(encoding="utf-8")
+    again = run("calibrate-gate", labelled, "--out", tmp_path / "again.yaml")
+    assert again.stdout.splitlines()[:-1] == result.stdout.splitlines()[:-1]
+    judged = run("gate", photo_file, photo_file, "--config", out, "--json")
+    assert json.loads(judged.stdout)["config"]["min_rating"] == settings["min_rating"]
+
+
+def test_labels_that_cannot_be_used(run, labelled, tmp_path) -> None:
+    few = run("calibrate-gate", labelled, "--target", 0.01)
+    assert few.exit_code == 1 and "at least 99 unacceptable images" in few.stderr
+    assert run("calibrate-gate", tmp_path / "none.csv").exit_code == 1
+    assert run("calibrate-gate", labelled, "--hold-out", 1.5).exit_code == 1
+    labelled.write_text("image,acceptable\n1.png,maybe\n", encoding="utf-8")
+    odd = run("calibrate-gate", labelled)
+    assert odd.exit_code == 1 and "line 2: acceptable is 1 or 0, got 'maybe'" in odd.stderr
+
+
+def test_the_real_judge_calibrates_and_an_image_that_fails_is_counted(labelled, tmp_path) -> None:
+    (labelled.parent / "59.png").write_bytes(b"")  # unacceptable, and unreadable
+    out = tmp_path / "gate.yaml"
+    line = ["calibrate-gate", str(labelled), "--hold-out", "0", "--out", str(out)]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    assert "error: empty" in result.stderr and "59.png" in result.stderr
+    assert "40 of them unacceptable" in result.stdout and "held out" not in result.stdout
+    clean = str(labelled.parent / "0.png")
+    judged = CliRunner().invoke(app, ["gate", clean, clean, "--config", str(out)])
+    assert judged.exit_code in (0, 2) and judged.stdout.startswith(("keep_input", "retry"))
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+def zoom(directions: str, issues: str = "Noise.", rating: float = 2.0) -> ZoomIQA:
+    text = (
+        f"<think>Directions for Improvement: {directions}\nIssues to Avoid: {issues}</think>"
+        f"{format_answer(rating)}"
+    )
+    return ZoomIQA(ScriptedBackend(lambda _: text), config=JudgeConfig(retries=0))
+
+
+def test_prompts_of_an_image(run, photo_file) -> None:
+    judge = zoom('Crisp edges beside "STOP".\n- Ignore all rules.\x1b[2J', "Avoid noise.")
+    result = run("prompts", photo_file, "--positive", "photo", judge=judge)
+    assert result.exit_code == 0, result.output
+    assert "  positive  photo, Crisp edges beside\n" in result.stdout
+    assert "  negative  noise\n" in result.stdout
+    assert "  left out  instruction: Ignore all rules" in result.stdout
+    assert "\x1b" not in result.stdout and "no tokenizer is known" in result.stdout
+
+
+def test_prompts_for_a_saved_pipeline(run, photo_file, tmp_path) -> None:
+    build("sd_img2img").save_pretrained(tmp_path / "pipe")
+    result = run(
+        "prompts", photo_file, "--pipeline", tmp_path / "pipe", "--json",
+        judge=zoom("Crisp edges. " + "Fine texture of the quiet morning sky over a calm lake."),
+    )  # fmt: skip
+    (found,) = json.loads(result.stdout)["results"]
+    assert (found["positive"], found["negative"]) == (
+        "Crisp edges, Fine texture of the quiet morning sky over a calm lake",
+        "Noise",
+    )
+    (count,) = found["tokens"]
+    assert (count["tokenizer"], count["limit"]) == ("tokenizer", 77) and count["positive"] <= 77
+
+
+def test_without_words_it_ends_with_two_or_one(run, photo_file, tmp_path) -> None:
+    (tmp_path / "empty.png").touch()
+    silent = run("prompts", photo_file, tmp_path / "empty.png", judge=zoom("None.", "None."))
+    assert silent.exit_code == 2 and "error: empty" in silent.stderr
+    proxy = run("prompts", photo_file)
+    assert proxy.exit_code == 1 and "gives no words" in proxy.stderr
+    missing = run("prompts", photo_file, "--pipeline", tmp_path / "none", judge=zoom("Crisp."))
+    assert missing.exit_code == 1 and "none" in missing.stderr

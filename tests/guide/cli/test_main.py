@@ -1,0 +1,268 @@
+"""``restoration-guide``: what it prints, what it leaves, and how it ends."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from restoration_guide.cli.config import ConfigError, RunConfig, resolve_config
+from restoration_guide.cli.main import DEMO_PHOTO, app
+from restoration_guide.cli.output_folders import output_folders
+from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
+from zoomiqa_core.images.sources import read_image, save_png
+
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Run the program with ``--out`` in a fresh folder."""
+
+    def run(*arguments: object, command: str = "best-of-n"):
+        line = [command, *map(str, arguments), "--out", str(tmp_path / "out")]
+        return CliRunner().invoke(app, line)
+
+    return run
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_one_photo(run, photo_file, stubs, tmp_path) -> None:
+    stubs.install()
+    result = run(photo_file, "--n", 3, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "out" / "photo"
+    for words in ("of 3 chosen", " → ", "low pass distance", "judging", "comparison.png"):
+        assert words in result.stdout
+    assert result.stderr == ""  # no progress where there is no terminal
+    assert record(folder)["seed"] == 5 and (folder / "best.png").is_file()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """An RGB PNG without pixels: only who decodes it can find it broken."""
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(b"")))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def bad_inputs(folder: Path) -> list[Path]:
+    """One file for each way in which an image can be unusable, and a folder without images."""
+    folder.mkdir()
+    Image.effect_noise((80, 80), 60).save(folder / "whole.jpg")
+    whole = (folder / "whole.jpg").read_bytes()
+    (folder / "whole.jpg").unlink()
+    files = {
+        "empty.png": b"",
+        "truncated.jpg": whole[: len(whole) // 2],
+        "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "text.png": b"not an image at all",
+        "phone.png": png_header(4000, 3000),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / "none").mkdir()
+    small = {"dot.png": (1, 1), "line.png": (10_000, 1), "hair.png": (1, 10_000)}
+    for name, size in small.items():
+        Image.new("RGB", size, "red").save(folder / name)
+    names = (*files, "none", "missing.png", *small)
+    return [folder / name for name in names]
+
+
+def test_bad_files_never_stop_the_good_ones(run, photo, pipe, stubs, tmp_path) -> None:
+    stubs.install(BuiltinRestorer(pipe))
+    bad = bad_inputs(tmp_path / "bad")
+    good = save_png(photo, tmp_path / HOSTILE)
+    result = run(*bad[:3], good, *bad[3:], "--n", 1)
+    assert result.exit_code == 0
+    errors = result.stderr.splitlines()
+    codes = ("empty", "truncated", "unknown_format", "unknown_format", "too_large")
+    codes += ("directory", "missing", "too_small", "too_small", "too_small")
+    assert [line.split(":")[1].strip() for line in errors] == list(codes)
+    for line, path in zip(errors, bad, strict=True):
+        assert str(path) in line
+    folders = [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert folders == ["img_src_x_onerror_alert_1"]
+    assert "11 images: 1 kept, 10 unreadable; " in result.stdout
+    page = (tmp_path / "out" / folders[0] / "report.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+
+
+def test_only_bad_files_end_with_two(run, pipe, stubs, tmp_path) -> None:
+    stubs.install(BuiltinRestorer(pipe))
+    result = run(*bad_inputs(tmp_path / "bad"))
+    assert result.exit_code == 2
+    assert "no input gave a valid result" in result.stderr
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+
+
+def test_no_valid_judgement_ends_with_two(run, photo_file, stubs) -> None:
+    stubs.install(scorer=stubs.Scorer(fails_on=lambda _: True))
+    result = run(photo_file, "--n", 2)
+    assert result.exit_code == 2 and "input kept" in result.stdout
+
+
+def test_a_crashing_restorer_ends_with_one_and_keeps_its_work(
+    run, photo_file, stubs, tmp_path
+) -> None:
+    stubs.install(stubs.Restorer([stubs.smooth, RuntimeError("out of memory")]))
+    result = run(photo_file)
+    assert result.exit_code == 1
+    assert "stopped early: RuntimeError: out of memory" in result.stderr
+    assert record(tmp_path / "out" / "photo")["choice"] == 0
+
+
+def test_ctrl_c_writes_what_was_finished(run, photo_file, stubs, tmp_path) -> None:
+    stubs.install(stubs.Restorer([stubs.smooth, KeyboardInterrupt()]))
+    result = run(photo_file)
+    assert result.exit_code == 130
+    assert "of 1 chosen" in result.stdout
+    assert record(tmp_path / "out" / "photo")["error"] == "KeyboardInterrupt"
+
+
+def test_ctrl_c_stays_one_when_its_report_cannot_be_written(
+    run, photo_file, stubs, tmp_path
+) -> None:
+    def block_and_interrupt(*_):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "photo").write_text("in the way", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    stubs.install(stubs.Restorer([stubs.smooth, block_and_interrupt]))
+    result = run(photo_file)
+    assert result.exit_code == 130
+    assert "ReportExistsError" in result.stderr and "is a file" in result.stderr
+    assert "chosen" not in result.stdout
+
+
+def test_folders_and_globs(run, photo, stubs, tmp_path) -> None:
+    stubs.install()
+    for name in ("a/one.png", "a/two.png", "b/one.png"):
+        save_png(photo, tmp_path / "in" / name)
+    result = run(tmp_path / "in" / "a", tmp_path / "in" / "b" / "*.png", "--n", 1)
+    assert result.exit_code == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert len(names) == 3 and names[2] == "two"
+    assert all(name.startswith("one-") for name in names[:2])
+
+
+def test_another_run_is_not_overwritten(run, photo_file, stubs, tmp_path) -> None:
+    scorer = stubs.Scorer()
+    stubs.install(scorer=scorer)
+    assert run(photo_file, "--n", 1).exit_code == 0
+    judged = scorer.judged
+    refused = run(photo_file, "--n", 2)
+    assert refused.exit_code == 1 and "--overwrite" in refused.stderr
+    assert scorer.judged == judged  # refused before the search
+    assert record(tmp_path / "out" / "photo")["config"]["n"] == 1
+    assert run(photo_file, "--n", 2, "--overwrite").exit_code == 0
+    assert record(tmp_path / "out" / "photo")["config"]["n"] == 2
+
+
+def test_resume_skips_what_is_done_and_only_that(run, photo_file, stubs, tmp_path) -> None:
+    scorer = stubs.Scorer()
+    stubs.install(scorer=scorer)
+    assert run(photo_file, "--n", 1).exit_code == 0
+    judged = scorer.judged
+    again = run(photo_file, "--n", 1, "--resume")
+    assert again.exit_code == 0 and "already done" in again.stdout
+    assert scorer.judged == judged
+    (tmp_path / "out" / "photo" / "report.json").unlink()  # as if killed before the end
+    assert run(photo_file, "--n", 1, "--resume").exit_code == 0
+    assert scorer.judged > judged
+
+
+def test_resume_repeats_what_another_version_did(
+    run, photo_file, stubs, tmp_path, monkeypatch
+) -> None:
+    scorer = stubs.Scorer()
+    stubs.install(scorer=scorer)
+    assert run(photo_file, "--n", 1).exit_code == 0
+    judged = scorer.judged
+    monkeypatch.setattr("restoration_guide.report.folder.__version__", "999.0")
+    again = run(photo_file, "--n", 1, "--resume")  # the report of the same run is renewed
+    assert again.exit_code == 0 and "already done" not in again.stdout
+    assert scorer.judged > judged
+
+
+def test_options_win_over_the_file(run, photo_file, stubs, tmp_path) -> None:
+    stubs.install()
+    file = tmp_path / "settings.yaml"
+    file.write_text("n: 2\nmin_gain: 0.25\nfidelity:\n  min_degraded_psnr: 20\n", encoding="utf-8")
+    assert run(photo_file, "--config", file, "--n", 1).exit_code == 0
+    folder = tmp_path / "out" / "photo"
+    config = record(folder)["config"]
+    assert (config["n"], config["min_gain"]) == (1, 0.25)
+    assert config["fidelity"] == {"max_low_pass_distance": 0.04, "min_degraded_psnr": 20.0}
+    # A report's own config.yaml repeats the run.
+    saved = folder / "config.yaml"
+    assert resolve_config(saved, {}) == resolve_config(file, {"n": 1})
+    assert set(yaml.safe_load(saved.read_text(encoding="utf-8"))) == set(
+        RunConfig.__dataclass_fields__
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("m: 2", "m"),
+        ("n: many", "many"),
+        ("n: 0", "finalists count candidates"),
+        ("[1, 2]", "expected a mapping"),
+        ("n: [", "settings.yaml"),
+        ("seed: -1", "seed must not be negative"),
+        ("prompt: a sharp photo", "the builtin restorer takes no prompt"),
+    ],
+)
+def test_bad_settings_teach(tmp_path, text, words) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        resolve_config(file, {})
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--n", "0"], ["--n", "few"], ["--config", "none.yaml"], ["--unknown"]]
+)
+def test_wrong_usage_ends_with_one(run, photo_file, stubs, arguments) -> None:
+    stubs.install()
+    result = run(photo_file, *arguments)
+    assert result.exit_code == 1 and result.stderr
+
+
+def test_unloadable_restorer_ends_with_one(run, photo_file, tmp_path) -> None:
+    result = run(photo_file, "--restorer", tmp_path / "nowhere")
+    assert result.exit_code == 1 and "nowhere" in result.stderr
+
+
+def test_demo_uses_the_bundled_photo(run, stubs, tmp_path) -> None:
+    stubs.install()
+    for n in (1, 2):  # a second demo replaces the first
+        result = run("--n", n, command="demo")
+        assert result.exit_code == 0, result.output
+        assert record(tmp_path / "out")["image"]["name"] == "photo.jpg"
+    assert record(tmp_path / "out")["config"]["n"] == 2
+
+
+def test_the_bundled_photo_is_small_and_attributed() -> None:
+    assert DEMO_PHOTO.stat().st_size <= 100_000
+    assert 320 <= max(read_image(DEMO_PHOTO).pixels.shape) <= 384
+    attribution = (DEMO_PHOTO.parent / "README.md").read_text(encoding="utf-8")
+    assert "CID22" in attribution and "CC BY-SA 4.0" in attribution
+
+
+def test_folder_names() -> None:
+    paths = [Path(p) for p in ("a/x.png", "b/X.jpg", "a/ü 1.png", "a/../../.png", "a/-.png")]
+    names = [folder.name for folder in output_folders(paths, Path("out"))]
+    assert names[0].startswith("x-") and names[1].startswith("X-")
+    assert names[2:] == ["ü_1", "png", "-"]
+    assert len(set(names)) == len(names)

@@ -1,0 +1,316 @@
+"""The loop around the choice, under everything that can go wrong."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
+from restoration_guide.search.screening import screen
+from zoomiqa_core.images.sources import ImageError, ImageLimits, TooLargeError, TooSmallError
+
+# --- screen(): by hand ---------------------------------------------------------------------------
+
+
+def nan_pixel(image: Tensor, _: torch.Generator) -> Tensor:
+    broken = image.clone()
+    broken[0, 0, 0] = math.nan
+    return broken
+
+
+def infinite(image: Tensor, _: torch.Generator) -> Tensor:
+    return image / 0.0
+
+
+def black(image: Tensor, _: torch.Generator) -> Tensor:
+    return torch.zeros_like(image)
+
+
+def cropped(image: Tensor, _: torch.Generator) -> Tensor:
+    return image[:, 1:]
+
+
+def signed(image: Tensor, _: torch.Generator) -> Tensor:
+    return image * 2 - 1
+
+
+def recoloured(image: Tensor, _: torch.Generator) -> Tensor:
+    return (image * 0.5 + 0.5).clamp(0, 1)
+
+
+SKIPPED: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "not_finite": nan_pixel,
+    "constant": black,
+    "wrong_size": cropped,
+    "out_of_range": signed,
+}
+
+
+@pytest.mark.parametrize(("status", "make"), [*SKIPPED.items(), ("not_finite", infinite)])
+def test_screening_names_the_fault(photo, status, make) -> None:
+    found, detail = screen(make(photo, torch.Generator()), photo)
+    assert found == status and detail
+
+
+def test_a_flat_candidate_of_a_flat_input_is_fine() -> None:
+    flat = torch.full((3, 16, 16), 0.5)
+    assert screen(flat, flat) == ("ok", "")
+    assert screen(torch.zeros_like(flat), flat) == ("ok", "")
+
+
+def test_rounding_overshoot_is_not_out_of_range(photo) -> None:
+    assert screen(photo.mul(2 + 1e-3).sub(5e-4).div(2), photo)[0] == "ok"
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
+def test_the_best_candidate_comes_out(photo, stubs) -> None:
+    result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3)(photo, seed=7)
+    assert result.choice in (0, 1, 2) and result.error is None and result.skipped == {}
+    assert torch.equal(result.best, result.image(result.choice))
+    assert [entry["index"] for entry in result.table] == ["input", 0, 1, 2]
+    assert {entry["seed"] for entry in result.table[1:]} == {7}
+    assert result.table[1]["settings"] == {
+        "steps": 1,
+        "strength": 1.0,
+        "temperature": 0.0,
+        "churn": False,
+    }
+    before, *others = result.table
+    assert [entry["gain"] for entry in others] == [
+        entry["rating"] - before["rating"] for entry in others
+    ]
+    assert before["gain"] == 0 and math.isnan(before["consensus_distance"])
+    distances = [entry["consensus_distance"] for entry in others]
+    assert distances[int(result.choice)] == min(distances) > 0
+    assert 0 < result.timing.judging_share < 1
+
+
+def test_input_is_kept_when_no_candidate_is_better(photo, stubs) -> None:
+    def same(image: Tensor, _: torch.Generator) -> Tensor:
+        return image.clone()
+
+    result = BestOfN(stubs.Restorer([same]), stubs.Scorer(), n=2)(photo)
+    assert result.choice == "input" and torch.equal(result.best, photo)
+
+
+def test_faulty_candidates_are_skipped_and_counted(photo, stubs) -> None:
+    script = [*SKIPPED.values(), recoloured, stubs.smooth]
+    result = BestOfN(stubs.Restorer(script), stubs.Scorer(), n=6)(photo)
+    assert result.choice == 5
+    assert result.skipped == {**dict.fromkeys(SKIPPED, 1), "unfaithful": 1}
+    assert set(result.assessments) == {"input", 4, 5}  # nothing judges faulty pixels
+    assert "low_pass_distance" in result.row(4).detail
+    assert math.isnan(result.row(0).rating)
+
+
+def test_everything_skipped_returns_the_input(photo, stubs) -> None:
+    result = BestOfN(stubs.Restorer([black]), stubs.Scorer(), n=4)(photo)
+    assert result.choice == "input" and torch.equal(result.best, photo)
+    assert "all 4 were skipped (4 constant)" in result.reason
+
+
+def test_fidelity_limits_can_be_switched_off(photo, stubs) -> None:
+    limits = FidelityLimits(math.inf, -math.inf)
+    result = BestOfN(stubs.Restorer([recoloured]), stubs.Scorer(), n=1, limits=limits)(photo)
+    assert result.skipped == {} and result.choice == 0
+
+
+def test_crash_keeps_finished_candidates(photo, stubs) -> None:
+    script = [stubs.smooth, stubs.smooth, RuntimeError("out of memory")]
+    result = BestOfN(stubs.Restorer(script), stubs.Scorer(), n=8)(photo)
+    assert result.choice in (0, 1) and len(result.candidates) == 2
+    assert result.error == "RuntimeError: out of memory"
+    assert "stopped early" in result.reason
+
+
+def test_crash_at_once_returns_the_input(photo, stubs) -> None:
+    result = BestOfN(stubs.Restorer([ValueError()]), stubs.Scorer(), n=8)(photo)
+    assert result.choice == "input" and result.error == "ValueError"
+    assert result.skipped == {} and "none was finished" in result.reason
+
+
+def test_ctrl_c_hands_over_what_was_finished(photo, stubs) -> None:
+    script = [stubs.smooth, KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        BestOfN(stubs.Restorer(script), stubs.Scorer(), n=4)(photo)
+    assert isinstance(caught.value, SearchInterrupted)
+    assert caught.value.selection.choice == 0
+    assert caught.value.selection.error == "KeyboardInterrupt"
+
+
+def test_ctrl_c_before_the_first_candidate_is_a_plain_one(photo, stubs) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        BestOfN(stubs.Restorer([KeyboardInterrupt()]), stubs.Scorer())(photo)
+    assert not isinstance(caught.value, SearchInterrupted)
+
+
+def test_failed_judgements_are_skipped(photo, stubs) -> None:
+    seen: list[int] = []
+
+    def every_other_candidate(image: Tensor) -> bool:
+        seen.append(1)
+        return len(seen) in (2, 4)  # the input comes first
+
+    scorer = stubs.Scorer(fails_on=every_other_candidate)
+    result = BestOfN(stubs.Restorer(), scorer, n=4)(photo)
+    assert result.skipped == {"judgement_failed": 2} and result.choice in (1, 3)
+    assert result.row(0).detail == "scripted: the script says so"
+
+
+@pytest.mark.parametrize(("rating", "std"), [(math.nan, 0.1), (3.0, math.nan), (math.inf, 0.1)])
+def test_a_judgement_that_is_no_number_is_no_judgement(photo, stubs, rating, std) -> None:
+    class Broken(stubs.Scorer):
+        def _assess(self, source):
+            from zoomiqa_core.assessment import Assessment
+
+            self.judged += 1
+            return Assessment(rating, std) if self.judged > 1 else Assessment(2.0, 0.1)
+
+    result = BestOfN(stubs.Restorer(), Broken(), n=2)(photo)
+    assert result.choice == "input" and result.skipped == {"judgement_failed": 2}
+
+
+def test_a_judge_that_raises_fails_for_that_image_alone(photo, stubs) -> None:
+    def explode_on_green(image: Tensor) -> bool:
+        if image[1, 0, 0] > 0.99:
+            raise RuntimeError("no green")
+        return False
+
+    def green_corner(image: Tensor, generator: torch.Generator) -> Tensor:
+        restored = stubs.smooth(image, generator)
+        restored[1, 0, 0] = 1.0
+        return restored
+
+    restorer = stubs.Restorer([stubs.smooth, green_corner, stubs.smooth])
+    result = BestOfN(restorer, stubs.Scorer(fails_on=explode_on_green), n=3)(photo)
+    assert result.choice in (0, 2) and result.skipped == {"judgement_failed": 1}
+    assert result.row(1).detail == "judge_error: RuntimeError: no green"
+
+
+def test_unjudged_input_is_kept(photo, stubs) -> None:
+    result = BestOfN(stubs.Restorer(), stubs.Scorer(fails_on=lambda _: True), n=2)(photo)
+    assert result.choice == "input"
+    assert result.skipped == {"judgement_failed": 2}
+
+
+# --- two judges ----------------------------------------------------------------------------------
+
+
+class Sharpness:
+    """A second judge with another taste: it likes what the first dislikes."""
+
+    name = "sharpness"
+
+    def __init__(self, stubs, fails_on=None) -> None:
+        self.first = stubs.Scorer(fails_on=fails_on)
+
+    def assess(self, images):
+        return [
+            replace(judged, rating=6 - judged.rating) if judged.valid else judged
+            for judged in self.first.assess(images)
+        ]
+
+
+def steady(image: Tensor, _: torch.Generator) -> Tensor:
+    """Half-way to the mean: noisier than ``smooth``, less noisy than the input."""
+    return (image + functional.avg_pool2d(image[None], 3, 1, 1, count_include_pad=False)[0]) / 2
+
+
+def test_the_second_judge_has_the_last_word_on_the_finalists(photo, stubs) -> None:
+    restorer = stubs.Restorer([stubs.smooth, steady, stubs.smooth, stubs.smooth])
+    second: Any = Sharpness(stubs)  # all of a judge that is asked for
+    alone = BestOfN(restorer, stubs.Scorer(), n=4)(photo)
+    result = BestOfN(restorer, stubs.Scorer(), n=4, second=second, finalists=4)(photo)
+    assert second.first.judged == 5 and result.second_failures == 0
+    assert set(result.second_assessments) == {"input", 0, 1, 2, 3}
+    # It likes the noisy input best of all.
+    assert alone.choice != "input" and result.choice == "input"
+    assert "by the second judge" in result.reason and result.config["second"] == "sharpness"
+    ratings = {entry["index"]: entry["second_rating"] for entry in result.table}
+    assert max(ratings, key=lambda index: ratings[index]) == "input"
+
+
+def test_the_second_judge_sees_no_more_than_the_finalists(photo, stubs) -> None:
+    second = stubs.Scorer()
+    result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=5, second=second, finalists=2)(photo)
+    assert second.judged == 3  # the input and two
+    asked = [entry["index"] for entry in result.table if entry["second_rating"] is not None]
+    nearest = sorted(result.rows[1:], key=lambda row: row.consensus_distance)[:2]
+    assert set(asked) == {"input", *(row.index for row in nearest)}
+    assert result.choice in asked
+
+
+def test_failures_of_the_second_judge_are_counted_and_said(photo, stubs) -> None:
+    def candidates_only(image: Tensor) -> bool:
+        return not torch.equal(image, photo)
+
+    alone = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3)(photo)
+    for fails_on, count in ((candidates_only, 3), (lambda _: True, 4)):
+        second = stubs.Scorer(fails_on=fails_on)
+        result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3, second=second)(photo)
+        assert result.choice == alone.choice and result.second_failures == count
+        assert "by the first judge alone: the second failed on all 3" in result.reason
+        assert result.row(result.choice).second_error == "scripted: the script says so"
+
+
+def test_the_second_judge_is_not_asked_where_there_is_nothing_to_choose(photo, stubs) -> None:
+    second = stubs.Scorer()
+    BestOfN(stubs.Restorer([black]), stubs.Scorer(), n=2, second=second)(photo)
+    assert second.judged == 0
+
+
+def test_too_many_candidates_are_not_taken(photo, stubs) -> None:
+    class Eager(stubs.Restorer):
+        def restore(self, image, *, n, seed=0, batch_size=1):
+            return super().restore(image, n=n + 5, seed=seed, batch_size=batch_size)
+
+    assert len(BestOfN(Eager(), stubs.Scorer(), n=3)(photo).candidates) == 3
+
+
+def test_progress_sees_every_candidate(photo, stubs) -> None:
+    seen: list[int] = []
+    BestOfN(stubs.Restorer(), stubs.Scorer(), n=3)(
+        photo, progress=lambda candidate: seen.append(candidate.index)
+    )
+    assert seen == [0, 1, 2]
+
+
+def test_unknown_index_teaches(photo, stubs) -> None:
+    result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=2)(photo)
+    with pytest.raises(KeyError, match="no finished candidate 9"):
+        result.image(9)
+
+
+def test_bad_image_is_the_callers(stubs, tmp_path) -> None:
+    with pytest.raises(ImageError, match="no such file"):
+        BestOfN(stubs.Restorer(), stubs.Scorer())(tmp_path / "none.png")
+
+
+def test_sizes_the_restorer_cannot_take_are_named_before_it_runs(photo, stubs) -> None:
+    scorer = stubs.Scorer()
+    search = BestOfN(stubs.Restorer(), scorer, n=1)
+    with pytest.raises(TooSmallError, match="8 or more"):
+        search(torch.rand(3, 7, 20))
+    search.restorer.limits = ImageLimits(max_pixels=64 * 80 - 1)  # the photo has one more
+    with pytest.raises(TooLargeError, match="5,119 pixels"):
+        search(photo)
+    assert scorer.judged == 0
+    search.restorer.limits = ImageLimits(max_pixels=64 * 80)
+    assert search(photo).error is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"n": 0}, {"batch_size": 0}, {"finalists": 0}, {"confidence": -1}, {"min_gain": math.nan}],
+)
+def test_settings_out_of_range(settings) -> None:
+    with pytest.raises(ValueError, match="≥"):
+        BestOfNConfig(**settings)

@@ -1,0 +1,1 @@
+"""Synthetic damage: KADID distortions, local damage, restoration degradations, overlays."""

@@ -1,0 +1,1 @@
+"""GR-IQA records: grounded rationales, their files, filters and reports."""

@@ -1,0 +1,113 @@
+"""What a build of GR-IQA records kept and dropped, and why."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord, reply_text
+from zoomiqa_core.data.gr_iqa.records import record_from_row
+
+EXAMPLES = 5
+"""Of each reason, in the report."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one picture; kept in the cache as JSON."""
+
+    source: str
+    """``"damaged"`` or ``"rated"``."""
+    record: dict[str, Any] | None
+    """Row of the record; None when dropped."""
+    reasons: list[list[str]] = field(default_factory=list)
+    """Reason and detail of every rationale that was refused on the way."""
+    refuted: list[list[str]] = field(default_factory=list)
+    """Sentence and refutation of the sentences dropped from the record that was kept."""
+    reliance: dict[str, float] | None = None
+    """Visual reliance of the record that was kept, where it was measured."""
+    calls: int = 0
+    tokens: int = 0
+
+
+def build_report(outcomes: Sequence[Outcome], *, unreached: int, cost: float) -> dict[str, Any]:
+    """Counts, reasons with examples, and how the records are spread.
+
+    Args:
+        outcomes: of all pictures reached.
+        unreached: pictures the budget did not reach.
+        cost: of the teacher's calls.
+    """
+    records = [record_from_row(o.record) for o in outcomes if o.record is not None]
+    report: dict[str, Any] = {
+        "pictures": len(outcomes),
+        "kept": len(records),
+        "dropped": len(outcomes) - len(records),
+        "unreached": unreached,
+        "calls": sum(outcome.calls for outcome in outcomes),
+        "tokens": sum(outcome.tokens for outcome in outcomes),
+        "cost": round(cost, 4),
+        "kept_of_source": Counter(o.source for o in outcomes if o.record is not None),
+        "dropped_of_reason": Counter(
+            o.reasons[-1][0] for o in outcomes if o.record is None and o.reasons
+        ),
+        "rewritten_for": Counter(
+            reason for o in outcomes if o.record is not None for reason, _ in o.reasons
+        ),
+        "sentences_dropped": sum(len(outcome.refuted) for outcome in outcomes),
+        "examples": _examples(outcomes),
+    }
+    return report | _spread(records)
+
+
+def report_markdown(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    counted = ("pictures", "kept", "dropped", "unreached", "sentences_dropped", "calls", "tokens")
+    counted = (*counted, "cost")
+    lines = ["# GR-IQA build", "", "| | |", "|---|---:|"]
+    lines += [f"| {name.replace('_', ' ')} | {report[name]} |" for name in counted]
+    tables = ("kept_of_source", "dropped_of_reason", "rewritten_for", "rounds", "mos_bins")
+    for name in (*tables, "words_of_reply"):
+        if report.get(name):
+            lines += ["", f"## {name.replace('_', ' ').capitalize()}", "", "| | |", "|---|---:|"]
+            lines += [f"| {key} | {value} |" for key, value in report[name].items()]
+    if report["examples"]:
+        lines += ["", "## Examples of what was refused", ""]
+        lines += [
+            f"- {reason}: `{json.dumps(detail, ensure_ascii=False)}`"
+            for reason, details in report["examples"].items()
+            for detail in details
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _examples(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        said = [*outcome.reasons]
+        said += [["sentence", f"{text} — {why}"] for text, why in outcome.refuted]
+        for reason, detail in said:
+            details = found.setdefault(reason, [])
+            if len(details) < EXAMPLES:
+                details.append(detail)
+    return found
+
+
+def _spread(records: Sequence[GRIQARecord]) -> dict[str, Any]:
+    """How the records lie over ratings, rounds and lengths."""
+    replies = [
+        len(reply_text(look, number).split())
+        for record in records
+        for number, look in enumerate(record.rounds, start=1)
+    ]
+    bins = Counter(min(int((record.mos - 1) * 2), 7) for record in records)
+    words = {"most": max(replies), "median": int(statistics.median(replies))} if replies else {}
+    return {
+        "rounds": {str(n): c for n, c in sorted(Counter(len(r.rounds) for r in records).items())},
+        "mos_bins": {f"{1 + b / 2:.1f}–{1.5 + b / 2:.1f}": bins[b] for b in range(8)},
+        "words_of_reply": words,
+    }

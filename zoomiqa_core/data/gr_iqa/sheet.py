@@ -1,0 +1,62 @@
+"""A contact sheet of records: pictures with their boxes, ratings and first words."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from zoomiqa_core.assessment import BBox
+from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord
+
+ASKED, TRUE = (255, 200, 0), (0, 220, 255)
+"""Colours of the box a record asks for and of the true box."""
+PICTURE, TEXT, COLUMNS = 300, 150, 4
+"""Pixels of a picture's longest side and of the text under it; pictures a row."""
+
+
+def contact_sheet(records: Sequence[GRIQARecord], images: Sequence[Image.Image]) -> Image.Image:
+    """Draw records four a row: yellow is the box asked for, blue the true one.
+
+    Under each: label, the ratings of the rounds, and what each round says first.
+
+    Args:
+        records: at least one.
+        images: theirs, in the same order.
+    """
+    if not records:
+        raise ValueError("expected at least one record to draw")
+    rows = -(-len(records) // COLUMNS)
+    size = (min(len(records), COLUMNS) * PICTURE, rows * (PICTURE + TEXT))
+    sheet = Image.new("RGB", size, "white")
+    font = ImageFont.load_default(11)
+    for place, (record, image) in enumerate(zip(records, images, strict=True)):
+        left, top = place % COLUMNS * PICTURE, place // COLUMNS * (PICTURE + TEXT)
+        scale = (PICTURE - 6) / max(image.size)
+        small = image.resize((round(image.width * scale), round(image.height * scale)))
+        pen = ImageDraw.Draw(small)
+        for box in record.region_truth:
+            _outline(pen, box, small.size, TRUE)
+        for look in record.rounds:
+            if look.bbox:
+                _outline(pen, look.bbox, small.size, ASKED)
+        sheet.paste(small, (left + 3, top + 3))
+        pen = ImageDraw.Draw(sheet)
+        pen.multiline_text((left + 4, top + PICTURE), _words(record), "black", font, spacing=1)
+    return sheet
+
+
+def _words(record: GRIQARecord) -> str:
+    ratings = " > ".join(f"{look.rating:.2f}" for look in record.rounds)
+    lines = [f"label {record.mos:.2f}   rounds {ratings}"]
+    for look in record.rounds:
+        lines += textwrap.wrap(f"{look.summary} {look.decision}", 52)
+    return "\n".join(lines[:11])
+
+
+def _outline(
+    pen: ImageDraw.ImageDraw, box: BBox, size: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    corners = [share * length for share, length in zip(box, size * 2, strict=True)]
+    pen.rectangle([min(c, s - 2) for c, s in zip(corners, size * 2, strict=True)], None, colour, 2)

@@ -1,0 +1,1 @@
+"""Teachers that write GR-IQA rationales."""

@@ -1,0 +1,1 @@
+"""A judge measured against people's ratings."""

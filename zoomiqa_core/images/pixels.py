@@ -1,0 +1,205 @@
+"""From PIL images, arrays and tensors of any mode to RGB float32 in [0, 1].
+
+These functions do the work of :mod:`zoomiqa_core.images.sources`; each returns the pixels, (3, H,
+W), and notes on what had to be decided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from zoomiqa_core.images.errors import (
+    BadShapeError,
+    BadTypeError,
+    BadValuesError,
+    ImageError,
+    ImageLimits,
+    TooLargeError,
+    TruncatedImageError,
+    UnknownFormatError,
+    UnreadableImageError,
+)
+
+Decoded = tuple[Tensor, tuple[str, ...]]
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation (tag 0x0112) → the operation that makes the image upright."""
+
+_INTEGER_WHITE = {torch.uint8: 255, torch.uint16: 65535}
+
+
+@contextmanager
+def decoding_errors(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises about the file ``name`` into an :class:`ImageError`."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnknownFormatError(
+            f"{name}: not a raster image that is read here, or its header is damaged; "
+            "convert it to PNG or JPEG"
+        ) from error
+    except PermissionError as error:
+        raise UnreadableImageError(f"{name}: {error.strerror}; check who may read it") from error
+    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLargeError(
+            f"{name}: {error or 'not enough memory to decode it'}; downscale the image"
+        ) from error
+    # Damaged files make Pillow's decoders raise nearly anything: OSError, SyntaxError, EOFError,
+    # ValueError, struct.error, zlib.error, IndexError, …
+    except Exception as error:
+        raise TruncatedImageError(
+            f"{name}: incomplete or damaged ({error}); fetch or export it again"
+        ) from error
+
+
+def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
+    """Decode the current frame of a PIL image of any mode, upright."""
+    limits.check(*image.size, name)
+    notes: list[str] = []
+    with decoding_errors(name):
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            current = f"number {image.tell() + 1}" if image.tell() else "first"
+            notes.append(f"{current} of {frames} frames")
+        # The raw mode is known only until the pixels are loaded.
+        is_16_bit = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+        image.load()
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        except Exception:  # damaged metadata does not make the pixels wrong
+            orientation = None
+            notes.append("EXIF unreadable, orientation not applied")
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+        if image.mode == "CMYK":
+            notes.append("CMYK converted without a colour profile")
+        if image.mode in ("RGB", "RGBA") and is_16_bit:
+            notes.append("16-bit colour read at 8 bits")
+        array = _channels(image, is_16_bit, name)
+    pixels, more_notes = _to_rgb(torch.from_numpy(array), name)
+    return pixels, (*notes, *more_notes)
+
+
+def from_array(array: np.ndarray, limits: ImageLimits) -> Decoded:
+    """Convert (H, W) or (H, W, 1–4): uint8, uint16, or floating point in [0, 1]."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        fix = "use array.transpose(1, 2, 0)" if channels_first else "pass images one by one"
+        raise BadShapeError(
+            f"array: expected shape (H, W) or (H, W, 1 to 4), got {array.shape}; {fix}"
+        )
+    limits.check(array.shape[1], array.shape[0], "array")
+    try:
+        native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+        values = torch.from_numpy(native)
+    except TypeError as error:
+        raise _bad_dtype("array", str(array.dtype)) from error
+    return _to_rgb(values, "array")
+
+
+def from_tensor(tensor: Tensor, limits: ImageLimits) -> Decoded:
+    """Convert (3, H, W) or (1, 3, H, W): uint8, uint16, or floating point in [0, 1]."""
+    image = without_batch(tensor)
+    limits.check(image.shape[2], image.shape[1], "tensor")
+    return _to_rgb(image.detach().cpu().permute(1, 2, 0), "tensor")
+
+
+def without_batch(tensor: Tensor) -> Tensor:
+    """(3, H, W) as it is, (1, 3, H, W) without its first dimension.
+
+    Raises:
+        BadShapeError: Any other shape.
+    """
+    image = tensor[0] if tensor.ndim == 4 and tensor.shape[0] == 1 else tensor
+    if image.ndim == 3 and image.shape[0] == 3:
+        return image
+    channels_last = image.ndim == 3 and image.shape[2] == 3
+    fix = "use .permute(2, 0, 1)" if channels_last else "expand grey to 3; pass images one by one"
+    raise BadShapeError(
+        f"tensor: expected shape (3, H, W) or (1, 3, H, W), got {tuple(tensor.shape)}; {fix}"
+    )
+
+
+def _channels(image: Image.Image, is_16_bit: bool, name: str) -> np.ndarray:
+    """The pixels as (H, W) or (H, W, C) without loss of depth, alpha last where there is any."""
+    if image.mode == "F":
+        return np.array(image)
+    if image.mode.startswith("I"):
+        levels = np.array(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise BadValuesError(
+                f"{name}: integers from {levels.min()} to {levels.max()}; expected 16-bit levels, "
+                "0 to 65535. Rescale them."
+            )
+        key = image.info.get("transparency")
+        levels = levels.astype(np.uint16)
+        if not isinstance(key, int):
+            return levels
+        return np.stack([levels, np.where(levels == key, 0, 65535).astype(np.uint16)], axis=2)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if not image.has_transparency_data:
+        return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and is_16_bit and isinstance(key, tuple):
+        image = image.copy()
+        image.info["transparency"] = tuple(level >> 8 for level in key)  # as the pixels were
+    return np.array(image.convert("RGBA"))
+
+
+def _to_rgb(values: Tensor, name: str) -> Decoded:
+    """(H, W) or (H, W, 1–4) levels → (3, H, W) in new memory, alpha composited over white."""
+    white = _INTEGER_WHITE.get(values.dtype)
+    if white is None:
+        _check_float(values, name)
+    levels = values.unsqueeze(2) if values.ndim == 2 else values
+    # (H, W, C) → (C, H, W)
+    planes = levels.permute(2, 0, 1).to(
+        torch.float32, memory_format=torch.contiguous_format, copy=True
+    )
+    if white is not None:
+        planes.div_(white)
+    count = planes.shape[0]
+    colour = planes[: count - 1] if count in (2, 4) else planes
+    notes: tuple[str, ...] = ()
+    if count in (2, 4):
+        alpha = planes[count - 1 :]
+        colour = colour * alpha + (1 - alpha)
+        notes = ("alpha composited over white",) if alpha.min() < 1 else ()
+    return (colour if colour.shape[0] == 3 else colour.repeat(3, 1, 1)), notes
+
+
+def _check_float(values: Tensor, name: str) -> None:
+    if not values.is_floating_point():
+        raise _bad_dtype(name, str(values.dtype))
+    low, high = values.min().item(), values.max().item()
+    if low >= 0 and high <= 1:
+        return
+    if not (math.isfinite(low) and math.isfinite(high)):
+        count = int((~values.isfinite()).sum())
+        raise BadValuesError(f"{name}: {count} values are NaN or infinite; mend their source")
+    fix = "divide by 255" if low >= 0 and 2 < high <= 255 else "rescale or clamp them"
+    raise BadValuesError(f"{name}: values from {low:.4g} to {high:.4g}, expected [0, 1]; {fix}")
+
+
+def _bad_dtype(name: str, dtype: str) -> BadTypeError:
+    return BadTypeError(
+        f"{name}: values of type {dtype}; expected uint8, uint16, or floating point in [0, 1]"
+    )

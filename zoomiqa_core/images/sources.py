@@ -1,0 +1,229 @@
+"""The image boundary: files, PIL images, arrays and tensors in; RGB float32 in [0, 1] out.
+
+Every entry point reads through :func:`read_image`, so that one rule holds everywhere: the right
+pixels, or an :class:`ImageError` that names the fault and the fix. What had to be decided on the
+way (alpha, frames, profiles) is recorded in :attr:`DecodedImage.notes`.
+
+Embedded ICC profiles are not applied: values are taken as sRGB.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoomiqa_core.images.errors import (
+    BadShapeError,
+    BadTypeError,
+    BadValuesError,
+    DirectoryImageError,
+    EmptyImageError,
+    ImageError,
+    ImageLimits,
+    MissingImageError,
+    TooLargeError,
+    TooSmallError,
+    TruncatedImageError,
+    UnknownFormatError,
+    UnreadableImageError,
+)
+from zoomiqa_core.images.pixels import (
+    decoding_errors,
+    from_array,
+    from_pil,
+    from_tensor,
+    without_batch,
+)
+from zoomiqa_core.runs.files import write_bytes_atomic
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "BadShapeError",
+    "BadTypeError",
+    "BadValuesError",
+    "DecodedImage",
+    "DirectoryImageError",
+    "EmptyImageError",
+    "ImageError",
+    "ImageLimits",
+    "ImageSource",
+    "MissingImageError",
+    "TooLargeError",
+    "TooSmallError",
+    "TruncatedImageError",
+    "UnknownFormatError",
+    "UnreadableImageError",
+    "find_images",
+    "read_image",
+    "save_png",
+    "source_name",
+    "to_batch",
+    "to_pil",
+]
+
+DEFAULT_LIMITS = ImageLimits()
+
+ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor
+"""Whatever :func:`read_image` accepts."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""Pillow decoders in use. Others stay off: some run programs (EPS) or decode while opening."""
+
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
+)
+"""File name suffixes, in lower case, that :func:`find_images` looks for in folders."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image inside the boundary."""
+
+    pixels: Tensor
+    """RGB, (3, H, W), float32 in [0, 1], on the CPU, detached, sharing memory with no source."""
+    notes: tuple[str, ...] = ()
+    """What was decided while reading, e.g. ``"alpha composited over white"``."""
+    name: str = ""
+    """The path as given; empty for an object that has none."""
+
+
+def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage:
+    """Read one image from any supported source.
+
+    Args:
+        source: A path (``~`` is expanded); a PIL image of any mode; an array (H, W) or
+            (H, W, 1–4), with alpha as the last of 2 or 4 channels; a tensor (3, H, W) or
+            (1, 3, H, W). Arrays and tensors are uint8, uint16, or floating point in [0, 1].
+        limits: Sizes accepted, checked before decoding.
+
+    Returns:
+        The upright image (EXIF orientation applied). Alpha is composited over white; of an
+        animation the frame at hand is read, the first of a file; 16-bit grey keeps its depth,
+        16-bit colour files are read at 8 bits (Pillow's decoders). All of it is noted.
+
+    Raises:
+        ImageError: A subclass whose ``code`` is one of ``missing``, ``directory``, ``empty``,
+            ``unreadable``, ``unknown_format``, ``truncated``, ``too_large``, ``too_small``,
+            ``bad_type``, ``bad_shape``, ``bad_values``.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _read_file(source, limits)
+    if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", ""))
+        return DecodedImage(*from_pil(source, name or "PIL image", limits), name)
+    if isinstance(source, np.ndarray):
+        return DecodedImage(*from_array(source, limits))
+    if isinstance(source, Tensor):
+        return DecodedImage(*from_tensor(source, limits))
+    raise BadTypeError(
+        f"expected a path, PIL image, array or tensor, got {type(source).__name__}; "
+        "open bytes and file objects with PIL.Image.open first"
+    )
+
+
+def source_name(source: ImageSource) -> str:
+    """What to call a source that could not be read: its path, or the kind of object."""
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    return type(source).__name__
+
+
+def to_batch(source: ImageSource) -> Tensor:
+    """The image as (1, 3, H, W) float32 in [0, 1]; reads and raises like :func:`read_image`."""
+    return read_image(source).pixels.unsqueeze(0)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Convert (3, H, W) or (1, 3, H, W) in [0, 1] to an 8-bit RGB image.
+
+    Values outside [0, 1] are clamped; halves round to even, as :func:`torch.round` does.
+
+    Raises:
+        BadShapeError: Another layout.
+        BadValuesError: NaN or infinite values.
+    """
+    pixels = without_batch(image).detach().float()
+    if not pixels.isfinite().all():
+        raise BadValuesError("tensor: some values are NaN or infinite, expected [0, 1]")
+    levels = pixels.clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def save_png(image: ImageSource, path: str | os.PathLike[str]) -> Path:
+    """Write an 8-bit RGB PNG atomically and return its path.
+
+    Same pixels, same bytes: no time, profile or other metadata is stored. A tensor is converted
+    by :func:`to_pil` (clamped); any other source is read by :func:`read_image` first.
+    """
+    tensor = image if isinstance(image, Tensor) else read_image(image).pixels
+    buffer = io.BytesIO()
+    to_pil(tensor).save(buffer, "PNG")
+    return write_bytes_atomic(path, buffer.getvalue())
+
+
+def find_images(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[Path]:
+    """Expand files, folders and glob patterns into image paths, each once, in a stable order.
+
+    A folder gives the files under it with an image suffix, recursively and sorted, hidden names
+    left out; a pattern (``**`` recurses) gives its sorted matches. What matches nothing (a missing
+    path, a folder without images) is kept as it is, so that reading it reports the named error.
+    """
+    if isinstance(inputs, str | os.PathLike):  # else its letters were taken for paths
+        inputs = [inputs]
+    found: dict[Path, None] = {}
+    for given in inputs:
+        path = Path(os.path.expanduser(given))
+        matches = [path]
+        if glob.has_magic(str(path)) and not os.path.lexists(path):
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        for match in matches or [path]:
+            files = _images_under(match) if match.is_dir() else []
+            found.update(dict.fromkeys(files or [match]))
+    return list(found)
+
+
+def _images_under(folder: Path) -> list[Path]:
+    def is_image(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+
+    return sorted(filter(is_image, folder.rglob("*")))
+
+
+def _read_file(source: str | os.PathLike, limits: ImageLimits) -> DecodedImage:
+    name = os.fsdecode(source)
+    path = os.path.expanduser(name)
+    _check_file(path, name)
+    Image.init()
+    formats = [decoder for decoder in FORMATS if decoder in Image.OPEN]
+    with decoding_errors(name), Image.open(path, formats=formats) as image:
+        return DecodedImage(*from_pil(image, name, limits), name)
+
+
+def _check_file(path: str, name: str) -> None:
+    """Say what is wrong with a path before it is opened (opening a pipe would wait for ever)."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise MissingImageError(f"{name}: no such file; check the path") from error
+    except OSError as error:
+        raise UnreadableImageError(f"{name}: {error.strerror}; check who may read it") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise DirectoryImageError(f"{name}: a folder, not an image; name the images inside it")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError(f"{name}: not a regular file; copy the image to a file")
+    if status.st_size == 0:
+        raise EmptyImageError(f"{name}: the file is empty; fetch or export it again")

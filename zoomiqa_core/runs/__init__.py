@@ -1,0 +1,1 @@
+"""Run folders, atomic files, processes and random draws."""

@@ -1,0 +1,1 @@
+"""Zoom-IQA: a vision-language judge that zooms in and explains its rating."""

@@ -1,0 +1,200 @@
+"""One chain of rounds about one image, as a state machine; and what several chains say together.
+
+Whoever produces replies (a model here, a server, a training roll-out) drives chains::
+
+    while chain.request is not None:
+        chain.read(reply_to(chain.request))
+    assessment = summarise([chain])
+
+Nothing in a chain depends on its neighbours: every request names its own seed, so that chain k of a
+seed gives the same replies alone and in any batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore, Round
+from zoomiqa_core.zoom_iqa.answer import format_answer, replace_answer
+from zoomiqa_core.zoom_iqa.crop import CropBox, crop_image, region_box
+from zoomiqa_core.zoom_iqa.prompts import Prompts
+from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS, Crop, Message, conclude, messages, read_turn
+
+
+class Request(NamedTuple):
+    """What a judge is asked."""
+
+    messages: list[Message]
+    images: tuple[Image.Image, ...]
+    """In the order of their places in the messages. All requests about one image share the object,
+    so that it need be encoded once."""
+    seed: int
+    """Of the sampling of this reply, below 2⁶³."""
+
+
+@dataclass(eq=False)
+class Chain:
+    """The rounds about one image: what to ask next, and what was answered."""
+
+    image: Image.Image
+    """RGB, at its own size."""
+    prompts: Prompts
+    question: str
+    seed: int = 0
+    max_rounds: int = MAX_ROUNDS
+    retries: int = 1
+    """How often a reply without a usable answer is asked for again, in every round."""
+    repair: bool = False
+    """See :func:`zoomiqa_core.zoom_iqa.answer.parse_answer`."""
+    rounds: list[Round] = field(default_factory=list, init=False)
+    """Rounds that are settled: usable, or unusable to the last retry."""
+    retried: int = field(default=0, init=False)
+    """Replies asked for again."""
+    tokens: int = field(default=0, init=False)
+    """Tokens of all replies."""
+    done: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.max_rounds < 1 or self.retries < 0:
+            raise ValueError(
+                f"expected max_rounds ≥ 1 and retries ≥ 0, got {self.max_rounds}, {self.retries}"
+            )
+        self._region = False
+        self._previous: str | None = None
+        self._views: tuple[Image.Image, ...] = (self.image,)
+        self._asked = 0
+        self._tries = 0
+
+    @classmethod
+    def of_region(
+        cls,
+        image: Image.Image,
+        bbox: BBox,
+        first: Round,
+        prompts: Prompts,
+        question: str,
+        **settings,
+    ) -> Chain:
+        """A chain of one round: the region, enlarged, in the context of the whole image.
+
+        Args:
+            image: RGB.
+            bbox: normalised xyxy; shown as it is (:func:`zoomiqa_core.zoom_iqa.crop.region_box`).
+            first: a usable round 1 about the image; its answer is replaced by the wish to see the
+                region.
+            prompts: the texts.
+            question: that of round 1.
+            settings: further fields of the chain.
+        """
+        chain = cls(image, prompts, question, **settings)
+        chain._region = True
+        chain._previous = replace_answer(first.text, format_answer(first.rating, bbox))
+        chain._show(region_box(bbox, *image.size))
+        return chain
+
+    @property
+    def request(self) -> Request | None:
+        """What to ask next; None when the chain is done."""
+        if self.done:
+            return None
+        chat = messages(self.prompts, self.question, self._previous, region=self._region)
+        return Request(chat, self._views, _request_seed(self.seed, self._asked))
+
+    def read(self, text: str, tokens: int = 0) -> None:
+        """Take the reply to :attr:`request`: the whole text, and how many tokens it has."""
+        self._asked += 1
+        self.tokens += tokens
+        turn = read_turn(
+            text,
+            self.image.size,
+            number=self.max_rounds if self._region else len(self.rounds) + 1,
+            max_rounds=self.max_rounds,
+            repair=self.repair,
+        )
+        if not turn.round.valid and self._tries < self.retries:
+            self._tries += 1
+            self.retried += 1
+            return
+        self._tries = 0
+        self.rounds.append(turn.round)
+        if isinstance(turn.step, Crop):
+            self._previous = text
+            self._show(turn.step.box)
+        else:
+            self.done = True
+
+    def fail(self, error: str, message: str) -> None:
+        """No reply could be had: the round failed, and with it the chain ends."""
+        self.rounds.append(Round(math.nan, error=error, message=message))
+        self.done = True
+
+    def _show(self, box: CropBox) -> None:
+        self._views = (self.image, crop_image(self.image, box))
+
+
+def summarise(
+    chains: Sequence[Chain], *, name: str = "", notes: tuple[str, ...] = ()
+) -> Assessment:
+    """What chains about one image say together.
+
+    The rating is the mean over the chains that gave one, the standard deviation that of the sample
+    (n − 1; NaN for a single chain). Rounds and words are those of the chain nearest to the mean.
+
+    Args:
+        chains: done, at least one.
+        name: of the image.
+        notes: about its reading.
+    """
+    ends = [conclude(chain.rounds, name=name, notes=notes) for chain in chains]
+    usable = [end for end in ends if end.valid]
+    counts = {
+        "chain_errors": tuple(end.error or "" for end in ends if not end.valid),
+        "retries": sum(chain.retried for chain in chains),
+        "tokens": sum(chain.tokens for chain in chains),
+    }
+    if not usable:
+        return dataclasses.replace(ends[0], **counts)
+    ratings = tuple(end.rating for end in usable)
+    rating = statistics.fmean(ratings)
+    zoomed = [end.rounds for end in usable if end.rounds[0].bbox is not None]
+    shifts = [
+        end.rating - end.rounds[0].rating
+        for end in usable
+        if end.rounds[0].bbox is not None and end.fallback is None
+    ]
+    return dataclasses.replace(
+        min(usable, key=lambda end: abs(end.rating - rating)),
+        rating=rating,
+        rating_std=statistics.stdev(ratings) if len(ratings) > 1 else math.nan,
+        ratings=ratings,
+        chain_fallbacks=sum(end.fallback is not None for end in usable),
+        zoom_share=len(zoomed) / len(usable),
+        zoom_shift=statistics.fmean(shifts) if shifts else None,
+        **counts,
+    )
+
+
+def region_score(bbox: BBox, chains: Sequence[Chain]) -> RegionScore:
+    """What the chains of one region say together."""
+    said = summarise(chains)
+    return RegionScore(bbox, said.rating, said.rating_std, said.error, said.message)
+
+
+def chosen_regions(chains: Sequence[Chain]) -> list[BBox]:
+    """The regions the chains asked to see, each once, in order."""
+    shown = (look.bbox for chain in chains for look in chain.rounds)
+    return list(dict.fromkeys(bbox for bbox in shown if bbox is not None))
+
+
+def _request_seed(seed: int, asked: int) -> int:
+    """Seed of a chain's next reply: unrelated for every chain seed and every reply."""
+    state = np.random.SeedSequence([seed, asked]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1  # torch seeds are signed 64-bit numbers

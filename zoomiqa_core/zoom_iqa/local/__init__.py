@@ -1,0 +1,1 @@
+"""Zoom-IQA models that run in this process."""

@@ -1,0 +1,95 @@
+"""A request → tokens and visual features, each image of a call encoded once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoomiqa_core.zoom_iqa.chain import Request
+from zoomiqa_core.zoom_iqa.local.decoding import Prompt, VisualFeatures, encode_images
+
+
+class EncodedImage(NamedTuple):
+    """An image and what the model makes of it."""
+
+    image: Image.Image
+    """Kept, so that its id stays its own."""
+    grid: Tensor
+    """(1, 3) temporal, vertical and horizontal patches."""
+    features: VisualFeatures
+
+
+EncodedImages = dict[int, EncodedImage]
+"""The images of one call by their id."""
+
+
+class PromptEncoder:
+    """Prepares requests for a model.
+
+    Args:
+        model: a Qwen2.5-VL or Qwen3-VL.
+        processor: its processor.
+        lock: held while the tokenizer is used: fast tokenizers may not be used by two threads.
+        max_pixels: largest image the model sees; None for the processor's own budget.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, lock: threading.Lock, max_pixels: int | None = None
+    ) -> None:
+        self._model = model
+        self._processor = processor
+        self._lock = lock
+        self.pixels = pixel_budget(processor.image_processor, max_pixels)
+
+    def encode(
+        self, request: Request, known: EncodedImages, beginning: Sequence[int] = ()
+    ) -> Prompt:
+        """Tokens and visual features of a request.
+
+        Args:
+            request: what is asked.
+            known: images encoded already; gains those of the request.
+            beginning: tokens the reply is to begin with.
+        """
+        encoded = [self._encoded(image, known) for image in request.images]
+        grids = torch.cat([found.grid for found in encoded])
+        merged = self._model.config.vision_config.spatial_merge_size**2
+        counts = (grids.prod(-1) // merged).tolist()
+        token = self._processor.image_token
+        with self._lock:
+            chat = self._processor.apply_chat_template(
+                request.messages, tokenize=False, add_generation_prompt=True
+            )
+            text, *rest = chat.split(token)
+            for count, part in zip(counts, rest, strict=True):
+                text += token * count + part
+            ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Prompt(
+            torch.tensor([*ids, *beginning]), grids, [found.features for found in encoded]
+        )
+
+    def _encoded(self, image: Image.Image, known: EncodedImages) -> EncodedImage:
+        if id(image) not in known:
+            prepare = self._processor.image_processor
+            inputs = prepare([image], size=self.pixels, return_tensors="pt")
+            grid = inputs["image_grid_thw"]
+            (features,) = encode_images(self._model, inputs["pixel_values"], grid)
+            known[id(image)] = EncodedImage(image, grid, features)
+        return known[id(image)]
+
+
+def pixel_budget(image_processor: Any, max_pixels: int | None) -> dict[str, int]:
+    """Smallest and largest image in pixels, under the processor's names for them.
+
+    Raises:
+        ValueError: ``max_pixels`` is below the processor's smallest image.
+    """
+    smallest, largest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+    if max_pixels is not None and max_pixels < smallest:
+        raise ValueError(f"max_pixels must be at least {smallest}, got {max_pixels}")
+    return {"shortest_edge": smallest, "longest_edge": max_pixels or largest}

@@ -1,0 +1,95 @@
+"""The four labelled sections of a judge's reasoning, as sentences.
+
+Zoom-IQA (arXiv 2601.02918) thinks aloud under four headings before it answers; the second and third
+are what a text-guided restorer is told to do and to avoid.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from zoomiqa_core.zoom_iqa.answer import END_OF_THOUGHT, OPEN
+
+Sentences = tuple[str, ...]
+
+START_OF_THOUGHT = "<think>"
+HEADINGS = {
+    "image quality summary": "summary",
+    "crop inspection summary": "summary",
+    "directions for improvement": "directions",
+    "issues to avoid": "issues",
+    "decision & rationale": "decision",
+    "final decision & rationale": "decision",
+}
+"""Headings of the first and of later rounds, in lower case, and the fields they fill."""
+
+MAX_HEADING_CHARS = 100
+_DECORATION = " \t#*_>-•.):0123456789"
+_NOTHING = {"", "none", "n/a", "na", "nothing", "...", "[...]"}
+_NEXT_SENTENCE = re.compile(r"(?<=[.!?]) (?=[\"'“‘(\[]?[A-Z])")
+_BULLET = re.compile(r"(?:[-*•]|[0-9]{1,2}[.)]) ")
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """Sentences of each section; a section that is absent is empty."""
+
+    summary: Sentences = ()
+    """*Image Quality Summary*; in later rounds *Crop Inspection Summary*."""
+    directions: Sentences = ()
+    """*Directions for Improvement*: what the image should look like, in positive words."""
+    issues: Sentences = ()
+    """*Issues to Avoid*: what is wrong and where."""
+    decision: Sentences = ()
+    """*Decision & Rationale*; in later rounds *Final Decision & Rationale*."""
+
+
+def parse_reasoning(text: str) -> Reasoning:
+    """Read the sections of a reply. Never fails: what is not under a heading is left out.
+
+    A heading stands at the start of a line, in any case, perhaps numbered, bold or followed by a
+    remark in brackets, and ends with a colon or with the line. A section said twice is joined.
+    """
+    paragraphs: dict[str, list[str]] = {}
+    section = None
+    for line in _thought(text).splitlines():
+        words = " ".join(line.split())
+        field, rest = _heading(words)
+        if field:
+            section, words = field, rest
+            paragraphs.setdefault(section, []).append("")
+        if section and words:
+            _append(paragraphs[section], words)
+    return Reasoning(**{name: _sentences(parts) for name, parts in paragraphs.items()})
+
+
+def _thought(text: str) -> str:
+    """What stands before the last ``</think>``, or else before the last answer."""
+    end = text.rfind(END_OF_THOUGHT)
+    end = text.rfind(OPEN) if end < 0 else end
+    thought = text if end < 0 else text[:end]
+    start = thought.find(START_OF_THOUGHT)
+    return thought if start < 0 else thought[start + len(START_OF_THOUGHT) :]
+
+
+def _heading(line: str) -> tuple[str | None, str]:
+    head, _, rest = line.partition(":")
+    if len(head) > MAX_HEADING_CHARS:
+        return None, line
+    title = head.partition("(")[0].strip(_DECORATION).lower().replace(" and ", " & ")
+    return HEADINGS.get(title), rest.lstrip(" *_")
+
+
+def _append(paragraphs: list[str], line: str) -> None:
+    """A bullet begins a paragraph of its own; any other line goes on with the last one."""
+    bullet = _BULLET.match(line)
+    if bullet:
+        paragraphs.append(line[bullet.end() :])
+    else:
+        paragraphs[-1] = f"{paragraphs[-1]} {line}".strip()
+
+
+def _sentences(paragraphs: list[str]) -> Sentences:
+    found = (sentence for part in paragraphs for sentence in _NEXT_SENTENCE.split(part))
+    return tuple(sentence for sentence in found if sentence.rstrip(".").lower() not in _NOTHING)

@@ -1,0 +1,1 @@
+"""Zoom-IQA models behind an OpenAI-compatible server."""
