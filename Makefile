@@ -40,10 +40,11 @@ test-oldest:  ## the default tests with the oldest supported version of every de
 		--constraint .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pytest
 
-lint: $(VENV)/installed-dev  ## ruff and pyright
+lint: $(VENV)/installed-dev  ## ruff, pyright and the layers of the architecture
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/installed-dev  ## let ruff fix and lay out the code
 	$(BIN)/ruff check --fix

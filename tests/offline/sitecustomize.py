@@ -1,7 +1,7 @@
 """No network: only this machine's own addresses and Unix sockets can be reached.
 
 Python imports `sitecustomize` when it starts, so every process that has this folder on PYTHONPATH
-is cut off; `tests/conftest.py` puts it there, and runs it for the test process itself.
+is cut off; `conftest.py` puts it there, and runs it for the test process itself.
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""What every test runs under: no network, a fixed number of threads, seeded global generators."""
+"""What every test and doctest runs under: no network, one thread, seeded global generators."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-OFFLINE = Path(__file__).parent / "offline"
+OFFLINE = Path(__file__).parent / "tests" / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # blocks the network of this process …
 os.environ["PYTHONPATH"] = os.pathsep.join(  # … and of every process that a test starts
     filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")])
@@ -30,6 +30,13 @@ def _seeded_globals() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _doctest_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A doctest runs in an empty folder, so that its example may write files."""
+    if isinstance(request.node, pytest.DoctestItem):
+        monkeypatch.chdir(request.getfixturevalue("tmp_path"))
 
 
 @pytest.fixture(scope="session")
