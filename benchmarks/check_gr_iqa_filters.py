@@ -48,11 +48,11 @@ from zoomiqa_core.data.gr_iqa.filters import (
     measure_reliance,
 )
 from zoomiqa_core.data.gr_iqa.records import GRIQARecord, GRIQARound
+from zoomiqa_core.data.gr_iqa.regions import region_name
 from zoomiqa_core.data.teacher.damage_facts import DamageKind, InvisibleDamageError, damage_photo
 from zoomiqa_core.data.teacher.facts import Facts, Flaw, first_rating
 from zoomiqa_core.data.teacher.model import vlm_continuation
 from zoomiqa_core.data.teacher.synthetic import write_rounds
-from zoomiqa_core.data.teacher.wording import place_name
 from zoomiqa_core.images.sources import find_images, read_image, to_pil
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import load_scorer
@@ -166,7 +166,7 @@ class WordSource:
         looks = [look for look, _ in ranked]
         chosen = looks[int(torch.randint(len(looks), (), generator=self.generator))]
         answers = Counter(
-            (look.tool, place_name(look.bbox), round(2 * look.rating)) for look in looks
+            (look.tool, region_name(look.bbox), round(2 * look.rating)) for look in looks
         )
         shares = [count / len(looks) for count in answers.values()]
         entropy = -sum(share * math.log(share) for share in shares)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoomiqa_core.assessment import BBox
 from zoomiqa_core.data.gr_iqa.hints import MIN_SIDE, Hints, measure_hints
-from zoomiqa_core.data.teacher.wording import PLACES, place_name
+from zoomiqa_core.data.gr_iqa.regions import NAMED_REGIONS, region_name
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class HintChecker:
             return known[box]
 
         inner = None if region is None else _middle(region)
-        places = PLACES if inner is None else {**PLACES, place_name(region): inner}
+        places = NAMED_REGIONS if inner is None else {**NAMED_REGIONS, region_name(region): inner}
         nowhere = inner if enlarged else None
         return [
             self._verdict(_clauses(text, places, nowhere), text, hints_of) for text in sentences

@@ -14,6 +14,7 @@ import torch
 
 from zoomiqa_core.assessment import BBox
 from zoomiqa_core.data.gr_iqa.rationale import GRIQARegion, GRIQARound
+from zoomiqa_core.data.gr_iqa.regions import in_region, region_name
 from zoomiqa_core.data.teacher.facts import (
     HARD_RATINGS,
     Facts,
@@ -22,7 +23,7 @@ from zoomiqa_core.data.teacher.facts import (
     needs_closer_look,
     written,
 )
-from zoomiqa_core.data.teacher.wording import WORDINGS, at, pick, place_name, severity, verdict
+from zoomiqa_core.data.teacher.wording import WORDINGS, pick, severity, verdict
 
 Style = Literal["short", "long"]
 
@@ -74,7 +75,7 @@ class _Writer:
     def __init__(self, facts: Facts, generator: torch.Generator, style: Style) -> None:
         self.facts, self.generator, self.style = facts, generator, style
         self.rating = written(facts.rating)
-        self.place = place_name(facts.look_at)
+        self.place = region_name(facts.look_at)
         self.names = [pick(WORDINGS[flaw.kind].names, generator) for flaw in facts.flaws]
         self.strengths = [severity(flaw.rating, generator) for flaw in facts.flaws]
 
@@ -109,7 +110,7 @@ class _Writer:
             "About {r:.2f}, but not sure; enlarge {place} to judge {subject}.",
             "Perhaps {r:.2f}; a closer look {at} would tell more of {subject}.",
             "For now {r:.2f}. Unsure about {subject}, so show {place} larger.",
-        ).format(r=unsure, place=self.place, at=at(self.place), subject=subject)
+        ).format(r=unsure, place=self.place, at=in_region(self.place), subject=subject)
         issues = self._issues(strengths)
         box = self.facts.look_at
         return GRIQARound(
@@ -169,7 +170,7 @@ class _Writer:
         """Each flaw with its strength and place; those of one place together."""
         at_place: dict[str, list[str]] = {}
         for strength, name, flaw in zip(strengths, self.names, self.facts.flaws, strict=True):
-            at_place.setdefault(at(place_name(flaw.bbox)), []).append(f"{strength} {name}")
+            at_place.setdefault(in_region(region_name(flaw.bbox)), []).append(f"{strength} {name}")
         return [f"{' and '.join(names)} {place}" for place, names in at_place.items()]
 
     def _directions(self) -> str:
@@ -179,17 +180,17 @@ class _Writer:
                 "Natural colours and clear detail {at}.",
                 "{place}: clear detail and balanced light, as now.",
             )
-            return _cap(text.format(at=at(self.place), place=self.place))
+            return _cap(text.format(at=in_region(self.place), place=self.place))
         ideals: dict[str, list[str]] = {}
         for flaw in self.facts.flaws:
             options = WORDINGS[flaw.kind].ideals
-            known = ideals.setdefault(place_name(flaw.bbox), [])
+            known = ideals.setdefault(region_name(flaw.bbox), [])
             known += [o for o in self._shuffled(options)[:2] if o not in known]
         said = []
         for place, wanted in ideals.items():
             text = self._pick("{a} {at}.", "{a} and {b} {at}.", "{place}: {a} and {b}.")
             a, b = wanted[0], wanted[-1] if len(wanted) > 1 else "balanced light"
-            said.append(_cap(text.format(a=a, b=b, at=at(place), place=place)))
+            said.append(_cap(text.format(a=a, b=b, at=in_region(place), place=place)))
         return " ".join(said)
 
     def _change(self, gap: float) -> dict[str, str]:

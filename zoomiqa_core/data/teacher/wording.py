@@ -1,7 +1,7 @@
-"""Words for flaws, places and verdicts: the small vocabulary of the synthetic teacher.
+"""Vocabulary of the synthetic teacher: words for flaws, their strength and verdicts.
 
-Every flaw has names that take an adjective of strength, signs of it, and ideals: how the same place
-looks without it, in words that name no flaw.
+Each flaw has names (which take an adjective of strength), signs (what it does to the picture) and
+ideals (how the region looks without it, in words that name no flaw).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from zoomiqa_core.assessment import BBox
 from zoomiqa_core.data.damage.kadid import find_distortion
 
 
@@ -205,50 +204,6 @@ def verdict(rating: float) -> str:
     return next(word for least, word in VERDICTS if rating >= least or least == 1.0)
 
 
-PLACES: dict[str, BBox] = {
-    "the upper left": (0.0, 0.0, 0.5, 0.5),
-    "the top": (0.25, 0.0, 0.75, 0.5),
-    "the upper right": (0.5, 0.0, 1.0, 0.5),
-    "the left side": (0.0, 0.25, 0.5, 0.75),
-    "the centre": (0.25, 0.25, 0.75, 0.75),
-    "the right side": (0.5, 0.25, 1.0, 0.75),
-    "the lower left": (0.0, 0.5, 0.5, 1.0),
-    "the bottom": (0.25, 0.5, 0.75, 1.0),
-    "the lower right": (0.5, 0.5, 1.0, 1.0),
-}
-"""Names of regions, and the box each stands for."""
-WHOLE = "the whole frame"
-MOST = "most of the frame"
-_THIRDS = (0.42, 0.58)
-"""A centre between these shares is in the middle."""
-
-
-def place_name(bbox: BBox | None) -> str:
-    """The name of a region: that of its centre, or of the frame when it fills nearly all of it."""
-    if bbox is None:
-        return WHOLE
-    x0, y0, x1, y1 = bbox
-    if (x1 - x0) * (y1 - y0) > 0.6:
-        return MOST
-    column, row = (_third((a + b) / 2) for a, b in ((x0, x1), (y0, y1)))
-    return list(PLACES)[3 * row + column]
-
-
-def at(place: str) -> str:
-    """The place as an adverbial: "in the centre", "at the top", "across the whole frame"."""
-    if place in (WHOLE, MOST):
-        return f"across {place}"
-    return f"at {place}" if place in ("the top", "the bottom") else f"{_side(place)} {place}"
-
-
 def pick(options: tuple[str, ...], generator: torch.Generator) -> str:
     """One of the options, drawn."""
     return options[int(torch.randint(len(options), (), generator=generator))]
-
-
-def _side(place: str) -> str:
-    return "on" if place.endswith("side") else "in"
-
-
-def _third(share: float) -> int:
-    return sum(share > limit for limit in _THIRDS)

@@ -10,6 +10,7 @@ import torch
 from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, LEVELS, cell_rating
 from zoomiqa_core.data.damage.local import CLEAN_RATING
 from zoomiqa_core.data.gr_iqa.rationale import reply_text
+from zoomiqa_core.data.gr_iqa.regions import region_name
 from zoomiqa_core.data.teacher.damage_facts import (
     InvisibleDamageError,
     cells,
@@ -22,12 +23,9 @@ from zoomiqa_core.data.teacher.facts import Facts, Flaw, first_rating, needs_clo
 from zoomiqa_core.data.teacher.photo_facts import detailed_region, merits, photo_facts
 from zoomiqa_core.data.teacher.synthetic import write_region, write_rounds
 from zoomiqa_core.data.teacher.wording import (
-    PLACES,
     WORDINGS,
-    at,
     flaw_kind,
     flaw_words,
-    place_name,
     severity,
     verdict,
 )
@@ -76,26 +74,6 @@ def test_every_trained_cell_has_a_kind_with_words() -> None:
     assert flaw_kind("hsv_saturation", 4) == "fading" and flaw_kind("hsv_saturation", 5) == "hue"
 
 
-@pytest.mark.parametrize(
-    ("box", "name", "where"),
-    [
-        (None, "the whole frame", "across the whole frame"),
-        ((0.0, 0.1, 0.9, 0.9), "most of the frame", "across most of the frame"),
-        ((0.0, 0.0, 0.3, 0.3), "the upper left", "in the upper left"),
-        ((0.35, 0.0, 0.65, 0.3), "the top", "at the top"),
-        ((0.7, 0.3, 1.0, 0.7), "the right side", "on the right side"),
-        ((0.4, 0.4, 0.6, 0.6), "the centre", "in the centre"),
-    ],
-)
-def test_places_are_named(box, name: str, where: str) -> None:  # type: ignore[no-untyped-def]
-    assert place_name(box) == name
-    assert at(name) == where
-
-
-def test_names_of_places_lead_back() -> None:
-    assert [place_name(box) for box in PLACES.values()] == list(PLACES)
-
-
 def test_words_of_ratings() -> None:
     assert [verdict(r) for r in (5, 4.5, 4.49, 2.5, 1.5, 1.49)] == [
         "excellent",
@@ -135,7 +113,7 @@ def test_rounds_say_what_is_known(facts: Facts, style) -> None:  # type: ignore[
         assert rounds[-1].rating == facts.rating
         if len(rounds) == 2:
             assert rounds[0].bbox == facts.look_at
-            assert place_name(facts.look_at) in rounds[0].decision
+            assert region_name(facts.look_at) in rounds[0].decision
             assert f"{rounds[0].rating:.2f}" in rounds[1].decision
         for number, look in enumerate(rounds, start=1):
             assert f"{look.rating:.2f}" in look.decision
@@ -143,8 +121,8 @@ def test_rounds_say_what_is_known(facts: Facts, style) -> None:  # type: ignore[
             assert bool(look.issues) == bool(facts.flaws)
             for flaw in facts.flaws:
                 assert any(name in look.issues.lower() for name in WORDINGS[flaw.kind].names)
-                assert place_name(flaw.bbox) in look.issues
-                assert place_name(flaw.bbox) in look.directions.lower()
+                assert region_name(flaw.bbox) in look.issues
+                assert region_name(flaw.bbox) in look.directions.lower()
             assert look.directions[0].isupper() and look.summary[0].isupper()
             text = reply_text(look, number)
             assert len(text.split()) <= 110
