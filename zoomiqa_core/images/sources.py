@@ -9,11 +9,9 @@ Embedded ICC profiles are not applied: values are taken as sRGB.
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from zoomiqa_core.images.errors import (
     UnknownFormatError,
     UnreadableImageError,
 )
+from zoomiqa_core.images.folders import SUFFIXES, find_images
 from zoomiqa_core.images.pixels import (
     decoding_errors,
     from_array,
@@ -48,6 +47,7 @@ from zoomiqa_core.runs.files import write_bytes_atomic
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "SUFFIXES",
     "BadShapeError",
     "BadTypeError",
     "BadValuesError",
@@ -78,12 +78,6 @@ ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """Pillow decoders in use. Others stay off: some run programs (EPS) or decode while opening."""
-
-SUFFIXES = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
-)
-"""File name suffixes, in lower case, that :func:`find_images` looks for in folders."""
 
 
 @dataclass(frozen=True)
@@ -170,37 +164,6 @@ def save_png(image: ImageSource, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     to_pil(tensor).save(buffer, "PNG")
     return write_bytes_atomic(path, buffer.getvalue())
-
-
-def find_images(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-) -> list[Path]:
-    """Expand files, folders and glob patterns into image paths, each once, in a stable order.
-
-    A folder gives the files under it with an image suffix, recursively and sorted, hidden names
-    left out; a pattern (``**`` recurses) gives its sorted matches. What matches nothing (a missing
-    path, a folder without images) is kept as it is, so that reading it reports the named error.
-    """
-    if isinstance(inputs, str | os.PathLike):  # else its letters were taken for paths
-        inputs = [inputs]
-    found: dict[Path, None] = {}
-    for given in inputs:
-        path = Path(os.path.expanduser(given))
-        matches = [path]
-        if glob.has_magic(str(path)) and not os.path.lexists(path):
-            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        for match in matches or [path]:
-            files = _images_under(match) if match.is_dir() else []
-            found.update(dict.fromkeys(files or [match]))
-    return list(found)
-
-
-def _images_under(folder: Path) -> list[Path]:
-    def is_image(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
-
-    return sorted(filter(is_image, folder.rglob("*")))
 
 
 def _read_file(source: str | os.PathLike, limits: ImageLimits) -> DecodedImage:

@@ -27,7 +27,6 @@ from zoomiqa_core.images.sources import (
     TooLargeError,
     TooSmallError,
     UnreadableImageError,
-    find_images,
     read_image,
     save_png,
     to_batch,
@@ -582,30 +581,3 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
     write_text_atomic(path, "new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_find_images(tmp_path, monkeypatch):
-    names = ["b.PNG", "a.jpg", "sub/c.webp", ".hidden/d.png", ".e.png", "notes.txt", "x[1].png"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "void").mkdir()
-    monkeypatch.chdir(tmp_path)
-
-    def found(*inputs):
-        return [path.as_posix() for path in find_images(inputs)]
-
-    everything = ["a.jpg", "b.PNG", "sub/c.webp", "x[1].png"]
-    assert found(".") == everything
-    assert found("a.jpg", Path("."), "a.jpg") == everything  # each once, in the order first met
-    assert found("*.jpg", "s*") == ["a.jpg", "sub/c.webp"]
-    assert found("**/*.webp") == ["sub/c.webp"]
-    assert found("x[1].png") == ["x[1].png"]  # a file of that name is no pattern
-    assert found("none.png", "*.none", "void", "notes.txt") == [
-        "none.png",
-        "*.none",
-        "void",
-        "notes.txt",
-    ]
-    assert found() == []
-    assert find_images("sub") == [Path("sub/c.webp")]  # one path, not its letters
