@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.damaged_photos import centre_crop
-from restoration_guide.report.reference import psnr
+from restoration_guide.fidelity.full_reference import psnr
 from zoomiqa_core.data.damage.kadid import DISTORTIONS, LEVELS, cell_rating, distort
 from zoomiqa_core.images.sources import find_images, to_batch, to_pil
 

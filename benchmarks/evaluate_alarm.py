@@ -33,8 +33,8 @@ from torch import Tensor
 from benchmarks.attack_proxy import ATTACKS
 from benchmarks.damaged_photos import SIDE, Photo, centre_crop, damage, read_photos
 from benchmarks.timing import hardware
+from restoration_guide.fidelity.full_reference import reference_figures
 from restoration_guide.finetune.disagreement import Disagreement
-from restoration_guide.report.reference import reference_figures
 from restoration_guide.restorers.base import candidate_generator
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline

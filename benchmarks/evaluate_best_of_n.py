@@ -43,7 +43,8 @@ from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.peers import brisque, laplacian_variance
 from benchmarks.timing import hardware
 from restoration_guide.cli.config import RunConfig
-from restoration_guide.report.reference import compare_with_reference, psnr
+from restoration_guide.fidelity.full_reference import psnr
+from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.choice import consensus_distances
 from restoration_guide.search.selection import Index, Row, Selection

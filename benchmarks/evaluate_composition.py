@@ -35,7 +35,7 @@ from benchmarks.damaged_photos import Photo, damage, read_photos
 from benchmarks.peers import brisque
 from benchmarks.timing import hardware
 from restoration_guide.cli.config import RunConfig
-from restoration_guide.report.reference import psnr, reference_figures
+from restoration_guide.fidelity.full_reference import psnr, reference_figures
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.compose import ComposeConfig, compose_regions
 from restoration_guide.search.selection import Index, Selection

@@ -37,10 +37,10 @@ from rich.progress import track
 
 from benchmarks.damaged_photos import SIDE, Photo, damage, read_crops
 from benchmarks.timing import hardware, threads
+from restoration_guide.fidelity.full_reference import reference_figures
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
 from restoration_guide.finetune.probes import departures
 from restoration_guide.finetune.rewards import QUALITY
-from restoration_guide.report.reference import reference_figures
 from restoration_guide.restorers.base import candidate_generator
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline

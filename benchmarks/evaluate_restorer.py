@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.damaged_photos import SIDE, Photo, damage, read_photos
 from benchmarks.timing import hardware, threads
-from restoration_guide.report.reference import ReferenceFigures, reference_figures
+from restoration_guide.fidelity.full_reference import ReferenceFigures, reference_figures
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 from zoomiqa_core.evaluation.correlation import Estimate, bootstrap

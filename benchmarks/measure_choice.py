@@ -34,8 +34,9 @@ from rich.table import Table
 
 from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.training_crops import MIXED, OTHERS, UNDAMAGED, Crop, crops, kind_of
+from restoration_guide.fidelity.full_reference import ReferenceFigures
 from restoration_guide.fidelity.terms import TERMS
-from restoration_guide.report.reference import ReferenceFigures, compare_with_reference
+from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.restorers import load_restorer
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.choice import ChoiceRule, choose, consensus_distances

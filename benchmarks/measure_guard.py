@@ -32,7 +32,7 @@ from rich.table import Table
 
 from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.training_crops import MIXED, OTHERS, UNDAMAGED, crops, kind_of
-from restoration_guide.report.reference import psnr
+from restoration_guide.fidelity.full_reference import psnr
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.base import Restorer
 from restoration_guide.search.changes import Change, measure_change

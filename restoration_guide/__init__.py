@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from restoration_guide.fidelity.terms import Fidelity, FidelityLimits, measure_fidelity
     from restoration_guide.gate.gate import QualityGate
-    from restoration_guide.gate.run import RetryPolicy
+    from restoration_guide.gate.run import RetryPolicy, run_gated
     from restoration_guide.gate.verdict import Verdict
     from restoration_guide.report.folder import ReportExistsError
+    from restoration_guide.report.write import write_report
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
     from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
@@ -42,6 +43,8 @@ __all__ = [
     "compose_regions",
     "load_restorer",
     "measure_fidelity",
+    "run_gated",
+    "write_report",
 ]
 
 _LAZY = {
@@ -59,11 +62,13 @@ _LAZY = {
     "PruneConfig": "search.prune",
     "QualityGate": "gate.gate",
     "ReportExistsError": "report.folder",
+    "write_report": "report.write",
     "load_restorer": "restorers",
     "Candidate": "restorers.base",
     "Restorer": "restorers.base",
     "Settings": "restorers.base",
     "RetryPolicy": "gate.run",
+    "run_gated": "gate.run",
     "Row": "search.selection",
     "Selection": "search.selection",
     "Verdict": "gate.verdict",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from restoration_guide.report.folder import check_folder, config_hash, is_done, run_identity
 from restoration_guide.report.index import Job
+from restoration_guide.report.write import write_report
 from restoration_guide.search.best_of_n import BestOfN, SearchInterrupted
 from zoomiqa_core.images.sources import read_image
 from zoomiqa_core.runs.launch import Process
@@ -64,9 +65,9 @@ def restore_image(
         selection = search(job.path, seed=settings["seed"], progress=progress)
     except SearchInterrupted as interrupt:
         try:
-            interrupt.selection.report(job.folder, settings=settings, overwrite=overwrite)
+            write_report(interrupt.selection, job.folder, settings=settings, overwrite=overwrite)
         except Exception as error:
             raise interrupt from error
         raise
-    selection.report(job.folder, settings=settings, overwrite=overwrite)
+    write_report(selection, job.folder, settings=settings, overwrite=overwrite)
     return selection

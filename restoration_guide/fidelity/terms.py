@@ -3,7 +3,7 @@
 A restorer may add the fine detail that the damage destroyed; what the damage left standing, the
 coarse structure and the colours, it must keep. Every term therefore looks only at what survives
 blur, noise and compression. All are differentiable in the candidate. Against the clean image, where
-there is one: :mod:`restoration_guide.report.reference`.
+there is one: :mod:`restoration_guide.fidelity.full_reference`.
 """
 
 from __future__ import annotations

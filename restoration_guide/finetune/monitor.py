@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from restoration_guide.fidelity.full_reference import reference_figures
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.probes import departures
 from restoration_guide.finetune.rewards import Judge
-from restoration_guide.report.reference import reference_figures
 from zoomiqa_core.scorer import Scorer
 
 

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from restoration_guide.fidelity.full_reference import ms_ssim
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
-from restoration_guide.report.reference import ms_ssim
 from zoomiqa_core.proxy.model import Rated, counted_on
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 

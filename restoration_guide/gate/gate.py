@@ -7,7 +7,6 @@ it from labelled images. :mod:`restoration_guide.gate.verdict` holds the rule.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, overload
 
 from torch import Tensor
@@ -22,9 +21,6 @@ from zoomiqa_core.images.pixels import without_batch
 from zoomiqa_core.images.sources import ImageError, ImageSource, read_image
 
 if TYPE_CHECKING:
-    from restoration_guide.gate.calibration import Calibration
-    from restoration_guide.gate.run import GatedRun, RetryPolicy
-    from restoration_guide.restorers.base import Restorer
     from zoomiqa_core.scorer import Scorer
 
 LASTING = frozenset({"wrong_size", "unreadable"})
@@ -94,47 +90,6 @@ class QualityGate:
         except ImageError as error:
             return Verdict("reject", (f"the input cannot be read: {error.code}: {error}",))
         return self.compare(source, after, self.judge(source), final=final)
-
-    def run(
-        self,
-        restorer: Restorer,
-        image: ImageSource,
-        *,
-        seed: int = 0,
-        policy: RetryPolicy | None = None,
-    ) -> GatedRun:
-        """Restore, with other seeds and settings, until a result passes or attempts run out.
-
-        See :func:`restoration_guide.gate.run.run_gated`.
-        """
-        from restoration_guide.gate.run import run_gated
-
-        return run_gated(self, restorer, image, seed=seed, policy=policy)
-
-    def calibrate(
-        self,
-        images: Sequence[ImageSource],
-        acceptable: Sequence[bool],
-        *,
-        target_false_accept: float = 0.05,
-    ) -> Calibration:
-        """Find ``min_rating`` from labelled images with the first judge, and use it from now on.
-
-        Args:
-            images: at least ``1 / target_false_accept − 1`` of them unacceptable, like those the
-                gate will see and unseen by the judge in its training.
-            acceptable: of each image, whether people would accept it.
-            target_false_accept: share of unacceptable images that may be accepted.
-
-        Raises:
-            ValueError: see :func:`restoration_guide.gate.calibration.calibrate`.
-        """
-        from restoration_guide.gate.calibration import calibrate
-
-        ratings = [said.rating for said in self.judges[0].assess(list(images))]
-        found = calibrate(ratings, acceptable, target_false_accept=target_false_accept)
-        self.config = replace(self.config, min_rating=found.min_rating)
-        return found
 
     def judge(self, image: Tensor) -> tuple[Assessment, ...]:
         """What each judge says of (3, H, W) in [0, 1]; a judge that raises has failed."""

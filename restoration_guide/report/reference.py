@@ -1,159 +1,13 @@
-"""Candidates against the clean image, where there is one: full-reference figures and ranks."""
+"""The candidates of a search against the clean image, where there is one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from restoration_guide.fidelity.terms import PSNR_CAP_DB
+from restoration_guide.fidelity.full_reference import Learned, ReferenceFigures, reference_figures
 from restoration_guide.search.selection import OK, Index, Selection
-
-SSIM_MIN_SIDE = 11
-"""Side of SSIM's window in pixels."""
-MS_SSIM_MIN_SIDE = 176
-"""Smallest side torchmetrics accepts for five scales of an 11-pixel window: ⌊side / 16⌋ > 10."""
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of its five scales, from fine to coarse (Wang et al. 2003, table 1)."""
-
-Learned = Literal["lpips", "dists"]
-"""Distances that rest on a trained backbone, which torchvision downloads when it is first used."""
-
-UNITS = {
-    "psnr": (f"dB, at most {PSNR_CAP_DB:g}", "higher is better"),
-    "ms_ssim": ("0 to 1", "higher is better"),
-    "ssim": ("at most 1", "higher is better"),
-    "lpips": ("distance", "lower is better"),
-    "dists": ("distance", "lower is better"),
-}
-"""Unit and direction of each of :class:`ReferenceFigures`."""
-
-
-class LearnedMetricError(RuntimeError):
-    """A learned distance whose backbone is not on this machine and cannot be downloaded."""
-
-
-@dataclass(frozen=True)
-class ReferenceFigures:
-    """How near one image comes to the clean one; units and directions in :data:`UNITS`."""
-
-    psnr: float
-    """dB for a peak of 1, at most ``PSNR_CAP_DB`` (identical images)."""
-    ms_ssim: float | None
-    """Multi-scale SSIM in [0, 1]; None for sides below 176 px."""
-    ssim: float | None = None
-    """SSIM, at most 1; None for sides below 11 px."""
-    lpips: float | None = None
-    """Learned perceptual distance (AlexNet), ≥ 0; None unless it was asked for."""
-    dists: float | None = None
-    """Structure and texture distance, 0 to 1; None unless it was asked for."""
-
-
-def reference_figures(
-    image: Tensor, reference: Tensor, *, learned: Sequence[Learned] = ()
-) -> ReferenceFigures:
-    """Figures of (3, H, W) in [0, 1] to a reference of the same shape, by torchmetrics.
-
-    Negative contrast terms of MS-SSIM count as zero (``normalize="relu"``).
-
-    Args:
-        image: (3, H, W) in [0, 1].
-        reference: the clean image, of the same shape.
-        learned: learned distances to add; they may download their backbones.
-
-    Raises:
-        ValueError: shapes differ.
-        LearnedMetricError: a learned distance cannot be had.
-    """
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure as ms_ssim,
-    )
-    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-
-    distance = psnr(image, reference)
-    pair = image[None].float(), reference[None].float()
-    side = min(image.shape[-2:])
-    figures: dict[str, float | None] = {"ms_ssim": None, "ssim": None}
-    with torch.no_grad():
-        if side >= SSIM_MIN_SIDE:
-            figures["ssim"] = float(torch.as_tensor(ssim(*pair, data_range=1.0)))
-        if side >= MS_SSIM_MIN_SIDE:
-            figures["ms_ssim"] = float(ms_ssim(*pair, data_range=1.0, normalize="relu"))
-        for name in learned:
-            figures[name] = learned_distance(image, reference, name)
-    return ReferenceFigures(distance, **figures)
-
-
-def ms_ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Differentiable MS-SSIM of images in [0, 1], (B,), by torchmetrics.
-
-    Departs from Wang et al. (2003) in that small images are compared at the first of its five
-    scales alone, as many as leave the 11-pixel window room, with their weights made to sum to 1;
-    negative contrast terms count as 0.
-
-    Raises:
-        ValueError: a side is below 11 px.
-    """
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure as measure,
-    )
-
-    side = min(images.shape[-2:])
-    if side < SSIM_MIN_SIDE:
-        raise ValueError(f"MS-SSIM needs sides of {SSIM_MIN_SIDE} px or more, got {side}")
-    # the window must fit after k halvings, and torchmetrics wants more of four scales and five
-    scales = sum(side // max(2**k, k**2) >= SSIM_MIN_SIDE for k in range(len(MS_SSIM_WEIGHTS)))
-    weights = MS_SSIM_WEIGHTS[:scales]
-    betas = tuple(weight / sum(weights) for weight in weights)
-    found = measure(images, truth, data_range=1.0, betas=betas, normalize="relu", reduction="none")
-    return torch.as_tensor(found)
-
-
-def learned_distance(image: Tensor, reference: Tensor, name: Learned) -> float:
-    """LPIPS or DISTS of (3, H, W) in [0, 1] to a reference of the same shape.
-
-    Raises:
-        LearnedMetricError: its backbone cannot be had.
-    """
-    try:  # DISTS loads its backbone when it is first used, LPIPS when it is made
-        return float(_learned(name)(image[None].float(), reference[None].float()))
-    except OSError as error:
-        raise LearnedMetricError(
-            f"{name} needs a backbone that torchvision downloads once: run it with a network, or "
-            f"copy the file into {torch.hub.get_dir()}/checkpoints. ({error})"
-        ) from error
-
-
-@cache
-def _learned(name: Learned) -> nn.Module:
-    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    if name == "lpips":
-        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    return DeepImageStructureAndTextureSimilarity()
-
-
-def psnr(image: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio of two images of one shape in [0, 1]: dB, at most 100.
-
-    Raises:
-        ValueError: shapes differ.
-    """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    if image.shape != reference.shape:
-        raise ValueError(
-            f"the reference is {tuple(reference.shape)} and the image {tuple(image.shape)}; "
-            "give the clean image on the same pixel grid."
-        )
-    with torch.no_grad():
-        value = peak_signal_noise_ratio(image.float(), reference.float(), data_range=1.0)
-    return min(float(value), PSNR_CAP_DB)
 
 
 def compare_with_reference(
@@ -164,7 +18,7 @@ def compare_with_reference(
     Args:
         selection: the outcome of a search.
         reference: (3, H, W) in [0, 1] on the input's grid.
-        learned: learned distances to add, see :func:`reference_figures`.
+        learned: learned distances to add; they may download their backbones.
     """
     return {
         row.index: reference_figures(selection.image(row.index), reference, learned=learned)

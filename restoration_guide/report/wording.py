@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from restoration_guide.fidelity.full_reference import UNITS
 from restoration_guide.fidelity.terms import TERMS
-from restoration_guide.report.reference import UNITS
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 
 if TYPE_CHECKING:

@@ -26,14 +26,11 @@ from typing import Any
 
 from PIL import Image
 
+from restoration_guide.fidelity.full_reference import ReferenceFigures
 from restoration_guide.report.folder import PACKAGE, RECORD, check_folder, clear, run_identity
 from restoration_guide.report.page import picture_of, render_page
 from restoration_guide.report.picture import View, draw_comparison
-from restoration_guide.report.reference import (
-    ReferenceFigures,
-    compare_with_reference,
-    rank_of_choice,
-)
+from restoration_guide.report.reference import compare_with_reference, rank_of_choice
 from restoration_guide.report.wording import (
     fidelity_in_words,
     figure,

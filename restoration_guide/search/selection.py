@@ -16,11 +16,11 @@ from torch import Tensor
 from restoration_guide.fidelity.terms import TERMS, Fidelity
 from restoration_guide.search.changes import Change
 from restoration_guide.search.timing import Timing
+from zoomiqa_core.images.sources import save_png
 
 if TYPE_CHECKING:
     from restoration_guide.restorers.base import Candidate
     from zoomiqa_core.assessment import Assessment, BBox
-    from zoomiqa_core.images.sources import ImageSource
     from zoomiqa_core.scorer import Scorer
 
 Index = int | Literal["input"]
@@ -214,17 +214,6 @@ class Selection:
         with torch.no_grad():
             return self.scorer.score_regions(self.image(index), [bbox])[0].rating
 
-    def report(
-        self,
-        directory: str | os.PathLike[str],
-        reference: ImageSource | None = None,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        overwrite: bool = False,
-    ) -> Path:
-        """Write the report folder; see :func:`restoration_guide.report.write.write_report`."""
-        from restoration_guide.report.write import write_report
-
-        return write_report(
-            self, directory, reference=reference, settings=settings, overwrite=overwrite
-        )
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the chosen picture as PNG and return the path; a file of that name is replaced."""
+        return save_png(self.best, path)

@@ -22,8 +22,8 @@ from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.measure_choice import Case
 from benchmarks.measure_guard import Restored
 from benchmarks.training_crops import crops, kind_of
+from restoration_guide.fidelity.full_reference import ReferenceFigures
 from restoration_guide.fidelity.terms import FidelityLimits
-from restoration_guide.report.reference import ReferenceFigures
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer, TinyRestorationPipeline
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.changes import Change

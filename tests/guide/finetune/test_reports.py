@@ -8,6 +8,7 @@ import torch
 from restoration_guide.finetune.dpo import Dpo, DpoConfig
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.reports import ReportedPhotos
+from restoration_guide.report.write import write_report
 from restoration_guide.search.best_of_n import BestOfN
 from zoomiqa_core.images.sources import save_png
 
@@ -23,7 +24,7 @@ def folders(stubs, tmp_path):
         chosen = BestOfN(restorer, stubs.Scorer(std=0.2), n=count)(
             tmp_path / "inputs" / f"{number}.png", seed=0
         )
-        chosen.report(tmp_path / "reports" / str(number))
+        write_report(chosen, tmp_path / "reports" / str(number))
     return tmp_path / "reports", tmp_path / "inputs"
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from restoration_guide.fidelity.full_reference import ms_ssim, reference_figures
 from restoration_guide.finetune.rewards import (
     Reward,
     RewardConfig,
@@ -18,7 +19,6 @@ from restoration_guide.finetune.rewards import (
     two_pixel_pattern,
     worst_mean,
 )
-from restoration_guide.report.reference import ms_ssim, reference_figures
 from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, counted_on
 from zoomiqa_core.proxy.views import ViewConfig, random_views

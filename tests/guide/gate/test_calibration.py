@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import beta
 
 from restoration_guide.gate.calibration import calibrate, check, conformal_threshold
-from restoration_guide.gate.gate import QualityGate
 
 NINETEEN = np.linspace(1.0, 2.8, 19)
 """1.0, 1.1, … 2.8."""
@@ -82,14 +81,13 @@ def test_rates_of_nothing_are_unknown() -> None:
     assert math.isnan(rates.false_reject.value) and rates.wrong_among_accepted.count == 0
 
 
-def test_a_gate_calibrates_itself(stubs) -> None:
+def test_calibrating_with_a_judges_ratings(stubs) -> None:
     images = [stubs.make_photo(24, 24, noise) for noise in np.linspace(0.0, 0.1, 12)]
     scorer = stubs.Scorer()
     ratings = [said.rating for said in scorer.assess(images)]
     labels = [index < 3 for index in range(12)]  # nine are too noisy: k = ⌈10 · .9⌉ = 9
-    gate = QualityGate(scorer)
-    found = gate.calibrate(images, labels, target_false_accept=0.1)
-    assert found.min_rating == gate.config.min_rating == np.nextafter(ratings[3], 9)
+    found = calibrate(ratings, labels, target_false_accept=0.1)
+    assert found.min_rating == np.nextafter(ratings[3], 9)
     assert found.to_dict()["unacceptable"] == 9
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from restoration_guide.gate.gate import QualityGate
-from restoration_guide.gate.run import RetryPolicy
+from restoration_guide.gate.run import RetryPolicy, run_gated
 from restoration_guide.restorers.base import Settings
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 
@@ -35,7 +35,7 @@ class Takes:
 
 def test_the_first_good_result_ends_it(photo, stubs) -> None:
     restorer = Takes(stubs, NAN, RuntimeError("crash"), stubs.smooth, stubs.smooth)
-    run: Any = QualityGate(stubs.Scorer(), 3.0).run(restorer, photo, seed=7)
+    run: Any = run_gated(QualityGate(stubs.Scorer(), 3.0), restorer, photo, seed=7)
     assert [attempt.verdict.action for attempt in run.attempts] == ["retry", "retry", "accept"]
     assert [attempt.seed for attempt in run.attempts] == [7, 8, 9]
     assert [attempt.verdict.defect for attempt in run.attempts] == [
@@ -54,8 +54,11 @@ def test_the_first_good_result_ends_it(photo, stubs) -> None:
 def test_attempts_run_out(photo, stubs) -> None:
     scorer = stubs.Scorer()
     rating = scorer.assess(photo).rating
-    run: Any = QualityGate(scorer, rating + 0.01).run(
-        Takes(stubs, *[SAME] * 9), photo, policy=RetryPolicy(attempts=4)
+    run: Any = run_gated(
+        QualityGate(scorer, rating + 0.01),
+        Takes(stubs, *[SAME] * 9),
+        photo,
+        policy=RetryPolicy(attempts=4),
     )
     assert [attempt.verdict.action for attempt in run.attempts] == ["retry"] * 3 + ["reject"]
     assert run.image is None
@@ -63,20 +66,20 @@ def test_attempts_run_out(photo, stubs) -> None:
 
 def test_the_input_is_judged_once_and_kept_when_good(photo, stubs) -> None:
     scorer = stubs.Scorer()
-    run: Any = QualityGate(scorer, 1.0).run(Takes(stubs, SAME, SAME), photo)
+    run: Any = run_gated(QualityGate(scorer, 1.0), Takes(stubs, SAME, SAME), photo)
     assert (run.action, len(run.attempts), scorer.judged) == ("keep_input", 1, 2)
     assert torch.equal(run.image, photo)
 
 
 def test_a_lasting_defect_is_not_tried_again(photo, stubs) -> None:
     restorer = Takes(stubs, lambda image, _: image[:, :-8])
-    run: Any = QualityGate(stubs.Scorer(), 4.9).run(restorer, photo)
+    run: Any = run_gated(QualityGate(stubs.Scorer(), 4.9), restorer, photo)
     assert (run.action, len(run.attempts)) == ("reject", 1)
 
 
 def test_ctrl_c_goes_through(photo, stubs) -> None:
     with pytest.raises(KeyboardInterrupt):
-        QualityGate(stubs.Scorer()).run(Takes(stubs, KeyboardInterrupt()), photo)
+        run_gated(QualityGate(stubs.Scorer()), Takes(stubs, KeyboardInterrupt()), photo)
 
 
 def test_what_a_policy_changes_by_hand() -> None:
@@ -107,8 +110,8 @@ def test_wrong_policies_teach(settings) -> None:
 
 def test_the_builtin_restorer_tries_its_plan(photo, stubs, pipe) -> None:
     restorer: Any = BuiltinRestorer(pipe)
-    run: Any = QualityGate(stubs.Scorer(), 5.0).run(
-        restorer, photo, policy=RetryPolicy(2, more_steps=2)
+    run: Any = run_gated(
+        QualityGate(stubs.Scorer(), 5.0), restorer, photo, policy=RetryPolicy(2, more_steps=2)
     )
     assert [attempt.settings["steps"] for attempt in run.attempts] == [1, 10]
     first = next(iter(restorer.restore(photo[None], n=1, seed=0)))

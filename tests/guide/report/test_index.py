@@ -19,6 +19,7 @@ from restoration_guide.report.index import (
     totals_in_words,
     write_index,
 )
+from restoration_guide.report.write import write_report
 from restoration_guide.search.best_of_n import BestOfN
 from zoomiqa_core.runs.files import to_json
 
@@ -104,7 +105,7 @@ def test_the_index_remembers_earlier_commands(tmp_path) -> None:
 
 def test_the_page_is_escaped_and_links_to_the_reports(photo, stubs, tmp_path) -> None:
     selection = BestOfN(stubs.Restorer(), stubs.Scorer(), n=1)(photo)
-    folder = selection.report(tmp_path / "50 % ü")
+    folder = write_report(selection, tmp_path / "50 % ü")
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record["image"]["name"] = HOSTILE
     (folder / RECORD).write_text(to_json(record), encoding="utf-8")

@@ -14,10 +14,11 @@ import torch
 import yaml
 from PIL import Image
 
+from restoration_guide.fidelity.full_reference import ReferenceFigures, reference_figures
 from restoration_guide.report.folder import OWN_FILES, ReportExistsError
 from restoration_guide.report.picture import shown_size
-from restoration_guide.report.reference import ReferenceFigures, rank_of_choice, reference_figures
-from restoration_guide.report.write import compare
+from restoration_guide.report.reference import rank_of_choice
+from restoration_guide.report.write import compare, write_report
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.selection import Index
 from zoomiqa_core.images.sources import read_image, save_png, to_pil
@@ -55,7 +56,7 @@ def read(folder: Path) -> dict:
 
 
 def test_the_folder_is_complete(selection, photo, tmp_path) -> None:
-    folder = selection.report(tmp_path / "new" / "report")
+    folder = write_report(selection, tmp_path / "new" / "report")
     assert {path.name for path in folder.iterdir()} == OWN_FILES
     assert sorted(path.name for path in (folder / "candidates").iterdir()) == ["00.png", "02.png"]
     best = np.asarray(Image.open(folder / "best.png"))
@@ -63,7 +64,7 @@ def test_the_folder_is_complete(selection, photo, tmp_path) -> None:
 
 
 def test_the_record_says_everything(selection, tmp_path) -> None:
-    record = read(selection.report(tmp_path / "r", settings={"threads": 1}))
+    record = read(write_report(selection, tmp_path / "r", settings={"threads": 1}))
     assert record["choice"] == selection.choice and record["seed"] == 3
     assert record["skipped"] == {"not_finite": 2}
     assert [row["index"] for row in record["rows"]] == ["input", 0, 1, 2, 3]
@@ -81,7 +82,7 @@ def test_the_record_says_everything(selection, tmp_path) -> None:
 
 def test_kept_input_is_byte_for_byte_the_input(photo, stubs, tmp_path) -> None:
     kept = BestOfN(stubs.Restorer(), stubs.Scorer(std=9.0), n=1, min_gain=4.0)(photo)
-    folder = kept.report(tmp_path / "r")
+    folder = write_report(kept, tmp_path / "r")
     saved = save_png(photo, tmp_path / "photo.png")
     assert (folder / "best.png").read_bytes() == saved.read_bytes()
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -92,7 +93,7 @@ def test_kept_input_is_byte_for_byte_the_input(photo, stubs, tmp_path) -> None:
 
 
 def test_the_page_requests_nothing(selection, tmp_path) -> None:
-    source = (selection.report(tmp_path / "r") / "report.html").read_text(encoding="utf-8")
+    source = (write_report(selection, tmp_path / "r") / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"(?i)https?://|@import|//cdn|url\(", source)
     page = Page(source)
     for tag, attributes in page.tags:
@@ -110,7 +111,7 @@ def test_names_are_escaped(stubs, photo, tmp_path) -> None:
     selection = BestOfN(stubs.Restorer([ValueError("<script>alert(2)</script>")]), stubs.Scorer())(
         path
     )
-    folder = selection.report(tmp_path / "r")
+    folder = write_report(selection, tmp_path / "r")
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert HOSTILE in page.text and "<script>alert(2)</script>" in page.text
     assert not any("onerror" in attributes for _, attributes in page.tags)
@@ -119,7 +120,7 @@ def test_names_are_escaped(stubs, photo, tmp_path) -> None:
 
 
 def test_the_page_has_a_row_for_every_candidate(selection, tmp_path) -> None:
-    source = (selection.report(tmp_path / "r") / "report.html").read_text(encoding="utf-8")
+    source = (write_report(selection, tmp_path / "r") / "report.html").read_text(encoding="utf-8")
     assert source.count("<tr") == 1 + len(selection.rows)
     assert source.count('<tr class="chosen">') == 1
     assert "not finite: " in source
@@ -137,7 +138,7 @@ def test_rows_of_other_kinds_and_other_figures(selection, tmp_path, monkeypatch)
     mixed = replace(selection, rows=tuple(rows), candidates=candidates, choice="composed")
     table = [{**row, "nfe": 5, "second_error": "it <gave> up"} for row in mixed.table]
     monkeypatch.setattr(type(mixed), "table", table)
-    folder = mixed.report(tmp_path / "r")
+    folder = write_report(mixed, tmp_path / "r")
     assert sorted(path.name for path in (folder / "candidates").iterdir()) == [
         "00.png",
         "composed.png",
@@ -157,14 +158,14 @@ def test_a_judge_that_cannot_draw_does_not_cost_the_report(selection, tmp_path) 
         def quality_map(self, image):
             raise RuntimeError("out of memory")
 
-    folder = replace(selection, scorer=Blind()).report(tmp_path / "r")
+    folder = write_report(replace(selection, scorer=Blind()), tmp_path / "r")
     assert read(folder)["choice"] == selection.choice
     assert Image.open(folder / "comparison.png").width >= 620
 
 
 def test_settings_that_json_does_not_know_are_kept_in_words(selection, tmp_path) -> None:
     rows = [replace(row, settings={"generator": torch.Generator}) for row in selection.rows]
-    folder = replace(selection, rows=tuple(rows)).report(tmp_path / "r")
+    folder = write_report(replace(selection, rows=tuple(rows)), tmp_path / "r")
     assert "Generator" in read(folder)["rows"][1]["settings"]["generator"]
 
 
@@ -172,22 +173,22 @@ def test_settings_that_json_does_not_know_are_kept_in_words(selection, tmp_path)
 
 
 def test_the_same_run_renews_its_report(selection, tmp_path) -> None:
-    folder = selection.report(tmp_path / "r")
+    folder = write_report(selection, tmp_path / "r")
     notes = folder / "notes.txt"
     notes.write_text("mine", encoding="utf-8")
     (folder / "best.png").unlink()
-    selection.report(folder)
+    write_report(selection, folder)
     assert (folder / "best.png").is_file() and notes.read_text(encoding="utf-8") == "mine"
 
 
 def test_another_run_is_refused_unless_asked(selection, photo, stubs, tmp_path) -> None:
-    folder = selection.report(tmp_path / "r")
+    folder = write_report(selection, tmp_path / "r")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     other = BestOfN(stubs.Restorer(), stubs.Scorer(), n=2)(photo, seed=4)
     with pytest.raises(ReportExistsError, match="another run"):
-        other.report(folder)
+        write_report(other, folder)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    other.report(folder, overwrite=True)
+    write_report(other, folder, overwrite=True)
     assert read(folder)["seed"] == 4
     assert sorted(path.name for path in (folder / "candidates").iterdir()) == ["00.png", "01.png"]
 
@@ -198,21 +199,21 @@ def test_foreign_folders_and_files_are_refused(selection, tmp_path) -> None:
     picture.write_bytes(b"mine")
     for overwrite in (False, True):
         with pytest.raises(ReportExistsError, match="no report"):
-            selection.report(tmp_path / "holiday", overwrite=overwrite)
+            write_report(selection, tmp_path / "holiday", overwrite=overwrite)
     assert picture.read_bytes() == b"mine"
     with pytest.raises(ReportExistsError, match="is a file"):
-        selection.report(picture)
+        write_report(selection, picture)
 
 
 def test_an_unfinished_report_beside_foreign_files_is_overwritten_when_asked(
     selection, tmp_path
 ) -> None:
-    folder = selection.report(tmp_path / "r")
+    folder = write_report(selection, tmp_path / "r")
     (folder / "report.json").unlink()  # killed half-way
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ReportExistsError, match=r"\(notes.txt\).*--overwrite"):
-        selection.report(folder)
-    selection.report(folder, overwrite=True)
+        write_report(selection, folder)
+    write_report(selection, folder, overwrite=True)
     assert read(folder)["choice"] == selection.choice
     assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
 
@@ -223,14 +224,14 @@ def test_another_programs_config_is_no_unfinished_report(selection, tmp_path, te
     config.write_text(text, encoding="utf-8")
     for overwrite in (False, True):
         with pytest.raises(ReportExistsError, match="no report"):
-            selection.report(tmp_path, overwrite=overwrite)
+            write_report(selection, tmp_path, overwrite=overwrite)
     assert config.read_text(encoding="utf-8") == text
 
 
 def test_an_unfinished_report_is_completed(selection, tmp_path) -> None:
-    folder = selection.report(tmp_path / "r")
+    folder = write_report(selection, tmp_path / "r")
     (folder / "report.json").unlink()  # written last: without it the run was cut short
-    selection.report(folder)
+    write_report(selection, folder)
     assert read(folder)["choice"] == selection.choice
 
 
@@ -241,7 +242,7 @@ def test_an_unfinished_report_is_completed(selection, tmp_path) -> None:
 def test_any_shape_gives_a_readable_picture(stubs, tmp_path, size) -> None:
     photo = stubs.make_photo(*size)
     selection = BestOfN(stubs.Restorer(), stubs.Scorer(), n=1)(photo)
-    picture = Image.open(selection.report(tmp_path / "r") / "comparison.png")
+    picture = Image.open(write_report(selection, tmp_path / "r") / "comparison.png")
     assert picture.width >= 620 and max(picture.size) < 4000
 
 
@@ -249,7 +250,7 @@ def test_a_judge_without_maps_still_gives_a_picture(selection, tmp_path) -> None
     blind = replace(selection, scorer=None)
     with pytest.raises(ValueError, match="no judge"):
         blind.region_rating("input", (0, 0, 1, 1))
-    folder = blind.report(tmp_path / "r")
+    folder = write_report(blind, tmp_path / "r")
     assert Image.open(folder / "comparison.png").width >= 620
 
 
@@ -275,7 +276,7 @@ def test_shown_sizes() -> None:
 def test_reference_adds_figures_and_rank(stubs, tmp_path) -> None:
     clean, noisy = stubs.make_photo(176, 176, 0.0), stubs.make_photo(176, 176)
     selection = BestOfN(stubs.Restorer(), stubs.Scorer(), n=2)(noisy)
-    record = read(selection.report(tmp_path / "r", reference=clean))
+    record = read(write_report(selection, tmp_path / "r", reference=clean))
     source, first = record["rows"][0], record["rows"][1]
     mse = float((noisy - clean).square().mean())
     assert source["psnr"] == pytest.approx(-10 * math.log10(mse), abs=1e-4)
@@ -304,6 +305,6 @@ def test_rank_counts_usable_rows_only(selection, photo) -> None:
 
 
 def test_saved_candidates_can_be_read_back(selection, tmp_path) -> None:
-    folder = selection.report(tmp_path / "r")
+    folder = write_report(selection, tmp_path / "r")
     pixels = read_image(folder / "candidates" / "00.png").pixels
     assert (pixels - selection.image(0)).abs().max() <= 0.5 / 255 + 1e-6

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from restoration_guide.fidelity.terms import low_pass_distance
+from restoration_guide.report.write import write_report
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.compose import (
     ComposeConfig,
@@ -133,7 +134,7 @@ def test_the_better_halves_are_taken(mixed: Selection, tmp_path) -> None:
     assert torch.allclose(best[..., -16:], mixed.image(1)[..., -16:], atol=1e-5)
     assert composed.timing.total > mixed.timing.total and composed.rows[:3] == mixed.rows
 
-    folder = composed.report(tmp_path / "report")
+    folder = write_report(composed, tmp_path / "report")
     record = json.loads((folder / "report.json").read_text("utf-8"))
     assert record["choice"] == 2 and record["rows"][3]["settings"] == row.settings
     assert (folder / "candidates" / "02.png").is_file()

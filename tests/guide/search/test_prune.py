@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from restoration_guide.cli.config import resolve_config
+from restoration_guide.report.write import write_report
 from restoration_guide.restorers.base import Candidate, Preview, Settings
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig
@@ -239,7 +240,9 @@ def test_pruned_candidates_are_rows_and_the_others_are_unchanged(
     assert result.timing.judging > 0 and result.timing.restoring > 0
     assert result.timing.judging + result.timing.restoring <= result.timing.total
 
-    record = json.loads((result.report(tmp_path / "report") / "report.json").read_text("utf-8"))
+    record = json.loads(
+        (write_report(result, tmp_path / "report") / "report.json").read_text("utf-8")
+    )
     assert record["nfe"] == result.nfe and record["skipped"] == {"pruned": 3}
     assert record["config"]["prune"] == {
         "protect": 0,

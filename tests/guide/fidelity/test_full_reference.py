@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from restoration_guide.report import reference
-from restoration_guide.report.reference import LearnedMetricError, reference_figures
+from restoration_guide.fidelity import full_reference
+from restoration_guide.fidelity.full_reference import LearnedMetricError, reference_figures
 
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[None]:
     """No learned distance is loaded, and no backbone was ever downloaded."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    reference._learned.cache_clear()
+    full_reference._learned.cache_clear()
     yield
-    reference._learned.cache_clear()
+    full_reference._learned.cache_clear()
 
 
 def test_figures_by_hand() -> None:
@@ -63,4 +63,4 @@ def test_lpips_with_a_backbone(fresh, monkeypatch) -> None:
 
 def test_every_figure_has_a_unit() -> None:
     image = torch.zeros(3, 16, 16)
-    assert list(reference.UNITS) == list(vars(reference_figures(image, image)))
+    assert list(full_reference.UNITS) == list(vars(reference_figures(image, image)))
