@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.damaged_photos import centre_crop
-from zoomiqa_core.assessment import Assessment, BBox
+from zoomiqa_core.assessment import Assessment, BBox, Chains
 from zoomiqa_core.data.benchmarks.sets import read_biq2021
 from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.teacher.damage_facts import InvisibleDamageError, damage_photo
@@ -87,15 +87,16 @@ def damaged_cases(photos: Sequence[Path], seed: int) -> Iterator[tuple[Case, Ima
 
 def answer_of(said: Assessment, at_once: Assessment) -> Case:
     """What the table needs of a judgement, and of one without words."""
-    first = said.rounds[0] if said.rounds else None
+    chains = said.chains or Chains()
+    first = chains.rounds[0] if chains.rounds else None
     return {
-        "valid": said.valid and not said.chain_errors,
+        "valid": said.valid and not chains.errors,
         "rating": said.rating,
         "expected": at_once.rating,
-        "ratings": said.ratings,
-        "zoom_share": said.zoom_share,
+        "ratings": chains.ratings,
+        "zoom_share": chains.zoom_share,
         "first": first.rating if first else None,
-        "last": said.rounds[-1].rating if said.valid and said.rounds else None,
+        "last": chains.rounds[-1].rating if said.valid and chains.rounds else None,
         "bbox": first.bbox if first else None,
     }
 

@@ -148,7 +148,7 @@ def main() -> None:
     one_round_alone, one_round_together, _ = compare(judge, image, options)
     expected, _ = measure(lambda: judge.assess(image, mode="expected"), options.device)
     one = fmean(seconds for seconds, _ in alone)
-    zoomed = [seconds for seconds, one_said in alone if len(one_said.rounds) == 2]
+    zoomed = [seconds for seconds, one_said in alone if len(one_said.chains.rounds) == 2]
     two_rounds = fmean(zoomed) if zoomed else float("nan")
     one_round = fmean(seconds for seconds, _ in one_round_alone)
     figures = {
@@ -161,9 +161,9 @@ def main() -> None:
         "s, expected rating": expected,
         "expected / one that zooms": expected / two_rounds,
         "chains that zoomed": len(zoomed),
-        "chains that gave no rating": len(said.chain_errors),
-        "tokens written together": said.tokens,
-        "same ratings": said.ratings == tuple(s.rating for _, s in alone if s.valid),
+        "chains that gave no rating": len(said.chains.errors),
+        "tokens written together": said.chains.tokens,
+        "same ratings": said.chains.ratings == tuple(s.rating for _, s in alone if s.valid),
         "largest |log p generated - forced|": log_probability_difference(judge, image),
         "peak memory, MiB": peak_memory(options.device),
     }

@@ -92,8 +92,8 @@ def test_a_zoom_iqa_model_judges_on_cuda_whatever_the_batch(dtype: torch.dtype) 
 
     images = [picture(96, 64), picture(64, 128)]
     one, many = (judge(size).assess(images) for size in (1, 16))
-    assert all(said.valid and said.zoom_share for said in many)
+    assert all(said.valid and said.chains.zoom_share for said in many)
     if (
         dtype == torch.float32
     ):  # in bfloat16 a batch rounds otherwise, and a draw may fall otherwise
-        assert [said.ratings for said in one] == [said.ratings for said in many]
+        assert [said.chains.ratings for said in one] == [said.chains.ratings for said in many]

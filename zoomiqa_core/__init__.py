@@ -5,7 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from zoomiqa_core.assessment import Assessment, RegionScore, Round, rating_to_score, score_to_rating
+from zoomiqa_core.assessment import (
+    Assessment,
+    Chains,
+    RegionScore,
+    Round,
+    rating_to_score,
+    score_to_rating,
+)
 
 if TYPE_CHECKING:
     from zoomiqa_core.images.sources import ImageError, read_image
@@ -17,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Assessment",
+    "Chains",
     "ImageError",
     "JudgeConfig",
     "ProxyOutput",

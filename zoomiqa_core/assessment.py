@@ -1,4 +1,4 @@
-"""What a judge returns: typed results that keep a failed judgement apart from a number."""
+"""What a judge returns: typed results in which a failed judgement is never a number."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ MIN_RATING, MAX_RATING = 1.0, 5.0
 """The rating scale: five-point absolute category rating, 1 bad … 5 excellent (ITU-R BT.500)."""
 
 BBox = tuple[float, float, float, float]
-"""Normalised ``(x0, y0, x1, y1)``: shares of width and height, origin top left."""
+"""Normalised ``(x0, y0, x1, y1)``: fractions of width and height, origin top left."""
 
 
 def rating_to_score(rating: float) -> float:
     """Map a rating in [1, 5] to the 0–100 score of Zoom-IQA: ``(clip(rating, 1, 5) − 1) · 25``.
 
     A NaN rating (a failed judgement) stays NaN.
+
+    >>> rating_to_score(3.5)
+    62.5
     """
     if math.isnan(rating):
         return math.nan
@@ -26,20 +29,33 @@ def rating_to_score(rating: float) -> float:
 
 
 def score_to_rating(score: float) -> float:
-    """Inverse of :func:`rating_to_score` on [0, 100]."""
+    """Inverse of :func:`rating_to_score` on [0, 100].
+
+    >>> score_to_rating(62.5)
+    3.5
+    """
     return score / 25.0 + MIN_RATING
 
 
-def lower_bound(rating: float, rating_std: float, confidence: float = 1.0) -> float:
-    """``rating − confidence · rating_std``: the rating one can count on."""
-    return rating - confidence * rating_std
+def lower_bound(rating: float, rating_std: float, k: float = 1.0) -> float:
+    """Lower confidence bound ``rating − k · rating_std``; with ``k=0`` the rating itself.
+
+    >>> lower_bound(4.0, 0.25, k=2)
+    3.5
+    >>> lower_bound(4.0, float("nan"), k=0)  # one chain has no standard deviation
+    4.0
+    """
+    return rating - k * rating_std if k else rating
 
 
 def check_bbox(bbox: Sequence[float]) -> BBox:
-    """The box itself, if it is one.
+    """Return the box as a tuple if it is a valid normalised box.
 
     Raises:
         ValueError: not 0 ≤ x0 < x1 ≤ 1 and 0 ≤ y0 < y1 ≤ 1.
+
+    >>> check_bbox([0, 0.5, 1, 1])
+    (0, 0.5, 1, 1)
     """
     if len(bbox) == 4:
         x0, y0, x1, y1 = bbox
@@ -53,7 +69,15 @@ def check_bbox(bbox: Sequence[float]) -> BBox:
 
 @dataclass(frozen=True)
 class RegionScore:
-    """The judgement of one region, seen in the context of its whole image."""
+    """The rating of one region of an image.
+
+    >>> import zoomiqa_core as zi
+    >>> import torch
+    >>> photo = torch.rand(3, 64, 96)
+    >>> (left,) = zi.load_scorer("proxy").score_regions(photo, [(0, 0, 0.5, 1)])
+    >>> left.valid, left.bbox
+    (True, (0, 0, 0.5, 1))
+    """
 
     bbox: BBox
     rating: float
@@ -73,22 +97,28 @@ class RegionScore:
 
 @dataclass(frozen=True)
 class Round:
-    """One look of a judge that looks more than once: at the whole image, then also at crops."""
+    """One reply of a vision-language judge: about the whole image, or also about a crop of it.
+
+    >>> import zoomiqa_core as zi
+    >>> first = zi.Round(2.25, "crop", bbox=(0.1, 0.2, 0.4, 0.9), issues=("Noise in the sky.",))
+    >>> first.valid, first.issues
+    (True, ('Noise in the sky.',))
+    """
 
     rating: float
-    """Rating after this look, 1–5 as the judge wrote it; NaN when its reply was unusable."""
+    """Rating in this reply, as the judge wrote it; NaN when the reply was unusable."""
     tool: str | None = None
-    """``"crop"`` when the judge asked for a closer look, ``"final"`` when not; None on failure."""
+    """``"crop"`` when the judge asked to see a region, ``"final"`` when not; None on failure."""
     bbox: BBox | None = None
-    """The region shown next; None when this was the last look."""
+    """The region shown in the next round; None in the last round."""
     central_fallback: bool = False
-    """The region asked for was unusable, so ``bbox`` is the centre."""
+    """The requested region was unusable, so ``bbox`` is the centre of the image."""
     error: str | None = None
     """Name of the failure, e.g. ``"malformed_json"``; None when the reply was usable."""
     message: str = ""
     """The failure in words."""
     repaired: bool = False
-    """The reply's answer was not JSON and had to be repaired."""
+    """The answer was not JSON and had to be repaired."""
     summary: tuple[str, ...] = ()
     """What the judge saw, as sentences."""
     directions: tuple[str, ...] = ()
@@ -96,9 +126,9 @@ class Round:
     issues: tuple[str, ...] = ()
     """What a restorer should avoid."""
     decision: tuple[str, ...] = ()
-    """Why this rating, and why look closer or not."""
+    """Why this rating, and why a crop was or was not requested."""
     text: str = ""
-    """The whole reply. It is data: escape it before rendering."""
+    """The whole reply, untrusted: escape it before rendering."""
 
     @property
     def valid(self) -> bool:
@@ -107,64 +137,91 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Chains:
+    """How a vision-language judge reached its rating: the chains of rounds it sampled.
+
+    A chain is one conversation about the image; K chains give K ratings, whose mean is the
+    assessment's rating.
+
+    >>> import zoomiqa_core as zi
+    >>> chains = zi.Chains(ratings=(3.5, 4.75), zoom_share=0.5, zoom_shift=2.5)
+    >>> a = zi.Assessment(4.125, 0.884, chains=chains)
+    >>> a.chains.ratings
+    (3.5, 4.75)
+    """
+
+    rounds: tuple[Round, ...] = ()
+    """Rounds of the chain whose rating is nearest to the mean, failed rounds included."""
+    fallback: str | None = None
+    """``"round_1"`` when a later round of that chain failed and its rating is that of round 1."""
+    ratings: tuple[float, ...] = ()
+    """Rating of every usable chain."""
+    errors: tuple[str, ...] = ()
+    """Names of the failures of the chains without a rating."""
+    fallbacks: int = 0
+    """Number of usable chains whose rating is from an earlier round because a later one failed."""
+    zoom_share: float | None = None
+    """Fraction of the usable chains that requested a crop; None without usable chains."""
+    zoom_shift: float | None = None
+    """Mean change of the rating, in rating units, from the first to the last round, over the
+    chains whose crop round succeeded; None when there is none."""
+    retries: int = 0
+    """Number of unusable replies that were sampled again."""
+    tokens: int = 0
+    """Number of generated tokens."""
+    distribution: tuple[float, ...] = ()
+    """Probability of 1 … 5 as the rating's integer part (``mode="expected"``); sums to 1."""
+    digit_mass: float | None = None
+    """Total probability of these five digits before normalisation (``mode="expected"``)."""
+
+
+@dataclass(frozen=True)
 class Assessment:
     """The judgement of one image.
 
-    When a judgement fails, ``valid`` is False, ``error`` names why and both numbers are NaN;
-    there is never a default rating.
+    When a judgement fails, ``valid`` is False, ``error`` names the reason and both numbers are
+    NaN; there is never a default rating.
+
+    >>> import zoomiqa_core as zi
+    >>> a = zi.Assessment(3.48, 0.21, name="photo.jpg")
+    >>> print(a)
+    3.48 ± 0.21 photo.jpg
+    >>> round(a.score, 1), round(a.lower_bound(k=2), 2)
+    (62.0, 3.06)
+    >>> print(zi.load_scorer("proxy").assess("missing.png"))
+    missing.png: missing (missing.png: no such file; check the path)
     """
 
     rating: float
     """Rating, 1 (bad) – 5 (excellent)."""
     rating_std: float
-    """Standard deviation of ``rating``, in rating units; NaN where one chain says nothing of it."""
+    """Standard deviation of ``rating``, in rating units; NaN for a single chain."""
     valid: bool = True
     error: str | None = None
     """Name of the failure, e.g. ``"truncated"``; None when valid."""
     message: str = ""
-    """The failure in words, with its remedy."""
+    """The failure in words, with its fix."""
     name: str = ""
-    """Where the image came from (a path, or a description of the object)."""
+    """Where the image came from: a path, or a description of the object."""
     regions: tuple[RegionScore, ...] = ()
-    rounds: tuple[Round, ...] = ()
-    """Every look the judge took, failed ones too; empty for a judge that looks once. Of several
-    chains, those of the chain whose rating lies nearest to ``rating``."""
-    fallback: str | None = None
-    """``"round_1"`` when a later round failed and the rating is that of round 1, and so on."""
+    """Ratings of the regions asked for with ``regions="model"``."""
     directions: tuple[str, ...] = ()
     """What would improve the image (Zoom-IQA's *Directions for Improvement*)."""
     issues: tuple[str, ...] = ()
     """What a restorer should avoid (Zoom-IQA's *Issues to Avoid*)."""
     notes: tuple[str, ...] = ()
     """What was done to the image before judging, e.g. ``"alpha composited over white"``."""
-    ratings: tuple[float, ...] = ()
-    """Rating of every usable chain; ``rating`` is their mean. Empty for a judge without chains."""
-    chain_errors: tuple[str, ...] = ()
-    """Names of the failures of the chains that gave no rating."""
-    chain_fallbacks: int = 0
-    """Usable chains whose rating is that of an earlier look because a later one failed."""
-    zoom_share: float | None = None
-    """Share of the usable chains that asked for a closer look; None without chains."""
-    zoom_shift: float | None = None
-    """Mean change of the rating, in rating units, from the first to the last look over the chains
-    that looked closer with success; None when there is none."""
-    retries: int = 0
-    """Replies that were unusable and asked for again."""
-    tokens: int = 0
-    """Tokens the judge wrote."""
-    distribution: tuple[float, ...] = ()
-    """Probability of 1 … 5 as the rating's whole part (``mode="expected"``); sums to 1."""
-    digit_mass: float | None = None
-    """Probability the judge gave to those five digits at all (``mode="expected"``)."""
+    chains: Chains | None = None
+    """How a vision-language judge reached its rating; None for every other judge."""
 
     @property
     def score(self) -> float:
         """The rating on 0–100; NaN when the judgement failed."""
         return rating_to_score(self.rating)
 
-    def lower_bound(self, confidence: float = 1.0) -> float:
-        """The rating one can count on (:func:`lower_bound`)."""
-        return lower_bound(self.rating, self.rating_std, confidence)
+    def lower_bound(self, k: float = 1.0) -> float:
+        """Lower confidence bound ``rating − k · rating_std`` (:func:`lower_bound`)."""
+        return lower_bound(self.rating, self.rating_std, k)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON; NaN becomes None."""
@@ -172,8 +229,19 @@ class Assessment:
 
     @classmethod
     def failed(cls, error: str, message: str = "", name: str = "") -> Assessment:
-        """A judgement that could not be made."""
+        """An invalid assessment with the name of the failure.
+
+        >>> Assessment.failed("truncated", "the file ends early", "photo.jpg").valid
+        False
+        """
         return cls(math.nan, math.nan, valid=False, error=error, message=message, name=name)
+
+    def __str__(self) -> str:
+        if not self.valid:
+            why = f"{self.error} ({self.message})" if self.message else str(self.error)
+            return f"{self.name}: {why}" if self.name else why
+        std = "" if math.isnan(self.rating_std) else f" ± {self.rating_std:.2f}"
+        return f"{self.rating:.2f}{std} {self.name}".rstrip()
 
 
 def _without_nan(value: Any) -> Any:

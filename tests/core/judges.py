@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.assessment import Assessment, Chains
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 
 FINAL = '</think><answer>{"bbox_2d": [0, 0, 0, 0], "rating": 3.50, "tool": "final"}</answer>'
@@ -41,4 +41,4 @@ class ScriptedBackend:
                 chain.read(self.reply(request), tokens=7)
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
-        return [Assessment(3.0, 0.5, digit_mass=0.9) for _ in chains]
+        return [Assessment(3.0, 0.5, chains=Chains(digit_mass=0.9)) for _ in chains]

@@ -31,10 +31,6 @@ from zoomiqa_core.scorer import Scorer
 Judgement = dict[str, Any]
 """One line: ``index``, ``name``, ``mos``, what the judge said, ``seconds``."""
 
-OF_CHAINS = ("ratings", "chain_errors", "chain_fallbacks", "zoom_share", "zoom_shift")
-OF_CHAINS += ("retries", "tokens")
-"""Fields of an assessment that only a judge with chains of rounds fills."""
-
 
 def sample(images: Sequence[RatedImage], limit: int | None, seed: int = 0) -> list[RatedImage]:
     """At most ``limit`` of the images, drawn without regard to their order, which they keep.
@@ -154,10 +150,10 @@ def to_judgement(
     """What is kept of one assessment, in plain JSON values."""
     said = assessment.to_dict()
     judgement = {"index": index, "name": image_name(image, root), "mos": image.mos}
-    keys = ("rating", "rating_std", "valid", "error", "message", "fallback")
+    keys = ("rating", "rating_std", "valid", "error", "message", "chains")
     judgement |= {key: said[key] for key in keys}
-    if assessment.rounds:
-        judgement |= {key: said[key] for key in OF_CHAINS}
+    if judgement["chains"]:
+        judgement["chains"].pop("rounds")  # the words would be most of the file
     return {**judgement, "seconds": round(seconds, 6)}
 
 

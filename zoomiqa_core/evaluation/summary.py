@@ -38,18 +38,18 @@ def summarise(judgements: Sequence[dict[str, Any]], identity: dict[str, Any]) ->
     valid = [judgement for judgement in judgements if judgement["valid"]]
     ratings = [judgement["rating"] for judgement in valid]
     found = agreement(ratings, [j["mos"] for j in valid], seed=identity.get("seed", 0))
-    tokens, seconds = _values(judgements, "tokens"), _values(judgements, "seconds")
+    tokens, seconds = _of_chains(judgements, "tokens"), _values(judgements, "seconds")
     return {
         **identity,
         "images": len(judgements),
         "valid": len(valid),
         "invalid": _counts(j["error"] for j in judgements if not j["valid"]),
-        "fallbacks": _counts(j["fallback"] for j in valid if j["fallback"]),
+        "fallbacks": _counts(_of_chains(valid, "fallback")),
         "agreement": {fit: _plain(result) for fit, result in found.items()},
         "mean_rating": _mean(ratings),
-        "zoom_rate": _mean(_values(valid, "zoom_share")),
-        "zoom_shift": _mean(_values(valid, "zoom_shift")),
-        "retries": sum(_values(judgements, "retries")),
+        "zoom_rate": _mean(_of_chains(valid, "zoom_share")),
+        "zoom_shift": _mean(_of_chains(valid, "zoom_shift")),
+        "retries": sum(_of_chains(judgements, "retries")),
         "tokens": {"total": sum(tokens), "per_image": _mean(tokens)} if any(tokens) else None,
         "timing": {
             "judging_seconds": round(sum(seconds), 6),
@@ -167,6 +167,11 @@ def _plain(result: Agreement) -> dict[str, Any]:
 
 def _counts(names: Any) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
+
+
+def _of_chains(judgements: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    chains = (judgement.get("chains") or {} for judgement in judgements)
+    return [record[key] for record in chains if record.get(key) is not None]
 
 
 def _values(judgements: Sequence[dict[str, Any]], key: str) -> list[float]:

@@ -78,7 +78,11 @@ def ask(teacher: Any, path: str | Path, key: str, *, regions: bool) -> Label:
         rating=said.rating,
         std=said.rating_std if math.isfinite(said.rating_std) else None,
         regions=found,
-        zooms=tuple(look.bbox for look in said.rounds if look.tool == "crop" and look.bbox),
+        zooms=tuple(
+            look.bbox
+            for look in (said.chains.rounds if said.chains else ())
+            if look.tool == "crop" and look.bbox
+        ),
     )
 
 

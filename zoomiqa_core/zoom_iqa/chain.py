@@ -4,7 +4,7 @@ Whoever produces replies (a model here, a server, a training roll-out) drives ch
 
     while chain.request is not None:
         chain.read(reply_to(chain.request))
-    assessment = summarise([chain])
+    assessment = combine_chains([chain])
 
 Nothing in a chain depends on its neighbours: every request names its own seed, so that chain k of a
 seed gives the same replies alone and in any batch.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from zoomiqa_core.assessment import Assessment, BBox, RegionScore, Round
+from zoomiqa_core.assessment import Assessment, BBox, Chains, RegionScore, Round
 from zoomiqa_core.zoom_iqa.answer import format_answer, replace_answer
 from zoomiqa_core.zoom_iqa.crop import CropBox, crop_image, region_box
 from zoomiqa_core.zoom_iqa.prompts import Prompts
@@ -140,51 +140,46 @@ class Chain:
         self._views = (self.image, crop_image(self.image, box))
 
 
-def summarise(
+def combine_chains(
     chains: Sequence[Chain], *, name: str = "", notes: tuple[str, ...] = ()
 ) -> Assessment:
-    """What chains about one image say together.
+    """Combine finished chains about one image into its assessment.
 
-    The rating is the mean over the chains that gave one, the standard deviation that of the sample
-    (n − 1; NaN for a single chain). Rounds and words are those of the chain nearest to the mean.
+    The rating is the mean over the chains that gave one, ``rating_std`` the sample standard
+    deviation (n − 1; NaN for a single chain). Rounds, directions and issues are those of the chain
+    nearest to the mean.
 
     Args:
-        chains: done, at least one.
+        chains: finished, at least one.
         name: of the image.
         notes: about its reading.
     """
     ends = [conclude(chain.rounds, name=name, notes=notes) for chain in chains]
-    usable = [end for end in ends if end.valid]
-    counts = {
-        "chain_errors": tuple(end.error or "" for end in ends if not end.valid),
-        "retries": sum(chain.retried for chain in chains),
-        "tokens": sum(chain.tokens for chain in chains),
-    }
-    if not usable:
-        return dataclasses.replace(ends[0], **counts)
-    ratings = tuple(end.rating for end in usable)
-    rating = statistics.fmean(ratings)
-    zoomed = [end.rounds for end in usable if end.rounds[0].bbox is not None]
+    usable = [(end, end.chains) for end in ends if end.valid and end.chains]
+    ratings = tuple(end.rating for end, _ in usable)
+    rating = statistics.fmean(ratings) if ratings else math.nan
+    nearest = min((end for end, _ in usable), key=lambda e: abs(e.rating - rating), default=ends[0])
+    zoomed = [(end, record) for end, record in usable if record.rounds[0].bbox is not None]
     shifts = [
-        end.rating - end.rounds[0].rating
-        for end in usable
-        if end.rounds[0].bbox is not None and end.fallback is None
+        end.rating - record.rounds[0].rating for end, record in zoomed if record.fallback is None
     ]
-    return dataclasses.replace(
-        min(usable, key=lambda end: abs(end.rating - rating)),
-        rating=rating,
-        rating_std=statistics.stdev(ratings) if len(ratings) > 1 else math.nan,
+    record = dataclasses.replace(
+        nearest.chains or Chains(),
         ratings=ratings,
-        chain_fallbacks=sum(end.fallback is not None for end in usable),
-        zoom_share=len(zoomed) / len(usable),
+        errors=tuple(end.error or "" for end in ends if not end.valid),
+        fallbacks=sum(record.fallback is not None for _, record in usable),
+        zoom_share=len(zoomed) / len(usable) if usable else None,
         zoom_shift=statistics.fmean(shifts) if shifts else None,
-        **counts,
+        retries=sum(chain.retried for chain in chains),
+        tokens=sum(chain.tokens for chain in chains),
     )
+    std = statistics.stdev(ratings) if len(ratings) > 1 else math.nan
+    return dataclasses.replace(nearest, rating=rating, rating_std=std, chains=record)
 
 
 def region_score(bbox: BBox, chains: Sequence[Chain]) -> RegionScore:
     """What the chains of one region say together."""
-    said = summarise(chains)
+    said = combine_chains(chains)
     return RegionScore(bbox, said.rating, said.rating_std, said.error, said.message)
 
 

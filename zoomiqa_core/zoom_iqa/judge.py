@@ -19,7 +19,7 @@ from zoomiqa_core.images.sources import (
     source_name,
     to_pil,
 )
-from zoomiqa_core.zoom_iqa.chain import Chain, chosen_regions, region_score, summarise
+from zoomiqa_core.zoom_iqa.chain import Chain, chosen_regions, combine_chains, region_score
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
 
@@ -266,7 +266,7 @@ class ZoomIQA:
             said = dict(zip(chains, self.backend.expected(every), strict=True))
         else:
             self.backend.run(every)
-            said = {i: summarise(group) for i, group in chains.items()}
+            said = {i: combine_chains(group) for i, group in chains.items()}
         if regions == "model":
             wanted = [(_first_look(group), chosen_regions(group)) for group in chains.values()]
             for i, scores in zip(chains, self._region_scores(wanted, seeds), strict=True):

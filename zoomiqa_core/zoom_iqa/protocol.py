@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, Assessment, Round
+from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, Assessment, Chains, Round
 from zoomiqa_core.zoom_iqa.answer import Answer, AnswerError, parse_answer
 from zoomiqa_core.zoom_iqa.crop import CropBox, crop_box
 from zoomiqa_core.zoom_iqa.prompts import Prompts
@@ -153,17 +153,16 @@ def conclude(rounds: Sequence[Round], *, name: str = "", notes: tuple[str, ...] 
     usable = [number for number, look in enumerate(rounds, start=1) if look.valid]
     if not usable:
         failed = Assessment.failed(rounds[0].error or "", rounds[0].message, name)
-        return dataclasses.replace(failed, rounds=rounds, notes=notes)
+        return dataclasses.replace(failed, notes=notes, chains=Chains(rounds))
     last = rounds[usable[-1] - 1]
     return Assessment(
         min(max(last.rating, MIN_RATING), MAX_RATING),
         math.nan,
         name=name,
-        rounds=rounds,
-        fallback=f"round_{usable[-1]}" if usable[-1] < len(rounds) else None,
         directions=last.directions,
         issues=last.issues,
         notes=notes,
+        chains=Chains(rounds, f"round_{usable[-1]}" if usable[-1] < len(rounds) else None),
     )
 
 

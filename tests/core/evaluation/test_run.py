@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from zoomiqa_core.assessment import Assessment, Round
+from zoomiqa_core.assessment import Assessment, Chains, Round
 from zoomiqa_core.data.benchmarks.rated_images import RatedImage
 from zoomiqa_core.evaluation.run import (
     default_folder,
@@ -72,7 +72,7 @@ def test_judgements_are_lines_in_the_images_order(tmp_path):
         "valid": True,
         "error": None,
         "message": "",
-        "fallback": None,
+        "chains": None,
     }
     bad = judgements[4]
     assert (bad["valid"], bad["error"], bad["rating"]) == (False, "truncated", None)
@@ -225,14 +225,13 @@ def test_a_scorer_that_raises_keeps_what_was_judged(tmp_path):
 
 
 def test_what_a_judge_with_chains_says_is_kept():
-    said = Assessment(
-        2.5, 0.1, rounds=(Round(2.5, "final"),), ratings=(2.4, 2.6), zoom_share=0.5, tokens=900
-    )
-    kept = to_judgement(0, images(1)[0], said, ROOT, 1.0)
+    chains = Chains((Round(2.5, "final"),), ratings=(2.4, 2.6), zoom_share=0.5, tokens=900)
+    said = Assessment(2.5, 0.1, chains=chains)
+    kept = to_judgement(0, images(1)[0], said, ROOT, 1.0)["chains"]
     assert (kept["ratings"], kept["zoom_share"], kept["tokens"]) == ((2.4, 2.6), 0.5, 900)
-    assert (kept["retries"], kept["zoom_shift"], kept["chain_errors"]) == (0, None, ())
+    assert (kept["retries"], kept["zoom_shift"], kept["errors"]) == (0, None, ())
     plain = to_judgement(0, images(1)[0], Assessment(2.5, 0.1), ROOT, 1.0)
-    assert "tokens" not in plain and "zoom_share" not in plain
+    assert "rounds" not in kept and plain["chains"] is None
 
 
 def test_a_limited_sample_is_seeded_and_keeps_the_order():

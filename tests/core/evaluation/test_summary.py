@@ -30,7 +30,7 @@ IDENTITY = {
 
 def judgement(index, rating, mos, **more):
     base = {"index": index, "name": f"{index}.png", "mos": mos, "rating": rating}
-    base |= {"rating_std": 0.1, "valid": True, "error": None, "fallback": None, "seconds": 0.5}
+    base |= {"rating_std": 0.1, "valid": True, "error": None, "chains": None, "seconds": 0.5}
     return base | more
 
 
@@ -64,9 +64,19 @@ def test_invalid_judgements_are_counted_by_name_and_kept_out():
 
 def test_costs_by_hand():
     said = [
-        judgement(0, 2.0, 10.0, zoom_share=1.0, zoom_shift=0.5, tokens=700, retries=1),
-        judgement(1, 3.0, 20.0, zoom_share=0.0, zoom_shift=0.0, tokens=300, fallback="round_1"),
-        {**invalid(2, "missing_answer"), "tokens": 200, "retries": 3, "zoom_share": 1.0},
+        judgement(
+            0, 2.0, 10.0, chains={"zoom_share": 1.0, "zoom_shift": 0.5, "tokens": 700, "retries": 1}
+        ),
+        judgement(
+            1,
+            3.0,
+            20.0,
+            chains={"zoom_share": 0.0, "zoom_shift": 0.0, "tokens": 300, "fallback": "round_1"},
+        ),
+        {
+            **invalid(2, "missing_answer"),
+            "chains": {"tokens": 200, "retries": 3, "zoom_share": 1.0},
+        },
     ]
     summary = summarise(said, IDENTITY)
     assert (summary["zoom_rate"], summary["zoom_shift"]) == (0.5, 0.25)  # of the valid two
@@ -79,7 +89,7 @@ def test_costs_by_hand():
 
 
 def test_a_judge_that_neither_zooms_nor_writes_has_no_such_figures():
-    said = [{**j, "tokens": 0} for j in judgements()]
+    said = [{**j, "chains": {"tokens": 0}} for j in judgements()]
     summary = summarise(said, IDENTITY)
     assert summary["zoom_rate"] is summary["zoom_shift"] is summary["tokens"] is None
     assert "zoom" not in shown(summary) and "tokens" not in shown(summary)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoomiqa_core.assessment import Assessment, RegionScore, Round
+from zoomiqa_core.assessment import Assessment, Chains, RegionScore, Round
 from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.images.sources import read_image, save_png
 from zoomiqa_core.proxy.distill import (
@@ -38,7 +38,7 @@ class Brightness:
         if "down" in path.name:
             raise ConnectionError
         looks = (Round(3.0, "crop", (0.0, 0.0, 0.5, 0.5)), Round(3.0, "final"))
-        return Assessment(1 + 4 * float(read_image(path).pixels.mean()), 0.2, rounds=looks)
+        return Assessment(1 + 4 * float(read_image(path).pixels.mean()), 0.2, chains=Chains(looks))
 
     def score_regions(self, path: Path, bboxes) -> list[RegionScore]:
         pixels = read_image(path).pixels

@@ -9,7 +9,7 @@ import pytest
 
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD, picture
 from zoomiqa_core.zoom_iqa.answer import parse_answer
-from zoomiqa_core.zoom_iqa.chain import Chain, chosen_regions, region_score, summarise
+from zoomiqa_core.zoom_iqa.chain import Chain, chosen_regions, combine_chains, region_score
 from zoomiqa_core.zoom_iqa.crop import crop_box
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 from zoomiqa_core.zoom_iqa.protocol import messages, read_turn
@@ -86,8 +86,12 @@ def test_a_failure_of_whoever_replies_ends_the_chain():
     made = chain(CROP)
     made.fail("timeout", "no reply in 60 s")
     assert made.done and made.request is None
-    said = summarise([made])
-    assert (said.rating, said.fallback, said.rounds[1].error) == (2.25, "round_1", "timeout")
+    said = combine_chains([made])
+    assert (said.rating, said.chains.fallback, said.chains.rounds[1].error) == (
+        2.25,
+        "round_1",
+        "timeout",
+    )
 
 
 def test_a_region_is_shown_as_it_is_and_asked_for_alone():
@@ -109,10 +113,20 @@ def test_a_region_is_shown_as_it_is_and_asked_for_alone():
 
 
 def test_one_chain_says_nothing_of_its_spread():
-    said = summarise([chain(CROP, GOOD)], name="a.png", notes=("alpha",))
+    said = combine_chains([chain(CROP, GOOD)], name="a.png", notes=("alpha",))
     assert said.valid and math.isnan(said.rating_std)
-    assert (said.rating, said.ratings, said.zoom_share, said.zoom_shift) == (4.75, (4.75,), 1, 2.5)
-    assert (said.name, said.notes, said.tokens, said.retries) == ("a.png", ("alpha",), 10, 0)
+    assert (said.rating, said.chains.ratings, said.chains.zoom_share, said.chains.zoom_shift) == (
+        4.75,
+        (4.75,),
+        1,
+        2.5,
+    )
+    assert (said.name, said.notes, said.chains.tokens, said.chains.retries) == (
+        "a.png",
+        ("alpha",),
+        10,
+        0,
+    )
 
 
 def test_several_chains_by_hand():
@@ -122,28 +136,30 @@ def test_several_chains_by_hand():
         chain(CROP, BROKEN, BROKEN, retries=1),  # 2.25, round 2 lost
         chain(BROKEN, "", retries=1),  # no rating
     ]
-    said = summarise(chains)
-    assert said.ratings == (3.5, 4.75, 2.25)
+    said = combine_chains(chains)
+    assert said.chains.ratings == (3.5, 4.75, 2.25)
     assert said.rating == 3.5
     assert said.rating_std == pytest.approx(statistics.stdev([3.5, 4.75, 2.25]))  # 1.25
-    assert said.chain_errors == ("missing_answer",)  # that of its last try
-    assert said.zoom_share == pytest.approx(2 / 3)
-    assert said.zoom_shift == 2.5  # the chain that lost round 2 did not look closer with success
-    assert said.retries == 2
-    assert said.rounds == tuple(chains[0].rounds) and said.fallback is None
+    assert said.chains.errors == ("missing_answer",)  # that of its last try
+    assert said.chains.zoom_share == pytest.approx(2 / 3)
+    assert (
+        said.chains.zoom_shift == 2.5
+    )  # the chain that lost round 2 did not look closer with success
+    assert said.chains.retries == 2
+    assert said.chains.rounds == tuple(chains[0].rounds) and said.chains.fallback is None
 
 
 def test_the_order_of_chains_changes_nothing_but_the_order_of_ratings():
     chains = [chain(FINAL), chain(GOOD), chain(CROP, FINAL)]
-    there, back = summarise(chains), summarise(chains[::-1])
-    assert back.ratings == there.ratings[::-1]
+    there, back = combine_chains(chains), combine_chains(chains[::-1])
+    assert back.chains.ratings == there.chains.ratings[::-1]
     assert (back.rating, back.rating_std) == pytest.approx((there.rating, there.rating_std))
 
 
 def test_when_no_chain_is_usable_the_judgement_failed():
-    said = summarise([chain("", retries=0), chain(BROKEN, retries=0)], name="a.png")
-    assert not said.valid and math.isnan(said.rating) and said.ratings == ()
-    assert (said.error, said.chain_errors) == (
+    said = combine_chains([chain("", retries=0), chain(BROKEN, retries=0)], name="a.png")
+    assert not said.valid and math.isnan(said.rating) and said.chains.ratings == ()
+    assert (said.error, said.chains.errors) == (
         "missing_answer",
         ("missing_answer", "malformed_json"),
     )
@@ -152,7 +168,7 @@ def test_when_no_chain_is_usable_the_judgement_failed():
 
 def test_ratings_off_the_scale_are_clipped_before_they_are_averaged():
     off = [FINAL.replace("3.50", value) for value in ("9", "-3")]
-    assert summarise([chain(text) for text in off]).ratings == (5.0, 1.0)
+    assert combine_chains([chain(text) for text in off]).chains.ratings == (5.0, 1.0)
 
 
 def test_regions_the_chains_chose_come_once_each():

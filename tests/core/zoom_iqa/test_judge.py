@@ -50,9 +50,11 @@ def test_one_image_or_a_list_and_bad_images_fail_alone(tmp_path):
 def test_chains_of_an_image_differ_by_seed_and_agree_in_any_list():
     scorer = judge(by_seed, samples=6)
     alone = scorer.assess(picture())
-    assert len(alone.ratings) == 6 and len(set(alone.ratings)) == 2
-    assert 0 < alone.zoom_share < 1 and alone.zoom_shift == 2.5
-    assert [a.ratings for a in scorer.assess([picture(), picture(50, 50)])] == [alone.ratings] * 2
+    assert len(alone.chains.ratings) == 6 and len(set(alone.chains.ratings)) == 2
+    assert 0 < alone.chains.zoom_share < 1 and alone.chains.zoom_shift == 2.5
+    assert [a.chains.ratings for a in scorer.assess([picture(), picture(50, 50)])] == [
+        alone.chains.ratings
+    ] * 2
 
 
 def test_k_chains_are_k_calls_with_one_generator():
@@ -60,19 +62,21 @@ def test_k_chains_are_k_calls_with_one_generator():
     together = scorer.assess(picture(), samples=5, generator=torch.Generator().manual_seed(9))
     generator = torch.Generator().manual_seed(9)
     apart = [scorer.assess(picture(), samples=1, generator=generator) for _ in range(5)]
-    assert together.ratings == tuple(a.rating for a in apart)
+    assert together.chains.ratings == tuple(a.rating for a in apart)
 
 
 def test_fewer_chains_are_the_first_of_more():
     scorer = judge(by_seed)
     assert (
-        scorer.assess(picture(), samples=2).ratings
-        == scorer.assess(picture(), samples=7).ratings[:2]
+        scorer.assess(picture(), samples=2).chains.ratings
+        == scorer.assess(picture(), samples=7).chains.ratings[:2]
     )
 
 
 def test_another_seed_gives_other_chains():
-    ratings = [judge(by_seed, samples=16, seed=seed).assess(picture()).ratings for seed in (0, 1)]
+    ratings = [
+        judge(by_seed, samples=16, seed=seed).assess(picture()).chains.ratings for seed in (0, 1)
+    ]
     assert ratings[0] != ratings[1]
 
 
@@ -142,7 +146,7 @@ def test_without_a_first_look_no_region_is_rated():
 
 def test_expected_mode_asks_the_backend_once_an_image():
     said = judge(by_seed, samples=3).assess([picture(), "no.png"], mode="expected")
-    assert (said[0].rating, said[0].digit_mass) == (3.0, 0.9)
+    assert (said[0].rating, said[0].chains.digit_mass) == (3.0, 0.9)
     assert said[1].error == "missing"
 
 

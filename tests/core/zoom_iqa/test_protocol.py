@@ -64,7 +64,7 @@ def test_an_easy_image_is_final_at_once():
     assessment, steps = judge(FINAL)
     assert steps == [Final()]
     assert assessment.rating == 3.5 and assessment.score == 62.5 and assessment.valid
-    assert assessment.fallback is None and len(assessment.rounds) == 1
+    assert assessment.chains.fallback is None and len(assessment.chains.rounds) == 1
     assert math.isnan(assessment.rating_std)
 
 
@@ -72,7 +72,7 @@ def test_a_hard_image_is_cropped_then_rated_again():
     assessment, steps = judge(CROP, FINAL)
     box = crop_box(BOX, *SIZE)
     assert steps == [Crop(box), Final()]
-    first, second = assessment.rounds
+    first, second = assessment.chains.rounds
     assert (first.rating, first.tool, first.bbox) == (2.5, "crop", box.bbox)
     assert first.directions == ("Crisp bark.",) and first.issues == ("Blur on the bark.",)
     assert (second.rating, second.tool, second.bbox) == (3.5, "final", None)
@@ -81,18 +81,21 @@ def test_a_hard_image_is_cropped_then_rated_again():
 
 def test_an_unusable_box_shows_the_centre_and_says_so():
     assessment, (step, _) = judge(LOST, FINAL)
-    assert step.box.central_fallback and assessment.rounds[0].central_fallback
-    assert assessment.rounds[0].bbox == (0.25, 0.25, 0.75, 0.75)
+    assert step.box.central_fallback and assessment.chains.rounds[0].central_fallback
+    assert assessment.chains.rounds[0].bbox == (0.25, 0.25, 0.75, 0.75)
 
 
 def test_a_failed_later_round_keeps_the_rating_and_says_so():
     assessment, _ = judge(CROP, BROKEN)
-    assert assessment.valid and assessment.rating == 2.5 and assessment.fallback == "round_1"
+    assert assessment.valid and assessment.rating == 2.5 and assessment.chains.fallback == "round_1"
     assert assessment.directions == ("Crisp bark.",)
-    failed = assessment.rounds[1]
+    failed = assessment.chains.rounds[1]
     assert failed.error == "malformed_json" and not failed.valid and math.isnan(failed.rating)
     record = json.loads(json.dumps(assessment.to_dict(), allow_nan=False))
-    assert record["rounds"][1]["rating"] is None and record["rounds"][0]["rating"] == 2.5
+    assert (
+        record["chains"]["rounds"][1]["rating"] is None
+        and record["chains"]["rounds"][0]["rating"] == 2.5
+    )
 
 
 def test_a_failed_first_round_is_a_failed_judgement():
@@ -100,32 +103,32 @@ def test_a_failed_first_round_is_a_failed_judgement():
     assert steps == [Final()]
     assert not assessment.valid and assessment.error == "malformed_json" and assessment.message
     assert math.isnan(assessment.rating) and math.isnan(assessment.score)
-    assert assessment.name == "x.png" and assessment.rounds[0].text == BROKEN
+    assert assessment.name == "x.png" and assessment.chains.rounds[0].text == BROKEN
 
 
 def test_the_last_round_never_crops_and_needs_only_a_rating():
     assert judge(CROP, CROP)[1] == [Crop(crop_box(BOX, *SIZE)), Final()]
     only = judge('<answer>{"rating": 4}</answer>', max_rounds=1)[0]
-    assert only.valid and only.rating == 4 and only.rounds[0].tool == "final"
+    assert only.valid and only.rating == 4 and only.chains.rounds[0].tool == "final"
 
 
 @pytest.mark.parametrize("max_rounds", [1, 2, 3, 5])
 def test_any_number_of_rounds(max_rounds):
     assessment, steps = judge(*[CROP] * max_rounds, max_rounds=max_rounds)
     assert [type(step) for step in steps] == [Crop] * (max_rounds - 1) + [Final]
-    assert len(assessment.rounds) == max_rounds
+    assert len(assessment.chains.rounds) == max_rounds
 
 
 def test_the_fallback_names_the_round_it_fell_back_to():
     assessment, _ = judge(CROP, CROP.replace("2.5", "3.0"), BROKEN, max_rounds=3)
-    assert assessment.fallback == "round_2" and assessment.rating == 3.0
+    assert assessment.chains.fallback == "round_2" and assessment.rating == 3.0
 
 
 @pytest.mark.parametrize(("rating", "kept", "score"), [(7, 5.0, 100.0), (-1, 1.0, 0.0)])
 def test_a_rating_off_the_scale_is_clipped_at_the_end(rating, kept, score):
     assessment, _ = judge(FINAL.replace("3.5", str(rating)))
     assert assessment.rating == kept and assessment.score == score
-    assert assessment.rounds[0].rating == rating
+    assert assessment.chains.rounds[0].rating == rating
 
 
 @pytest.mark.parametrize(("number", "max_rounds"), [(0, 2), (3, 2), (1, 0)])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoomiqa_core.assessment import MAX_RATING, Assessment
+from zoomiqa_core.assessment import MAX_RATING, Assessment, Chains
 from zoomiqa_core.zoom_iqa.answer import format_answer
 from zoomiqa_core.zoom_iqa.local.decoding import Prefix, extend, select_rows
 
@@ -115,4 +115,6 @@ def _assessment(whole: Tensor, decimal: Tensor, min_digit_mass: float) -> Assess
     # Where no digit can follow, the decimal is left open: all alike.
     decimal = torch.where(decimals > 0, decimal / decimals.clamp(min=1e-300), 0.1)
     rating, std = rating_moments(whole, decimal)
-    return Assessment(rating, std, distribution=tuple(whole.tolist()), digit_mass=mass)
+    return Assessment(
+        rating, std, chains=Chains(distribution=tuple(whole.tolist()), digit_mass=mass)
+    )

@@ -77,10 +77,10 @@ def test_the_distribution_is_the_models_own(tiny):
     rows = [next_probabilities(f"{BEGINNING}{d}.")[list(prefix.digits)] for d in range(1, 6)]
     decimal = torch.stack([row / row.sum() for row in rows])
     mean, std = rating_moments(whole, decimal)
-    assert said.digit_mass == pytest.approx(float(mass), rel=1e-4)
-    assert said.distribution == pytest.approx(whole.tolist(), rel=1e-4)
+    assert said.chains.digit_mass == pytest.approx(float(mass), rel=1e-4)
+    assert said.chains.distribution == pytest.approx(whole.tolist(), rel=1e-4)
     assert (said.rating, said.rating_std) == pytest.approx((mean, std), rel=1e-4)
-    assert sum(said.distribution) == pytest.approx(1)
+    assert sum(said.chains.distribution) == pytest.approx(1)
 
 
 def test_images_of_a_batch_are_read_as_alone(tiny):

@@ -34,15 +34,26 @@ def judge(pair, *, batch_size=8, sampling=SHORT, **config) -> ZoomIQA:
 
 def told(said) -> tuple:
     """What must be the same to the last bit."""
-    return said.ratings, said.rating, said.zoom_share, said.chain_errors, said.retries, said.tokens
+    return (
+        said.chains.ratings,
+        said.rating,
+        said.chains.zoom_share,
+        said.chains.errors,
+        said.chains.retries,
+        said.chains.tokens,
+    )
 
 
 def test_a_model_rates_zooms_fails_and_is_asked_again(answering):
     said = judge(answering, samples=24, retries=1).assess(IMAGES[0])
-    assert said.valid and set(said.ratings) <= {2.25, 3.5, 4.75} and len(set(said.ratings)) == 3
-    assert 0 < (said.zoom_share or 0) < 1 and said.zoom_shift is not None
-    assert said.retries > 0 and said.tokens > 24
-    assert said.rating_std > 0 and said.rounds[0].text
+    assert (
+        said.valid
+        and set(said.chains.ratings) <= {2.25, 3.5, 4.75}
+        and len(set(said.chains.ratings)) == 3
+    )
+    assert 0 < (said.chains.zoom_share or 0) < 1 and said.chains.zoom_shift is not None
+    assert said.chains.retries > 0 and said.chains.tokens > 24
+    assert said.rating_std > 0 and said.chains.rounds[0].text
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
@@ -57,8 +68,8 @@ def test_k_chains_are_k_calls(answering):
     together = scorer.assess(IMAGES[0], samples=8, generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(1)
     apart = [scorer.assess(IMAGES[0], samples=1, generator=generator) for _ in range(8)]
-    assert together.ratings == tuple(said.rating for said in apart if said.valid)
-    assert len(together.chain_errors) == sum(not said.valid for said in apart)
+    assert together.chains.ratings == tuple(said.rating for said in apart if said.valid)
+    assert len(together.chains.errors) == sum(not said.valid for said in apart)
 
 
 def test_threads_get_what_one_thread_gets(answering):
@@ -84,7 +95,7 @@ def test_an_image_is_encoded_once_and_a_shared_prompt_read_once(answering, monke
     monkeypatch.setattr(prompt_encoding, "encode_images", encode)
     monkeypatch.setattr(vlm, "read_prompts", prefill)
     said = judge(answering, samples=8, retries=0).assess(IMAGES[:2])
-    zooms = sum(look.bbox is not None for one in said for look in one.rounds[:1])
+    zooms = sum(look.bbox is not None for one in said for look in one.chains.rounds[:1])
     assert read[:2] == [1, 1]  # eight chains, one prompt, of either image
     assert zooms >= 0 and sum(encoded) == 2 + sum(read[2:])  # then one more for each crop
     assert sum(read[2:]) > 2
@@ -203,8 +214,8 @@ def test_a_judge_is_loaded_from_its_folder(answering, tiny, tmp_path):
     assert isinstance(scorer, ZoomIQA) and scorer.name == str(tmp_path)
     assert scorer.prompts == BUILTIN
     there, here = (s.assess(IMAGES[0]) for s in (scorer, judge(tiny, samples=2)))
-    assert [look.text for look in there.rounds] == [look.text for look in here.rounds]
-    assert "".join(look.text for look in here.rounds)
+    assert [look.text for look in there.chains.rounds] == [look.text for look in here.chains.rounds]
+    assert "".join(look.text for look in here.chains.rounds)
     half: Any = load_scorer(tmp_path, prompts="builtin", dtype="bfloat16", sampling=SHORT)
     assert half.backend.model.dtype == torch.bfloat16 and half.assess(IMAGES[0]).error
 

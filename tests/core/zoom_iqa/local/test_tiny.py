@@ -32,9 +32,9 @@ def test_it_is_a_scorer_that_names_itself(tiny: ZoomIQA):
 
 def test_it_rates_in_words_and_is_the_same_again(tiny):
     said, again = tiny.assess([DEMO_PHOTO, DEMO_PHOTO])
-    assert said.valid and not said.chain_errors and said.ratings == again.ratings
+    assert said.valid and not said.chains.errors and said.chains.ratings == again.chains.ratings
     assert 1 <= said.rating <= 5 and said.rating_std > 0
-    assert said.rounds[0].text.startswith("<think>")
+    assert said.chains.rounds[0].text.startswith("<think>")
     assert said.directions or said.issues
 
 

@@ -163,7 +163,7 @@ def test_a_served_judge_finds_what_the_same_judge_finds_in_place(server, config)
     found = there.assess(photos(6), regions="model")
     expected = here.assess(photos(6), regions="model")
     assert [a.to_dict() for a in found] == [a.to_dict() for a in expected]
-    assert sum(a.tokens for a in found) > 0 and any(a.retries for a in expected)
+    assert sum(a.chains.tokens for a in found) > 0 and any(a.chains.retries for a in expected)
     assert {len(list(sent_images(body))) for body in bodies} == {1, 2}
     image, bboxes = photos(1)[0], [(0.0, 0.0, 0.5, 0.5), (0.2, 0.3, 1.0, 1.0)]
     regions = [r.rating for r in there.score_regions(image, bboxes)]
@@ -424,14 +424,14 @@ def test_a_server_that_fails_in_round_2_leaves_the_rating_of_round_1(server):
     crop = say(format_answer(2, (0.1, 0.1, 0.6, 0.6)))
     record(server, in_turn(crop, Response("", 400)))
     found = judge(url_of(server)).assess(photos(1)[0])
-    assert (found.rating, found.fallback, found.valid) == (2, "round_1", True)
-    assert [look.error for look in found.rounds] == [None, "server_refused"]
+    assert (found.rating, found.chains.fallback, found.valid) == (2, "round_1", True)
+    assert [look.error for look in found.chains.rounds] == [None, "server_refused"]
 
 
 def test_replies_are_parsed_like_any_others(server):
     record(server, in_turn(say("<script>no answer</script>")))
     found = judge(url_of(server), JudgeConfig(retries=1)).assess(photos(1)[0])
-    assert (found.error, found.retries) == ("missing_answer", 1)
+    assert (found.error, found.chains.retries) == ("missing_answer", 1)
 
 
 # --- keys, proxies, settings ---------------------------------------------------------------------
