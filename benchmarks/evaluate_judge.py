@@ -36,8 +36,8 @@ from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.evaluation.correlation import Estimate
 from zoomiqa_core.images.sources import find_images
 from zoomiqa_core.proxy.model import BUNDLED_WEIGHTS, QualityProxy
+from zoomiqa_core.proxy.scorer import ProxyScorer
 from zoomiqa_core.runs.files import to_json, write_text_atomic
-from zoomiqa_core.scorer import ProxyScorer
 
 Table = dict[str, Estimate | float]
 Interval = tuple[float, float]

@@ -43,7 +43,8 @@ from restoration_guide.search.choice import ChoiceRule, choose, consensus_distan
 from restoration_guide.search.selection import Row
 from zoomiqa_core.assessment import lower_bound
 from zoomiqa_core.evaluation.correlation import srcc
-from zoomiqa_core.scorer import ProxyScorer, load_scorer
+from zoomiqa_core.proxy.scorer import ProxyScorer
+from zoomiqa_core.scorer import load_scorer
 
 N = 8
 GAINS = (
@@ -100,9 +101,9 @@ def measure_case(search: BestOfN, scorer: ProxyScorer, crop: Crop, seed: int) ->
     ratings = [row.rating for row in others]
 
     with torch.no_grad():
-        before, *after = (scorer.proxy(image[None]) for image in (crop.image, *images))
+        before, *after = (scorer.model(image[None]) for image in (crop.image, *images))
         mirrored = [
-            float(scorer.proxy(image.flip(-1)[None]).rating) for image in (crop.image, *images)
+            float(scorer.model(image.flip(-1)[None]).rating) for image in (crop.image, *images)
         ]
     weight = (before.weight / before.weight.sum()).flatten()
     changes = [(out.map - before.map).flatten() for out in after]

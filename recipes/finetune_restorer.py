@@ -65,9 +65,9 @@ from restoration_guide.finetune.samplers import (
 from restoration_guide.restorers.base import candidate_generator
 from zoomiqa_core import load_scorer
 from zoomiqa_core.images.sources import find_images, save_png
+from zoomiqa_core.proxy.scorer import ProxyScorer
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.runs.folder import RunFolder
-from zoomiqa_core.scorer import ProxyScorer
 from zoomiqa_core.training.policy import LoraSettings
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig
 
@@ -197,7 +197,7 @@ def load_judge(config: Config, device: torch.device) -> Judge:
         settings["config"] = JudgeConfig(**settings["config"])
     scorer = load_scorer(config.judge, device=device, **settings)
     if isinstance(scorer, ProxyScorer):
-        return scorer.proxy.requires_grad_(False)
+        return scorer.model.requires_grad_(False)
     if config.method == "backprop":
         raise ValueError(
             f"the ratings of judge={config.judge} have no gradient in the image; learn from it by "

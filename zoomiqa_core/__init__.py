@@ -17,7 +17,8 @@ from zoomiqa_core.assessment import (
 if TYPE_CHECKING:
     from zoomiqa_core.images.sources import ImageError, read_image
     from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
-    from zoomiqa_core.scorer import ProxyScorer, Scorer, load_scorer
+    from zoomiqa_core.proxy.scorer import ProxyScorer
+    from zoomiqa_core.scorer import Scorer, load_scorer
     from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 
 __version__ = "0.1.0"
@@ -46,7 +47,7 @@ _LAZY = {
     "read_image": "zoomiqa_core.images.sources",
     "ProxyOutput": "zoomiqa_core.proxy.model",
     "QualityProxy": "zoomiqa_core.proxy.model",
-    "ProxyScorer": "zoomiqa_core.scorer",
+    "ProxyScorer": "zoomiqa_core.proxy.scorer",
     "Scorer": "zoomiqa_core.scorer",
     "ZoomIQA": "zoomiqa_core.zoom_iqa.judge",
     "load_scorer": "zoomiqa_core.scorer",

@@ -58,7 +58,7 @@ def test_a_whole_run_and_its_second_without_judging(biq2021, tmp_path, monkeypat
     record = json.loads((out / "validation-3.5.json").read_text(encoding="utf-8"))
     assert record["calibration"]["unacceptable"] == 8 and record["acceptable"] == 3.5
     assert record["test all"][0][3] == 8  # unacceptable images of the test split
-    monkeypatch.setattr("zoomiqa_core.scorer.ProxyScorer.assess", None)  # judging would raise
+    monkeypatch.setattr("zoomiqa_core.proxy.scorer.ProxyScorer.assess", None)  # judging would raise
     evaluate_gate.main()
     figures = printed[printed.index("acceptable") :]
     assert capsys.readouterr().out.endswith(figures)

@@ -12,7 +12,8 @@ from restoration_guide.cli.main import DEMO_PHOTO
 from zoomiqa_core import QualityProxy, load_scorer
 from zoomiqa_core.data.damage.kadid import distort
 from zoomiqa_core.images.sources import to_batch
-from zoomiqa_core.scorer import ProxyScorer, Scorer
+from zoomiqa_core.proxy.scorer import ProxyScorer
+from zoomiqa_core.scorer import Scorer
 
 
 @pytest.fixture(scope="module")

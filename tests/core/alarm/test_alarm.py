@@ -8,10 +8,11 @@ import torch
 from restoration_guide.cli.main import DEMO_PHOTO
 from zoomiqa_core import load_scorer
 from zoomiqa_core.alarm import Alarm
+from zoomiqa_core.alarm.scorer import AlarmScorer
 from zoomiqa_core.alarm.statistics import COUNT
 from zoomiqa_core.data.damage.kadid import distort
 from zoomiqa_core.images.sources import to_batch
-from zoomiqa_core.scorer import AlarmScorer, Scorer
+from zoomiqa_core.scorer import Scorer
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
