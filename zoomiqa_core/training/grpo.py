@@ -39,9 +39,10 @@ from zoomiqa_core.training.zoom_rollouts import (
     unfold,
 )
 from zoomiqa_core.zoom_iqa.chain import Chain
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling, vision_token_ids
+from zoomiqa_core.zoom_iqa.local.decoding import vision_token_ids
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 

@@ -16,8 +16,8 @@ from zoomiqa_core.training.reward_functions import RewardConfig, ranks_of, rewar
 from zoomiqa_core.training.rollout_data import rollout_dataset
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
 from zoomiqa_core.zoom_iqa.chain import Chain
-from zoomiqa_core.zoom_iqa.local import decoding
 from zoomiqa_core.zoom_iqa.local import model as vlm
+from zoomiqa_core.zoom_iqa.local import prefix as prefixes
 from zoomiqa_core.zoom_iqa.local.prompt_encoding import EncodedImages
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
@@ -194,10 +194,10 @@ def test_contexts_are_the_judges_token_for_token(ragged):
                 assert request is not None
                 prompt = backend.encoder.encode(request, known)
                 assert prompt.ids.tolist() == context
-                prefix = decoding.read_prompts(trainer.model, [prompt], backend.pad_id)
+                prefix = prefixes.read_prompts(trainer.model, [prompt], backend.pad_id)
                 reply = torch.tensor([ids[n][start:end]])
                 first = prefix.logits[:, None]
-                logits = torch.cat([first, decoding.extend(trainer.model, prefix, reply)], 1)[
+                logits = torch.cat([first, prefixes.extend(trainer.model, prefix, reply)], 1)[
                     :, :-1
                 ]
                 said = logits.log_softmax(-1).gather(-1, reply[..., None])[0, :, 0]

@@ -11,8 +11,8 @@ from zoomiqa_core import load_scorer
 from zoomiqa_core.training.policy import LoraSettings, load_policy, lora_config, save_judge
 from zoomiqa_core.training.sft import last_turn_only, sft_dataset, sft_trainer
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 trl = pytest.importorskip("trl")
 
