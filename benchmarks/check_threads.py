@@ -82,8 +82,8 @@ def open_judge(kind: Kind) -> Iterator[ZoomIQA]:
 
 def _tiny_judge() -> ZoomIQA:
     from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
+    from zoomiqa_core.zoom_iqa.local.decoding import Sampling
     from zoomiqa_core.zoom_iqa.local.model import LocalVLM
-    from zoomiqa_core.zoom_iqa.sampling import Sampling
 
     model, processor = build_tiny_vlm()
     backend = LocalVLM(model, processor, sampling=Sampling(max_new_tokens=8))

@@ -1,8 +1,9 @@
-"""Many images, one after the other: a report folder each, shared out over processes."""
+"""Many images, restored one by one: a report folder each, distributed over processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from restoration_guide.report.folder import check_folder, config_hash, is_done, run_identity
@@ -13,19 +14,26 @@ from zoomiqa_core.images.sources import read_image
 from zoomiqa_core.runs.launch import Process
 
 if TYPE_CHECKING:
+    from restoration_guide.cli.config import RunConfig
     from restoration_guide.restorers.base import Candidate
     from restoration_guide.search.selection import Selection
 
 
-def share_of(process: Process, jobs: Sequence[Job], settings: Mapping[str, Any]) -> Sequence[Job]:
-    """What this process does; equally much of what is left to do, whoever did the rest.
+def resolved_settings(run: RunConfig, search: BestOfN) -> dict[str, Any]:
+    """The settings of a run as its reports record them, the restorer's defaults included."""
+    config = getattr(search.restorer, "config", None)  # prompts, plan and options of a pipeline
+    return {**asdict(run), "restorer_config": config or run.restorer_config}
 
-    Whether an image is done is taken from its report's settings alone; who resumes compares its
-    pixels too, which cannot be done for all images in every process.
+
+def share_of(process: Process, jobs: Sequence[Job], settings: Mapping[str, Any]) -> Sequence[Job]:
+    """The jobs of this process; every process gets equally many of those that are not done.
+
+    A job counts as done by the settings of its report alone; :func:`restore_image` compares the
+    input's pixels too, which would take too long for all images in every process.
     """
     identity = {"config_sha256": config_hash(settings)}
     ordered = sorted(jobs, key=lambda job: is_done(job.folder, identity))
-    process.wait()  # everybody has seen the same reports before anybody writes one
+    process.wait()  # all processes have read the reports before one writes any
     return process.share(ordered)
 
 
@@ -40,21 +48,19 @@ def restore_image(
 ) -> Selection | None:
     """Search and report one image; None when its whole report is there and ``resume`` is set.
 
-    What can be refused is refused before the search.
-
     Args:
         job: the image and its folder.
         search: restorer and judge.
-        settings: the resolved settings, with the seed.
+        settings: see :func:`resolved_settings`.
         resume: leave a whole report of the same pixels and settings as it is.
         overwrite: replace another run's report.
-        progress: called with each candidate as it is finished.
+        progress: called with each finished candidate.
 
     Raises:
         ImageError: the image cannot be read, or the restorer cannot take its size.
-        ReportExistsError: the folder holds something else.
-        SearchInterrupted: Ctrl-C; what was finished is reported, unless that failed: then the
-            failure is its cause.
+        ReportExistsError: the folder holds something else; raised before the search.
+        SearchInterrupted: Ctrl-C; the finished candidates are reported. If that failed, the failure
+            is its cause.
     """
     pixels = read_image(job.path, limits=search.restorer.limits).pixels
     identity = run_identity(pixels, settings)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.gate.gate import QualityGate
+from restoration_guide.gate.verdict import GateConfig
 from restoration_guide.restorers import load_restorer
 from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig
+from zoomiqa_core.cli.options import JudgeOptions, SeededJudgeOptions, stop
 from zoomiqa_core.scorer import load_scorer
 
 Settings = TypeVar("Settings")
 
 
 class ConfigError(ValueError):
-    """Settings that cannot be used; the message names the key."""
+    """Settings that cannot be used; the message names the file and the key."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,22 @@ class RunConfig(BestOfNConfig):
     restorer: str = "builtin"
     """``"builtin"``, or the folder or hub id of a diffusers pipeline."""
     prompt: str | None = None
-    """Words for a pipeline that takes a prompt."""
+    """Prompt of a pipeline that takes one."""
     negative_prompt: str | None = None
-    """Words for what to avoid, for a pipeline that takes them."""
+    """Negative prompt of a pipeline that takes one."""
+    restorer_config: Any = None
+    """Further arguments of :func:`~restoration_guide.restorers.load_restorer` (``plan``,
+    ``options``, ``tile``), as a report records them; ``prompt`` and ``negative_prompt`` win."""
     scorer: str = "proxy"
-    """``"proxy"`` or the folder or hub id of a judge."""
+    """Name of the judge, see :func:`~zoomiqa_core.scorer.load_scorer`."""
     second: str | None = None
-    """Folder, hub id or address of a second judge, who chooses among the best; None for none."""
+    """Name of a second judge, which chooses among the best; None for none."""
     device: str = "cpu"
-    """Where restorer and judge compute; ``"cuda"`` is each process's own GPU."""
+    """Where restorer and judges compute; ``"cuda"`` is each process's own GPU."""
     seed: int = 0
     """Seed of the candidates, ≥ 0."""
     threads: int | None = None
-    """Threads torch computes with; None leaves torch's own choice."""
+    """Number of torch threads; None leaves torch's default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,20 +57,19 @@ class RunConfig(BestOfNConfig):
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
 
     def build(self) -> BestOfN:
-        """Load the restorer and the judge."""
+        """Load the restorer and the judges."""
         settings = {
-            name: getattr(self, name)
-            for name in BestOfNConfig.__dataclass_fields__
-            if name not in ("n", "fidelity")
+            each.name: getattr(self, each.name)
+            for each in fields(BestOfNConfig)
+            if each.name not in ("n", "fidelity")
         }
-        words: dict[str, Any] = {
-            "prompt": self.prompt,
-            "negative_prompt": self.negative_prompt,
-            "device": None if self.device == "cpu" else self.device,
-        }
-        given = {name: value for name, value in words.items() if value is not None}
+        prompts = {"prompt": self.prompt, "negative_prompt": self.negative_prompt}
+        options: dict[str, Any] = dict(self.restorer_config or {})
+        options |= {name: value for name, value in prompts.items() if value is not None}
+        if self.device != "cpu":
+            options["device"] = self.device
         return BestOfN(
-            load_restorer(self.restorer, **given),
+            load_restorer(self.restorer, **options),
             load_scorer(self.scorer, device=self.device),
             self.n,
             second=None if self.second is None else load_scorer(self.second, device=self.device),
@@ -71,37 +78,82 @@ class RunConfig(BestOfNConfig):
         )
 
 
-def resolve_config(file: Path | None, options: Mapping[str, Any]) -> RunConfig:
-    """The settings of a search, see :func:`merge_settings`."""
-    return merge_settings(RunConfig, file, options)
+@dataclass(frozen=True)
+class GateRunConfig(SeededJudgeOptions, GateConfig):
+    """Settings of ``restoration-guide gate``: the gate's and the judge's."""
+
+    second: str | None = None
+    """Name of a second judge with a veto; it judges with its own defaults."""
+    fidelity: FidelityLimits = field(default_factory=FidelityLimits)
+    """Fidelity limits."""
+
+    def build(self) -> QualityGate:
+        """Load the judges."""
+        second = None if self.second is None else JudgeOptions(self.second, self.device).load()
+        return QualityGate(
+            self.load(),
+            self.min_rating,
+            second=second,
+            confidence=self.confidence,
+            min_gain=self.min_gain,
+            limits=self.fidelity,
+        )
 
 
-def merge_settings(
+def resolve_config(
     schema: type[Settings], file: Path | None, options: Mapping[str, Any]
 ) -> Settings:
-    """Merge defaults, ``file`` and the options that were given (those that are not None).
+    r"""Merge defaults, ``file`` and options, later ones winning.
 
     Args:
         schema: a dataclass of settings with defaults.
         file: YAML; None for none.
-        options: by name.
+        options: by name; those that are None were not given.
 
     Raises:
         ConfigError: unreadable YAML, an unknown key, or a value out of range.
+
+    >>> _ = Path("run.yaml").write_text("n: 2\nmin_gain: 0.25")
+    >>> run = resolve_config(RunConfig, Path("run.yaml"), {"n": 4})
+    >>> run.n, run.min_gain
+    (4, 0.25)
+    >>> _ = Path("run.yaml").write_text("nn: 2")
+    >>> resolve_config(RunConfig, Path("run.yaml"), {})
+    Traceback (most recent call last):
+    ...
+    restoration_guide.cli.config.ConfigError: run.yaml: unknown setting 'nn'; did you mean 'n'?
     """
     from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
     from yaml import YAMLError
 
+    source = "" if file is None else f"{file}: "
     given = {key: value for key, value in options.items() if value is not None}
     try:
         read = OmegaConf.create() if file is None else OmegaConf.load(file)
         if not isinstance(read, DictConfig):
             raise ConfigError("expected a mapping of settings, one per line as `name: value`")
-        read.pop("restorer_config", None)  # what a report says of its restorer, no setting
         merged = OmegaConf.merge(OmegaConf.structured(schema), read, given)
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        source = "" if file is None else f"{file}: "
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        key = str(error.full_key)
+        known = [each.name for each in fields(cast(Any, schema))]
+        close = get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        raise ConfigError(f"{source}unknown setting {key!r}; {hint}") from error
+    except OmegaConfBaseException as error:
+        problem = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"{source}{error.full_key}: {problem}") from error
+    except (YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{source}{error}") from error
     return cast(Settings, config)
+
+
+def resolve_or_stop(
+    schema: type[Settings], file: Path | None, options: Mapping[str, Any]
+) -> Settings:
+    """The same; settings that cannot be used end the program with an error."""
+    try:
+        return resolve_config(schema, file, options)
+    except ConfigError as error:
+        stop(str(error), error)

@@ -1,84 +1,61 @@
-"""``restoration-guide prompts``: a judge's words as prompts, and restoring with them."""
+"""``restoration-guide prompts``: prompts from a judge's reasoning."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from restoration_guide.cli.gate import ConfigFile, DeviceOption, JudgeSeed, ScorerOption, resolve
+from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.cli.inputs import find_inputs
 from zoomiqa_core.cli.options import (
     AsJson,
-    ModelName,
-    PromptsName,
-    Samples,
-    finish,
-    load_judge,
-    printable,
-    progress,
-    report,
+    ConfigFile,
+    Inputs,
+    SeededJudgeOptions,
+    given_options,
     stop,
+    with_options,
 )
-from zoomiqa_core.images.sources import find_images
-from zoomiqa_core.runs.files import to_json
-from zoomiqa_core.zoom_iqa.judge import ZoomIQA
+from zoomiqa_core.cli.results import Results, printable, progress, report
 
 if TYPE_CHECKING:
     from restoration_guide.prompts.write import WrittenPrompts
 
 
 @dataclass(frozen=True)
-class PromptsConfig:
-    """Settings of ``restoration-guide prompts``."""
+class PromptsOptions(SeededJudgeOptions):
+    """Settings of ``restoration-guide prompts``, for the command line and YAML files."""
 
-    scorer: str = "proxy"
-    """The folder, hub id or address of a Zoom-IQA judge; the proxy has no words."""
-    device: str = "cpu"
-    """Where it judges."""
-    prompts: str | None = None
-    """``"builtin"``, ``"official"`` or a YAML file: the judge's own prompts."""
-    model: str | None = None
-    """Of a judge on a server: the name it has there."""
-    samples: int | None = None
-    """Chains an image; the words are those of the chain nearest to the rating."""
-    seed: int | None = None
-    """Of the judge's sampling."""
-    pipeline: str | None = None
-    """Folder or hub id of the pipeline the prompts are for; None does not limit their length."""
-    positive: str = ""
-    """Base prompt."""
-    negative: str = ""
-    """Base negative prompt."""
-    without: bool = False
-    """Without a negative prompt: say "without …" in the positive one."""
-
-
-def prompts(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Image files, folders or globs.")
-    ],
-    scorer: ScorerOption = None,
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help='A Zoom-IQA judge: "tiny" (bundled), a folder, a hub id, or http://…/v1.'
+        ),
+    ] = "tiny"
     pipeline: Annotated[
         str | None,
-        typer.Option(help="Pipeline the prompts are for, a folder or hub id: sets their length."),
-    ] = None,
-    positive: Annotated[str | None, typer.Option(help="Base prompt, put first.")] = None,
-    negative: Annotated[str | None, typer.Option(help="Base negative prompt.")] = None,
+        typer.Option(help="Folder or hub id of the pipeline to prompt: sets the length limit."),
+    ] = None
+    positive: Annotated[str, typer.Option(help="Base prompt, put first.")] = ""
+    negative: Annotated[str, typer.Option(help="Base negative prompt, put first.")] = ""
     without: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--without/--leave-out",
-            help='Pipelines without a negative prompt: say "without …" or leave issues out.',
+            help='Pipelines without a negative prompt: write "without …" or leave issues out.',
         ),
-    ] = None,
-    device: DeviceOption = None,
-    judge_prompts: PromptsName = None,
-    model: ModelName = None,
-    samples: Samples = None,
-    seed: JudgeSeed = None,
+    ] = False
+
+
+@with_options
+def prompts(
+    context: typer.Context,
+    inputs: Inputs,
+    options: PromptsOptions,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -86,43 +63,37 @@ def prompts(
 
     Exit codes: 0 done, 1 error, 2 no input gave a prompt.
     """
+    from restoration_guide.cli.config import resolve_or_stop
     from restoration_guide.prompts.write import PromptTarget, write_prompts
+    from zoomiqa_core.zoom_iqa.judge import ZoomIQA
 
-    options = {
-        "scorer": scorer,
-        "pipeline": pipeline,
-        "positive": positive,
-        "negative": negative,
-        "without": without,
-        "device": device,
-        "prompts": judge_prompts,
-        "model": model,
-        "samples": samples,
-        "seed": seed,
-    }
-    run = resolve(PromptsConfig, config, options)
-    judge = load_judge(run.scorer, run.device, run.prompts, run.model, run.samples, run.seed)
-    if not isinstance(judge, ZoomIQA):
-        stop(f"the judge {run.scorer!r} gives no words; name a Zoom-IQA judge with --scorer")
-    base = {"positive": run.positive, "negative": run.negative, "without": run.without}
-    results: list[dict[str, Any]] = []
+    run = resolve_or_stop(PromptsOptions, config, given_options(context, options))
+    found = find_inputs(inputs)
     try:
         target = PromptTarget() if run.pipeline is None else PromptTarget.from_folder(run.pipeline)
-        paths = find_images(inputs)
-        for path in progress(paths, "Judging", hidden=not as_json and sys.stdout.isatty()):
-            said = judge.assess(path)
-            if not said.valid:
-                report(said.error or "invalid", said.message, str(path))
-            written = write_prompts(said, target, **base)
-            results.append({"name": str(path), "rating": said.rating, **written.to_dict()})
-            if not as_json and said.valid:
-                typer.echo(_summary(path, written))
-    # no such pipeline, none that takes words, or a base prompt over the limit
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:  # absent, or without a prompt
         stop(str(error), error)
-    if as_json:
-        typer.echo(to_json({"config": asdict(run), "results": results}, sort_keys=False), nl=False)
-    finish([bool(result["phrases"]) for result in results])
+    judge = run.load()
+    if not isinstance(judge, ZoomIQA):
+        stop(f"the judge {run.scorer!r} writes no text; name a Zoom-IQA judge with --scorer")
+    base = {"positive": run.positive, "negative": run.negative, "without": run.without}
+    with Results({"config": asdict(run)}, as_json=as_json) as results:
+        for absent in found.absent:
+            failed = Assessment.failed(absent.code, absent.message)
+            nothing = write_prompts(failed, target, **base).to_dict()
+            results.add({"name": absent.name, "rating": None, **nothing}, valid=False)
+        for path in progress(found.paths, "Judging", hidden=not as_json and sys.stdout.isatty()):
+            assessment = judge.assess(path)
+            if not assessment.valid:
+                report(assessment.error or "invalid", assessment.message or str(path))
+            try:
+                written = write_prompts(assessment, target, **base)
+            except ValueError as error:  # a base prompt over the limit
+                stop(str(error), error)
+            record = {"name": str(path), "rating": assessment.rating, **written.to_dict()}
+            text = _summary(path, written) if assessment.valid else ""
+            results.add(record, text, valid=bool(record["phrases"]))
+    results.finish()
 
 
 def _summary(path: Path, written: WrittenPrompts) -> str:

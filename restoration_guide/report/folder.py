@@ -28,6 +28,10 @@ OWN_FILES = frozenset(
 CANDIDATE_FILE = re.compile(r"(\d{2,}|[a-z]+)\.png")
 
 
+SPEED_SETTINGS = frozenset({"threads", "device", "batch_size"})
+"""Settings that change how fast candidates are made, and their pixels by rounding at most."""
+
+
 class ReportExistsError(FileExistsError):
     """The folder holds something that the new report must not replace."""
 
@@ -43,8 +47,13 @@ def run_identity(pixels: Tensor, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of settings, whatever their order."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()
+    """SHA-256 of the settings that change pixels, in any order.
+
+    >>> config_hash({"n": 8, "threads": 1}) == config_hash({"threads": 2, "n": 8})
+    True
+    """
+    decisive = {key: value for key, value in config.items() if key not in SPEED_SETTINGS}
+    return hashlib.sha256(to_json(decisive).encode()).hexdigest()
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

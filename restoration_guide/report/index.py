@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,10 @@ def record_outcome(job: Job, failure: Failure | None) -> None:
 
 
 def image_row(folder: Path, name: str = "") -> dict[str, Any]:
-    """What came of one image, from its failure or its report.
+    """The outcome of one image, from its report or, without one, from its failure.
+
+    A failed attempt does not hide the whole report of an earlier one; ``last_attempt`` names the
+    failure.
 
     Args:
         folder: of its report.
@@ -78,19 +82,19 @@ def image_row(folder: Path, name: str = "") -> dict[str, Any]:
     """
     row: dict[str, Any] = {"name": name or folder.name, "folder": folder.name}
     row |= {"status": "pending", "detail": "", **dict.fromkeys(SHOWN_APART), "skipped": {}}
+    row["last_attempt"] = None
+    with suppress(KeyError, TypeError):  # no report, or something else of that name
+        row |= _reported(read_record(folder / RECORD) or {})
     failure = read_record(failure_file(folder)) or {}
-    if failure.get("status") in FAILURES:
-        detail = f"{failure.get('code')}: {failure.get('message')}"
-        return {
-            **row,
-            "name": str(failure.get("name")),
-            "status": failure["status"],
-            "detail": detail,
-        }
-    try:
-        return row | _reported(read_record(folder / RECORD) or {})
-    except (KeyError, TypeError):  # no report, or something else of that name
+    if failure.get("status") not in FAILURES:
         return row
+    row["last_attempt"] = failure["status"]
+    detail = f"{failure.get('code')}: {failure.get('message')}"
+    if row["status"] in ("pending", "stopped"):
+        row |= {"name": str(failure.get("name")), "status": failure["status"], "detail": detail}
+    else:
+        row["detail"] += f"; the last attempt failed: {detail}"
+    return row
 
 
 def _reported(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,15 +122,17 @@ def _reported(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_rows(out: Path, jobs: Sequence[Job] = ()) -> list[dict[str, Any]]:
-    """A row for each report and failure under ``out`` and for each job, by folder name."""
-    found = {path.parent for path in out.glob(f"*/{RECORD}")}
+    """A row for each report and failure below ``out`` and for each job, by folder."""
+    found = {path.parent for path in out.rglob(RECORD)}
     found |= {
         path.with_name(path.name.removesuffix(FAILURE_SUFFIX))
-        for path in out.glob(f"*{FAILURE_SUFFIX}")
+        for path in out.rglob(f"*{FAILURE_SUFFIX}")
     }
     names = {job.folder: job.path.name for job in jobs}
     rows = {
-        folder: image_row(folder, names.get(folder, "")) for folder in sorted(found | names.keys())
+        folder: image_row(folder, names.get(folder, ""))
+        | {"folder": folder.relative_to(out).as_posix()}
+        for folder in sorted(found | names.keys())
     }
     return [row for folder, row in rows.items() if folder in names or row["status"] != "pending"]
 
@@ -192,4 +198,4 @@ def write_index(out: Path, jobs: Sequence[Job] = ()) -> list[dict[str, Any]]:
     )
     write_text_atomic(out / PAGE, page)
     named = {row["folder"]: row for row in rows}
-    return [named[job.folder.name] for job in jobs]
+    return [named[job.folder.relative_to(out).as_posix()] for job in jobs]

@@ -1,19 +1,36 @@
-"""What this installation can do: devices, and which optional parts are there."""
+"""``zoomiqa env``: versions, devices, and which optional packages are installed."""
 
 from __future__ import annotations
 
 import platform
 import re
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from zoomiqa_core import __version__
+from zoomiqa_core.runs.files import to_json
 
 DISTRIBUTION = "zoomiqa-restoration-guide"
 
 _OPTIONAL = re.compile(r"""^([\w.-]+).*;.*\bextra\s*==\s*['"]([\w-]+)['"]""")
 
 
+def show_environment(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print what is installed here: versions, devices, optional packages."""
+    from zoomiqa_core.runs.folder import versions
+
+    document = {"zoomiqa": __version__, "versions": versions(), **environment()}
+    typer.echo(
+        to_json(document, sort_keys=False) if as_json else environment_text(document), nl=False
+    )
+
+
 def environment() -> dict[str, Any]:
-    """Platform, torch devices and optional parts, as plain containers."""
+    """Platform, torch devices and optional packages, as plain containers."""
     return {
         "platform": platform.platform(),
         "devices": devices(),
@@ -22,7 +39,13 @@ def environment() -> dict[str, Any]:
 
 
 def environment_text(document: dict[str, Any], indent: str = "") -> str:
-    """Nested names and values as indented lines; what is None is not installed."""
+    """Nested names and values as indented lines; None means not installed.
+
+    >>> print(environment_text({"optional": {"app": {"gradio": None}}}), end="")
+    optional
+      app
+        gradio           not installed
+    """
     lines = []
     for name, value in document.items():
         if isinstance(value, dict):
@@ -33,7 +56,7 @@ def environment_text(document: dict[str, Any], indent: str = "") -> str:
 
 
 def devices() -> dict[str, str]:
-    """Devices torch can use → what they are."""
+    """Device names of torch → their hardware."""
     import torch
 
     found = {
@@ -48,10 +71,13 @@ def devices() -> dict[str, str]:
 
 
 def optional_parts(requirements: list[str]) -> dict[str, dict[str, str | None]]:
-    """Extra → its packages → their versions here; None for one that is not installed.
+    """Extra → its packages → their installed versions; None for one that is not installed.
 
     Args:
-        requirements: as a package's metadata lists them, e.g. ``"gradio>=6.0; extra == 'app'"``.
+        requirements: as a package's metadata lists them.
+
+    >>> optional_parts(["torch>=2.8", "no-such-package>=6; extra == 'app'"])
+    {'app': {'no-such-package': None}}
     """
     parts: dict[str, dict[str, str | None]] = {}
     for requirement in requirements:

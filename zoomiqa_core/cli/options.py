@@ -1,32 +1,42 @@
-"""What the programs share: exit codes, options, loading a judge, progress, errors."""
+"""What the programs share: the program itself, its options, and how it ends.
+
+Nothing here imports torch, so that ``--help`` is answered at once.
+"""
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn, TypeVar
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
-from zoomiqa_core.scorer import Scorer, load_scorer
-from zoomiqa_core.zoom_iqa.judge import JudgeConfig
+from zoomiqa_core import __version__
+
+if TYPE_CHECKING:
+    from zoomiqa_core.scorer import Scorer
 
 ERROR, NOTHING_VALID = 1, 2
 """Exit codes."""
-
-Item = TypeVar("Item")
 
 # Typer exports this class's children only, and where it lives differs between its versions.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class CommandGroup(TyperGroup):
-    """A command group in which wrong usage exits with 1: 2 is taken by "nothing valid"."""
+    """A command group in which wrong usage exits with 1: 2 means "nothing valid"."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """Parse the options of the program."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a name or "→" that it cannot encode is escaped
+                stream.reconfigure(errors="backslashreplace")  # pyright: ignore
         with _usage_exits_with_error():
             return super().make_context(*args, **kwargs)
 
@@ -45,56 +55,138 @@ def _usage_exits_with_error() -> Iterator[None]:
         raise
 
 
+def new_program(description: str) -> typer.Typer:
+    """A program of verbs, with ``--version``.
+
+    Args:
+        description: what ``--help`` shows first.
+    """
+    app = typer.Typer(
+        cls=CommandGroup,
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_show_locals=False,
+    )
+    app.callback()(_program)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Image files, folders or glob patterns.")
 ]
-ScorerName = Annotated[
-    str,
-    typer.Option(
-        "--scorer",
-        help='Bundled: "proxy", "alarm", "tiny"; or a folder, a hub id, or http://…/v1.',
-    ),
-]
-Device = Annotated[str, typer.Option(help='Where to judge, e.g. "cuda".')]
-PromptsName = Annotated[
-    str | None,
-    typer.Option("--prompts", help='Of a Zoom-IQA judge: "builtin", "official" or a YAML file.'),
-]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="Of a judge on a server: the name it has there.")
-]
-Samples = Annotated[
-    int | None, typer.Option(help="Of a Zoom-IQA judge: chains an image; several give a spread.")
-]
-Seed = Annotated[int | None, typer.Option(help="Of a Zoom-IQA judge: of its sampling.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per call of the judge.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="YAML", help="Settings; options given beside it win."),
+]
 
 
-def load_judge(
-    name: str,
-    device: str,
-    prompts: str | None,
-    model: str | None,
-    samples: int | None = None,
-    seed: int | None = None,
-) -> Scorer:
-    """The judge of these options; what keeps it from being loaded ends the program."""
-    settings = _given(prompts=prompts, model=model)
-    try:
-        if asked := _given(samples=samples, seed=seed):
-            settings["config"] = JudgeConfig(**asked)
-        return load_scorer(name, device=device, **settings)
-    # An absent folder, a hub out of reach, a device that is not there: all end the program.
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        stop(f"cannot load the scorer {name!r}: {error}", error)
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Which judge, where, and how it is asked."""
+
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help='Judge: "proxy", "alarm" or "tiny" (bundled), a folder, a hub id, or http://…/v1.'
+        ),
+    ] = "proxy"
+    device: Annotated[str, typer.Option(help='Where to compute, e.g. "cuda".')] = "cpu"
+    prompts: Annotated[
+        str | None,
+        typer.Option(help='Zoom-IQA judges: "builtin", "official" or a YAML file of prompts.'),
+    ] = None
+    model: Annotated[
+        str | None, typer.Option(help="Judges on a server: the model's name there.")
+    ] = None
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Zoom-IQA judges: chains per image; four or more give a spread."),
+    ] = None
+
+    def load(self) -> Scorer:
+        """The judge; what prevents loading it ends the program with an error."""
+        from zoomiqa_core import scorer
+        from zoomiqa_core.zoom_iqa.judge import JudgeConfig
+
+        sampling = _given(samples=self.samples, seed=getattr(self, "seed", None))
+        config = {"config": JudgeConfig(**sampling)} if sampling else {}
+        settings = _given(prompts=self.prompts, model=self.model)
+        try:
+            return scorer.load_scorer(self.scorer, device=self.device, **settings, **config)
+        # An absent folder, a hub out of reach, a missing device: all end the program.
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            stop(f"cannot load the scorer {self.scorer!r}: {error}", error)
+
+
+@dataclass(frozen=True)
+class SeededJudgeOptions(JudgeOptions):
+    """The same, of a command whose ``--seed`` is that of the judge's sampling."""
+
+    seed: Annotated[int | None, typer.Option(help="Zoom-IQA judges: seed of the sampling.")] = None
 
 
 def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
     return {key: value for key, value in options.items() if value is not None}
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn each dataclass among a command's parameters into one option per field.
+
+    The command is called with the dataclass built from the options. A field's annotation is
+    ``Annotated[type, typer.Option(…)]``; its default is the option's.
+    """
+    expanded: list[inspect.Parameter] = []
+    schemas: dict[str, Any] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        schema = parameter.annotation
+        if not (isinstance(schema, type) and is_dataclass(schema)):
+            expanded.append(parameter)
+            continue
+        schemas[parameter.name] = schema
+        hints = get_type_hints(schema, include_extras=True)
+        expanded += [
+            parameter.replace(name=each.name, default=each.default, annotation=hints[each.name])
+            for each in fields(schema)
+        ]
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, schema in schemas.items():
+            values[name] = schema(**{each.name: values.pop(each.name) for each in fields(schema)})
+        command(**values)
+
+    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in expanded]
+    run.__signature__ = inspect.Signature(keywords)  # pyright: ignore[reportAttributeAccessIssue]
+    run.__annotations__ = {each.name: each.annotation for each in keywords}
+    return run
+
+
+def given_options(context: typer.Context, options: Any) -> dict[str, Any]:
+    """Fields of an options dataclass that the user wrote on the command line."""
+    sources = {each.name: context.get_parameter_source(each.name) for each in fields(options)}
+    return {
+        name: getattr(options, name)
+        for name, source in sources.items()
+        if source is not None and source.name != "DEFAULT"
+    }
 
 
 def stop(message: str, cause: Exception | None = None) -> NoReturn:
@@ -103,47 +195,8 @@ def stop(message: str, cause: Exception | None = None) -> NoReturn:
     raise typer.Exit(ERROR) from cause
 
 
-def progress(items: Sequence[Item], label: str, *, hidden: bool) -> Iterator[Item]:
-    """The items, with a bar on a terminal; where results themselves scroll by, ``hidden``."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(
-        console=Console(stderr=True),
-        disable=hidden or not sys.stderr.isatty(),
-        transient=True,
-        redirect_stdout=False,  # rich would send results to the standard error
-    ) as bar:
-        yield from bar.track(items, description=label)
-
-
-def printable(text: str) -> str:
-    """The text without control characters: a judge's words must not steer the terminal."""
-    return "".join(char if char.isprintable() else "�" for char in text)
-
-
-def report(code: str, message: str, name: str) -> None:
-    """Name a failure; the program goes on."""
-    typer.echo(f"error: {code}: {message or name}", err=True)
-
-
-def report_notes(name: str, notes: Sequence[str]) -> None:
-    """Say what was decided while reading an image."""
-    if notes:
-        typer.echo(f"note: {name}: {'; '.join(notes)}", err=True)
-
-
-def finish(valid: Sequence[bool]) -> None:
+def finish(valid: list[bool]) -> None:
     """End with the exit code for "nothing valid" when no input was."""
     if not any(valid):
         typer.echo("error: no input gave a valid result", err=True)
         raise typer.Exit(NOTHING_VALID)
-
-
-@contextmanager
-def write_errors() -> Iterator[None]:
-    """End the program when the block cannot write."""
-    try:
-        yield
-    except OSError as error:
-        stop(f"cannot write: {error}", error)

@@ -29,14 +29,25 @@ class FoundImage(NamedTuple):
     name of a file that was given itself. Outputs mirror it."""
 
 
+class Absent(NamedTuple):
+    """An input that gave no image."""
+
+    name: str
+    """The input, as given."""
+    code: str
+    """``"missing"`` or ``"no_images"``."""
+    message: str
+    """E.g. ``"no images found in photos"``."""
+
+
 @dataclass
 class FoundImages:
     """What a search found."""
 
     images: list[FoundImage] = field(default_factory=list)
     """Each file once, in a stable order."""
-    absent: dict[str, str] = field(default_factory=dict)
-    """Inputs that gave no image → why, e.g. ``"no images found in photos"``."""
+    absent: list[Absent] = field(default_factory=list)
+    """Inputs that gave no image."""
     passed_over: Counter[str] = field(default_factory=Counter)
     """Kind → number of files in folders that were not taken: by suffix (``".heic"``), or
     ``"hidden"``, ``"in the output folder"``, ``"link to a folder already searched"``."""
@@ -65,7 +76,7 @@ def find_images(inputs: Inputs) -> list[Path]:
     paths: dict[Path, None] = {}
     for each in inputs:
         found = search_images(each)
-        paths.update(dict.fromkeys([*found.paths, *map(Path, found.absent)]))
+        paths.update(dict.fromkeys([*found.paths, *(Path(each.name) for each in found.absent)]))
     return list(paths)
 
 
@@ -86,8 +97,8 @@ def search_images(inputs: Inputs, *, output: Path | None = None) -> FoundImages:
     >>> found = search_images(["in", "none.png"], output=Path("in/out"))
     >>> [image.relative.as_posix() for image in found.images]
     ['a.jpg', 'b/a.jpg']
-    >>> found.absent
-    {'none.png': 'none.png: no such file; check the path'}
+    >>> found.absent[0].message
+    'none.png: no such file; check the path'
     >>> in_words(found.passed_over)
     '2 files passed over: 1 .heic, 1 in the output folder'
     """
@@ -107,7 +118,7 @@ def _expand(given: str, output: Path | None, found: FoundImages) -> Iterator[Fou
     if glob.has_magic(given) and not os.path.lexists(given):
         matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
         if not matches:
-            found.absent[given] = f"{given}: no file matches this pattern"
+            found.absent.append(Absent(given, "missing", f"{given}: no file matches this pattern"))
         root = _fixed_part(given)
         for match in matches:
             if _is_inside(match, output):
@@ -131,12 +142,13 @@ def _expand(given: str, output: Path | None, found: FoundImages) -> Iterator[Fou
         ]
         if not images:
             passed = in_words(found.passed_over - before)
-            found.absent[given] = f"no images found in {path}" + (f" ({passed})" if passed else "")
+            message = f"no images found in {path}" + (f" ({passed})" if passed else "")
+            found.absent.append(Absent(given, "no_images", message))
         yield from images
     elif os.path.lexists(path):
         yield FoundImage(path, Path(path.name))
     else:
-        found.absent[given] = f"{path}: no such file; check the path"
+        found.absent.append(Absent(given, "missing", f"{path}: no such file; check the path"))
 
 
 def in_words(passed_over: Counter[str]) -> str:

@@ -43,7 +43,7 @@ def zoomiqa(tmp_path, monkeypatch):
         rows.append(f"ss02 ({n}).png,{n / 8},{'training' if n == 0 else 'test'}")
     (tmp_path / "BIQ" / "images" / "ss01 (9).png").write_bytes(b"<svg/>")
     (tmp_path / "BIQ" / "mos.csv").write_text("\n".join(rows), encoding="utf-8")
-    monkeypatch.setattr(command_line, "load_scorer", lambda name, *, device: MeanScorer())
+    monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", lambda name, *, device: MeanScorer())
 
     def run(*arguments):
         return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])

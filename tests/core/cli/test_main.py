@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.core.judges import CROP, GOOD, ScriptedBackend
 from zoomiqa_core.assessment import Assessment, RegionScore
 from zoomiqa_core.cli import main as cli
 from zoomiqa_core.cli import options as command_line
+from zoomiqa_core.cli.score import COLUMNS
 from zoomiqa_core.images.sources import ImageError, read_image, save_png
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 
@@ -54,7 +56,7 @@ def zoomiqa(tmp_path, monkeypatch):
             raise FileNotFoundError("no folder 'absent'; give \"proxy\"")
         return MeanScorer()
 
-    monkeypatch.setattr(command_line, "load_scorer", load)
+    monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", load)
 
     def run(*arguments):
         return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
@@ -72,9 +74,9 @@ def test_score_prints_results_and_messages_apart(zoomiqa):
     ]
     messages = result.stderr.splitlines()
     assert [line.split(": ")[:3] for line in messages] == [
-        ["error", "unknown_format", "bad.png"],
-        ["error", "directory", "void"],
+        ["error", "no_images", "no images found in void"],
         ["error", "missing", "none.png"],
+        ["error", "unknown_format", "bad.png"],
     ]
     assert zoomiqa.loaded == [("proxy", "cpu")]
 
@@ -95,7 +97,7 @@ def test_csv_table(zoomiqa, tmp_path):
     result = zoomiqa("score", "good.png", "bad.png", "--csv", "tables/ratings.csv")
     assert result.exit_code == 0
     rows = list(csv.DictReader((tmp_path / "tables" / "ratings.csv").open(encoding="utf-8")))
-    assert tuple(rows[0]) == cli.COLUMNS
+    assert tuple(rows[0]) == COLUMNS
     assert rows[0]["name"] == "good.png" and float(rows[0]["score"]) == pytest.approx(50.196, 1e-4)
     assert (rows[1]["rating"], rows[1]["valid"], rows[1]["error"]) == (
         "",
@@ -132,13 +134,14 @@ def test_errors_exit_with_1(zoomiqa, arguments, message):
 
 
 def test_map_draws_every_readable_image(zoomiqa, tmp_path):
-    save_png(torch.zeros(3, 8, 8), "more/good.png")
+    save_png(torch.zeros(3, 8, 8), "more/sub/good.png")
     result = zoomiqa("map", "good.png", "bad.png", "more", "--out", "maps")
     assert result.exit_code == 0
-    names = ["good_map.png", "bright_map.png", "good_map_2.png"]
+    names = ["good.png_map.png", "bright.png_map.png", "sub/good.png_map.png"]
     assert result.stdout.splitlines() == [f"maps/{name}" for name in names]
     assert "unknown_format" in result.stderr
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == sorted(names)
+    maps = [path.relative_to("maps").as_posix() for path in Path("maps").rglob("*.*")]
+    assert sorted(maps) == sorted(names)
     for name in names:
         with Image.open(tmp_path / "maps" / name) as picture:
             assert picture.height >= 384  # a readable size, whatever the input's
@@ -173,7 +176,7 @@ def vlm_program(zoomiqa, monkeypatch):
         asked.update(settings)
         return Words()
 
-    monkeypatch.setattr(command_line, "load_scorer", load)
+    monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", load)
     zoomiqa.asked = asked
     return zoomiqa
 
@@ -223,4 +226,4 @@ def test_expected_needs_a_zoom_iqa_judge(zoomiqa, vlm_program):
 
 def test_expected_of_the_proxy_is_refused(zoomiqa):
     ended = zoomiqa("score", "good.png", "--expected")
-    assert ended.exit_code == 1 and "'proxy' is none" in ended.stderr
+    assert ended.exit_code == 1 and "'proxy' is not one" in ended.stderr

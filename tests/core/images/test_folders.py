@@ -98,7 +98,7 @@ def test_what_gives_no_image_says_why(touch):
     Path("empty").mkdir()
     found = search_images(["void", "empty", "none.png", "*.webp", "x" * 300])
     assert found.images == []
-    assert found.absent == {
+    assert {each.name: each.message for each in found.absent} == {
         "void": "no images found in void (1 file passed over: 1 .txt)",
         "empty": "no images found in empty",
         "none.png": "none.png: no such file; check the path",

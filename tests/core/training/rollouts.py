@@ -39,7 +39,6 @@ class Record:
     image_id: str
     mos: float
     question: str = "How good?"
-    label_source: str = "people"
     region_truth: tuple[tuple[float, float, float, float], ...] = ()
     rounds: tuple[str, ...] = ()
 

@@ -84,7 +84,7 @@ def test_nothing_but_bad_candidates(run, stubs, tmp_path, step) -> None:
     assert result.exit_code == 2 and "4 images: 4 unjudged" in result.stdout
     row = index_of(tmp_path / "out")["0.png"]
     assert row["choice"] == "input" and "all 2 were skipped" in row["detail"]
-    assert (tmp_path / "out" / "0" / "best.png").is_file()
+    assert (tmp_path / "out" / "0.png" / "best.png").is_file()
 
 
 def test_a_crash_costs_one_image(run, folder, stubs, tmp_path) -> None:
@@ -95,8 +95,8 @@ def test_a_crash_costs_one_image(run, folder, stubs, tmp_path) -> None:
 
     stubs.install(stubs.Restorer([crash_on_the_second]))
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (tmp_path / "out" / "2").mkdir(parents=True)
-    (tmp_path / "out" / "2" / "best.png").write_bytes(b"mine")
+    (tmp_path / "out" / "2.png").mkdir(parents=True)
+    (tmp_path / "out" / "2.png" / "best.png").write_bytes(b"mine")
     result = run("--n", 1)
     assert result.exit_code == 1
     assert {name: row["status"] for name, row in index_of(tmp_path / "out").items()} == {
@@ -107,9 +107,9 @@ def test_a_crash_costs_one_image(run, folder, stubs, tmp_path) -> None:
         "broken.png": "unreadable",
     }
     assert "this size is beyond me" in result.stderr and "holds files that are no" in result.stderr
-    assert (tmp_path / "out" / "2" / "best.png").read_bytes() == b"mine"
+    assert (tmp_path / "out" / "2.png" / "best.png").read_bytes() == b"mine"
     (folder / "broken.png").unlink()
-    (tmp_path / "out" / "2" / "best.png").unlink()
+    (tmp_path / "out" / "2.png" / "best.png").unlink()
     stubs.install()
     result = run("--n", 1, "--resume")
     assert result.exit_code == 0 and result.stdout.count("already done") == 2
@@ -136,7 +136,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_index_says_so(run, stubs, tmp_pat
     assert [row["status"] for row in rows.values()] == ["restored", "stopped", "pending", "pending"]
     assert rows["1.png"]["choice"] == 0 and "KeyboardInterrupt" in rows["1.png"]["detail"]
     assert "4 images: 1 restored, 1 stopped, 2 pending" in result.stdout
-    assert (tmp_path / "out" / "1" / "candidates" / "00.png").is_file()
+    assert (tmp_path / "out" / "1.png" / "candidates" / "00.png").is_file()
 
     scorer = stubs.Scorer()
     stubs.install(scorer=scorer)
@@ -223,10 +223,10 @@ def test_two_processes_share_the_images_and_one_resumes(folder, tmp_path) -> Non
     assert ended.stdout.count("5 images: ") == 1  # the main process speaks for all
     first = index_of(out)
     assert first["broken.png"]["status"] == "unreadable"
-    best = {name: (out / name[0] / "best.png").read_bytes() for name in first if name[0] in "0123"}
+    best = {name: (out / name / "best.png").read_bytes() for name in first if name[0] in "0123"}
     assert len(best) == 4
 
-    (out / "1" / RECORD).unlink()  # as if it had been killed there
+    (out / "1.png" / RECORD).unlink()  # as if it had been killed there
     ended = launch(folder, out, 1)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("already done") == 3
@@ -234,4 +234,4 @@ def test_two_processes_share_the_images_and_one_resumes(folder, tmp_path) -> Non
         name: row["rating_after"] for name, row in first.items()
     }
     for name, content in best.items():
-        assert (out / name[0] / "best.png").read_bytes() == content
+        assert (out / name / "best.png").read_bytes() == content

@@ -27,12 +27,11 @@ def run(monkeypatch: pytest.MonkeyPatch, stubs):
     def run(*arguments: object, judge: Any = None):
         judge = judge or stubs.Scorer()
 
-        def load(*given):
-            asked.append(given)
+        def load(name, **given):
+            asked.append((name, given))
             return judge
 
-        for module in ("cli_gate", "cli_prompts"):
-            monkeypatch.setattr(f"restoration_guide.{module}.load_judge", load)
+        monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", load)
         return CliRunner().invoke(app, [*map(str, arguments)])
 
     run.asked = asked  # pyright: ignore[reportFunctionMemberAccess]
@@ -83,11 +82,33 @@ def test_folders_and_json(run, photo, better, tmp_path) -> None:
 
 
 def test_reports_of_best_of_n(run, photo_file, better, tmp_path) -> None:
-    report = tmp_path / "reports" / "photo"
+    report = tmp_path / "reports" / "photo.png"
     report.mkdir(parents=True)
     better.rename(report / "best.png")
-    result = run("gate", photo_file.parent, tmp_path / "reports", "--min-rating", 3)
-    assert result.exit_code == 0 and "best.png" in result.stdout
+    (report / "report.json").write_text("{}")
+    for before, after in (
+        (photo_file.parent, report.parent),
+        (photo_file, report.parent),
+        (photo_file, report),
+    ):
+        result = run("gate", before, after, "--min-rating", 3)
+        assert result.exit_code == 0 and "best.png" in result.stdout
+
+
+def test_ambiguous_results_are_refused_by_name(run, photo, better, tmp_path) -> None:
+    inputs, results = tmp_path / "in", better.parent
+    inputs.mkdir()
+    for name in ("photo.png", "a.png", "b.png", "b.bmp"):
+        save_png(photo, tmp_path / "png.png").rename(inputs / name)
+    for name in ("a.jpg", "a.webp", "b.jpg"):
+        save_png(photo, tmp_path / "png.png").rename(results / name)
+    result = run("gate", inputs, results, "--json", "--min-rating", 3)
+    assert result.exit_code == 0
+    assert "ambiguous" in result.stderr and "a.jpg or" in result.stderr
+    found = {Path(r["before"]).name: r.get("error") for r in json.loads(result.stdout)["results"]}
+    assert found == {
+        "photo.png": None, "a.png": "ambiguous", "b.png": "ambiguous", "b.bmp": "ambiguous",
+    }  # fmt: skip
 
 
 def test_settings_from_a_file_and_a_second_judge(run, photo_file, better, tmp_path) -> None:
@@ -98,7 +119,11 @@ def test_settings_from_a_file_and_a_second_judge(run, photo_file, better, tmp_pa
     assert document["config"]["min_rating"] == 3  # options win
     assert len(document["results"][0]["ratings"]) == 2
     # the options of a Zoom-IQA judge are the first one's
-    assert run.asked == [("other", "cpu", None, None), ("proxy", "cpu", None, None, 4, None)]
+    config = JudgeConfig(samples=4)
+    assert run.asked == [
+        ("other", {"device": "cpu"}),
+        ("proxy", {"device": "cpu", "config": config}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +141,7 @@ def test_wrong_usage_ends_with_one(run, photo_file, better, arguments, words) ->
 
 def test_many_inputs_need_many_results(run, photo_file, better) -> None:
     result = run("gate", photo_file.parent, better)
-    assert result.exit_code == 1 and "no folder of results" in result.stderr
+    assert result.exit_code == 1 and "not a folder with the results" in result.stderr
 
 
 # --- calibrate-gate ------------------------------------------------------------------------------
@@ -139,7 +164,15 @@ def test_calibrating_writes_what_the_gate_reads(run, labelled, tmp_path, photo_f
     assert result.exit_code == 0, result.output
     assert "held out: false accept" in result.stdout and "unacceptable" in result.stdout
     settings = yaml.safe_load(out.read_text(encoding="utf-8"))
-    assert set(settings) == {"scorer", "min_rating"} and 1 < settings["min_rating"] <= 5
+    assert 1 < settings["min_rating"] <= 5
+    # of the judge, everything that was chosen: the threshold holds for these settings alone
+    assert settings == {"scorer": "proxy", "device": "cpu", "min_rating": settings["min_rating"]}
+    chosen = ("--scorer", "judge", "--samples", 4, "--prompts", "builtin", "--model", "iqa")
+    assert run("calibrate-gate", labelled, "--out", out, *chosen).exit_code == 0
+    written = yaml.safe_load(out.read_text(encoding="utf-8"))
+    chosen = {"scorer": "judge", "samples": 4, "prompts": "builtin", "model": "iqa"}
+    assert chosen.items() <= written.items()
+    run("calibrate-gate", labelled, "--out", out)
     assert f"min_rating {settings['min_rating']:.3f}" in out.read_text(encoding="utf-8")
     again = run("calibrate-gate", labelled, "--out", tmp_path / "again.yaml")
     assert again.stdout.splitlines()[:-1] == result.stdout.splitlines()[:-1]
@@ -152,6 +185,11 @@ def test_labels_that_cannot_be_used(run, labelled, tmp_path) -> None:
     assert few.exit_code == 1 and "at least 99 unacceptable images" in few.stderr
     assert run("calibrate-gate", tmp_path / "none.csv").exit_code == 1
     assert run("calibrate-gate", labelled, "--hold-out", 1.5).exit_code == 1
+    assert f"{labelled}, column 'acceptable': " in few.stderr
+    labelled.write_text("image,acceptable\n1.png,1\nnone.png,0\n", encoding="utf-8")
+    absent = run("calibrate-gate", labelled)
+    assert absent.exit_code == 1 and f"{labelled}, column 'image': no file " in absent.stderr
+    assert "none.png; --images names their folder" in absent.stderr
     labelled.write_text("image,acceptable\n1.png,maybe\n", encoding="utf-8")
     odd = run("calibrate-gate", labelled)
     assert odd.exit_code == 1 and "line 2: acceptable is 1 or 0, got 'maybe'" in odd.stderr
@@ -211,6 +249,6 @@ def test_without_words_it_ends_with_two_or_one(run, photo_file, tmp_path) -> Non
     silent = run("prompts", photo_file, tmp_path / "empty.png", judge=zoom("None.", "None."))
     assert silent.exit_code == 2 and "error: empty" in silent.stderr
     proxy = run("prompts", photo_file)
-    assert proxy.exit_code == 1 and "gives no words" in proxy.stderr
+    assert proxy.exit_code == 1 and "writes no text" in proxy.stderr
     missing = run("prompts", photo_file, "--pipeline", tmp_path / "none", judge=zoom("Crisp."))
     assert missing.exit_code == 1 and "none" in missing.stderr

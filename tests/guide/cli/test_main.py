@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from restoration_guide.cli.config import ConfigError, RunConfig, resolve_config
 from restoration_guide.cli.main import DEMO_PHOTO, app
-from restoration_guide.cli.output_folders import output_folders
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
+from zoomiqa_core.cli.inputs import safe_name
 from zoomiqa_core.images.sources import read_image, save_png
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -38,7 +38,7 @@ def test_one_photo(run, photo_file, stubs, tmp_path) -> None:
     stubs.install()
     result = run(photo_file, "--n", 3, "--seed", 5)
     assert result.exit_code == 0, result.output
-    folder = tmp_path / "out" / "photo"
+    folder = tmp_path / "out" / "photo.png"
     for words in ("of 3 chosen", " → ", "low pass distance", "judging", "comparison.png"):
         assert words in result.stdout
     assert result.stderr == ""  # no progress where there is no terminal
@@ -85,15 +85,19 @@ def test_bad_files_never_stop_the_good_ones(run, photo, pipe, stubs, tmp_path) -
     result = run(*bad[:3], good, *bad[3:], "--n", 1)
     assert result.exit_code == 0
     errors = result.stderr.splitlines()
-    codes = ("empty", "truncated", "unknown_format", "unknown_format", "too_large")
-    codes += ("directory", "missing", "too_small", "too_small", "too_small")
+    codes = ("no_images", "missing", "empty", "truncated", "unknown_format", "unknown_format")
+    codes += ("too_large", "too_small", "too_small", "too_small")
     assert [line.split(":")[1].strip() for line in errors] == list(codes)
-    for line, path in zip(errors, bad, strict=True):
+    for line, path in zip(errors, [*bad[5:7], *bad[:5], *bad[7:]], strict=True):
         assert str(path) in line
-    folders = [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()]
-    assert folders == ["img_src_x_onerror_alert_1"]
-    assert "11 images: 1 kept, 10 unreadable; " in result.stdout
-    page = (tmp_path / "out" / folders[0] / "report.html").read_text(encoding="utf-8")
+    out = tmp_path / "out"
+    (folder,) = [path.name for path in out.iterdir() if path.is_dir()]
+    assert folder == safe_name(HOSTILE) and not set("<>") & set(folder)
+    assert "9 images: 1 kept, 8 unreadable; " in result.stdout
+    # what does not exist leaves neither a row nor an error file
+    left = " ".join(path.name for path in out.iterdir())
+    assert "missing.png" not in left and "missing.png" not in (out / "index.json").read_text()
+    page = (out / folder / "report.html").read_text(encoding="utf-8")
     assert "<img src=x" not in page
 
 
@@ -118,7 +122,7 @@ def test_a_crashing_restorer_ends_with_one_and_keeps_its_work(
     result = run(photo_file)
     assert result.exit_code == 1
     assert "stopped early: RuntimeError: out of memory" in result.stderr
-    assert record(tmp_path / "out" / "photo")["choice"] == 0
+    assert record(tmp_path / "out" / "photo.png")["choice"] == 0
 
 
 def test_ctrl_c_writes_what_was_finished(run, photo_file, stubs, tmp_path) -> None:
@@ -126,7 +130,7 @@ def test_ctrl_c_writes_what_was_finished(run, photo_file, stubs, tmp_path) -> No
     result = run(photo_file)
     assert result.exit_code == 130
     assert "of 1 chosen" in result.stdout
-    assert record(tmp_path / "out" / "photo")["error"] == "KeyboardInterrupt"
+    assert record(tmp_path / "out" / "photo.png")["error"] == "KeyboardInterrupt"
 
 
 def test_ctrl_c_stays_one_when_its_report_cannot_be_written(
@@ -134,7 +138,7 @@ def test_ctrl_c_stays_one_when_its_report_cannot_be_written(
 ) -> None:
     def block_and_interrupt(*_):
         (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "photo").write_text("in the way", encoding="utf-8")
+        (tmp_path / "out" / "photo.png").write_text("in the way", encoding="utf-8")
         raise KeyboardInterrupt
 
     stubs.install(stubs.Restorer([stubs.smooth, block_and_interrupt]))
@@ -148,11 +152,17 @@ def test_folders_and_globs(run, photo, stubs, tmp_path) -> None:
     stubs.install()
     for name in ("a/one.png", "a/two.png", "b/one.png"):
         save_png(photo, tmp_path / "in" / name)
-    result = run(tmp_path / "in" / "a", tmp_path / "in" / "b" / "*.png", "--n", 1)
-    assert result.exit_code == 0
-    names = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
-    assert len(names) == 3 and names[2] == "two"
-    assert all(name.startswith("one-") for name in names[:2])
+    both = run(tmp_path / "in" / "a", tmp_path / "in" / "b" / "*.png", "--n", 1)
+    assert both.exit_code == 1 and "would both be written to" in both.stderr
+    assert str(tmp_path / "in" / "b" / "one.png") in both.stderr
+    out = tmp_path / "out"
+    assert run(tmp_path / "in" / "*", "--n", 1).exit_code == 0
+    folders = {path.parent.relative_to(out).as_posix() for path in out.rglob("report.json")}
+    assert folders == {"a/one.png", "a/two.png", "b/one.png"}
+    rows = json.loads((out / "index.json").read_text(encoding="utf-8"))["images"]
+    assert {row["folder"] for row in rows} == folders
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert all(f'href="{folder}/report.html"' in page for folder in folders)
 
 
 def test_another_run_is_not_overwritten(run, photo_file, stubs, tmp_path) -> None:
@@ -163,9 +173,9 @@ def test_another_run_is_not_overwritten(run, photo_file, stubs, tmp_path) -> Non
     refused = run(photo_file, "--n", 2)
     assert refused.exit_code == 1 and "--overwrite" in refused.stderr
     assert scorer.judged == judged  # refused before the search
-    assert record(tmp_path / "out" / "photo")["config"]["n"] == 1
+    assert record(tmp_path / "out" / "photo.png")["config"]["n"] == 1
     assert run(photo_file, "--n", 2, "--overwrite").exit_code == 0
-    assert record(tmp_path / "out" / "photo")["config"]["n"] == 2
+    assert record(tmp_path / "out" / "photo.png")["config"]["n"] == 2
 
 
 def test_resume_skips_what_is_done_and_only_that(run, photo_file, stubs, tmp_path) -> None:
@@ -176,7 +186,7 @@ def test_resume_skips_what_is_done_and_only_that(run, photo_file, stubs, tmp_pat
     again = run(photo_file, "--n", 1, "--resume")
     assert again.exit_code == 0 and "already done" in again.stdout
     assert scorer.judged == judged
-    (tmp_path / "out" / "photo" / "report.json").unlink()  # as if killed before the end
+    (tmp_path / "out" / "photo.png" / "report.json").unlink()  # as if killed before the end
     assert run(photo_file, "--n", 1, "--resume").exit_code == 0
     assert scorer.judged > judged
 
@@ -199,13 +209,13 @@ def test_options_win_over_the_file(run, photo_file, stubs, tmp_path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("n: 2\nmin_gain: 0.25\nfidelity:\n  min_degraded_psnr: 20\n", encoding="utf-8")
     assert run(photo_file, "--config", file, "--n", 1).exit_code == 0
-    folder = tmp_path / "out" / "photo"
+    folder = tmp_path / "out" / "photo.png"
     config = record(folder)["config"]
     assert (config["n"], config["min_gain"]) == (1, 0.25)
     assert config["fidelity"] == {"max_low_pass_distance": 0.04, "min_degraded_psnr": 20.0}
     # A report's own config.yaml repeats the run.
     saved = folder / "config.yaml"
-    assert resolve_config(saved, {}) == resolve_config(file, {"n": 1})
+    assert resolve_config(RunConfig, saved, {}) == resolve_config(RunConfig, file, {"n": 1})
     assert set(yaml.safe_load(saved.read_text(encoding="utf-8"))) == set(
         RunConfig.__dataclass_fields__
     )
@@ -214,8 +224,9 @@ def test_options_win_over_the_file(run, photo_file, stubs, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("m: 2", "m"),
-        ("n: many", "many"),
+        ("m: 2", r"settings.yaml: unknown setting 'm'; did you mean 'n'|known are"),
+        ("n: many", r"settings.yaml: n: Value 'many'"),
+        ("fidelity: {psnr: 1}", r"unknown setting 'fidelity.psnr'"),
         ("n: 0", "finalists count candidates"),
         ("[1, 2]", "expected a mapping"),
         ("n: [", "settings.yaml"),
@@ -227,7 +238,7 @@ def test_bad_settings_teach(tmp_path, text, words) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=words):
-        resolve_config(file, {})
+        resolve_config(RunConfig, file, {})
 
 
 @pytest.mark.parametrize(
@@ -258,11 +269,3 @@ def test_the_bundled_photo_is_small_and_attributed() -> None:
     assert 320 <= max(read_image(DEMO_PHOTO).pixels.shape) <= 384
     attribution = (DEMO_PHOTO.parent / "README.md").read_text(encoding="utf-8")
     assert "CID22" in attribution and "CC BY-SA 4.0" in attribution
-
-
-def test_folder_names() -> None:
-    paths = [Path(p) for p in ("a/x.png", "b/X.jpg", "a/ü 1.png", "a/../../.png", "a/-.png")]
-    names = [folder.name for folder in output_folders(paths, Path("out"))]
-    assert names[0].startswith("x-") and names[1].startswith("X-")
-    assert names[2:] == ["ü_1", "png", "-"]
-    assert len(set(names)) == len(names)

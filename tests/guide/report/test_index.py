@@ -68,9 +68,12 @@ def test_a_failure_is_kept_until_the_image_succeeds(tmp_path) -> None:
     job = Job(Path("photos/a.png"), tmp_path / "a")
     assert image_row(job.folder, "a.png")["status"] == "pending"
     record_outcome(job, Failure("unreadable", "truncated", "a.png: cut short"))
-    reported(tmp_path / "a")  # of an earlier run: what this one could not do counts
     row = image_row(job.folder)
     assert (row["status"], row["detail"]) == ("unreadable", "truncated: a.png: cut short")
+    reported(tmp_path / "a")  # of an earlier run: the failed attempt does not hide it
+    row = image_row(job.folder)
+    assert (row["status"], row["last_attempt"]) == ("restored", "unreadable")
+    assert row["detail"].endswith("the last attempt failed: truncated: a.png: cut short")
     record_outcome(job, None)
     assert image_row(job.folder)["status"] == "restored"
 

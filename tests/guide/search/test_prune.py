@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from restoration_guide.cli.config import resolve_config
+from restoration_guide.cli.config import RunConfig, resolve_config
 from restoration_guide.report.write import write_report
 from restoration_guide.restorers.base import Candidate, Preview, Settings
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
@@ -251,7 +251,7 @@ def test_pruned_candidates_are_rows_and_the_others_are_unchanged(
         "max_nfe": None,
     }
     assert record["rows"][0]["nfe"] is None and record["rows"][1]["nfe"] == 1
-    named = resolve_config(tmp_path / "report" / "config.yaml", {})
+    named = resolve_config(RunConfig, tmp_path / "report" / "config.yaml", {})
     assert named.prune == PruneConfig(0, (0.25,), (0.4,)) and named.deadline_s is None
 
 

@@ -1,4 +1,4 @@
-"""A request as tokens and visual features; each image of a call is encoded once."""
+"""A request → tokens and visual features, each image of a call encoded once."""
 
 from __future__ import annotations
 
@@ -11,54 +11,35 @@ from PIL import Image
 from torch import Tensor
 
 from zoomiqa_core.zoom_iqa.chain import Request
-from zoomiqa_core.zoom_iqa.local.prefix import Prompt, VisualFeatures, encode_images
+from zoomiqa_core.zoom_iqa.local.decoding import Prompt, VisualFeatures, encode_images
 
 
 class EncodedImage(NamedTuple):
-    """An image and its visual features."""
+    """An image and what the model makes of it."""
 
     image: Image.Image
-    """Kept alive, so that its id is not reused."""
+    """Kept, so that its id stays its own."""
     grid: Tensor
     """(1, 3) temporal, vertical and horizontal patches."""
     features: VisualFeatures
 
 
 EncodedImages = dict[int, EncodedImage]
-"""The images of one call, by ``id``."""
-
-
-class TokenizerLock:
-    """Held while the tokenizer is used: fast tokenizers may not be used by two threads at once.
-
-    Unlike a :class:`threading.Lock` it can be pickled and copied; the copy is a new lock.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def __reduce__(self) -> tuple[type[TokenizerLock], tuple[()]]:
-        return TokenizerLock, ()
+"""The images of one call by their id."""
 
 
 class PromptEncoder:
-    """Turns requests into prompts for a model.
+    """Prepares requests for a model.
 
     Args:
         model: a Qwen2.5-VL or Qwen3-VL.
         processor: its processor.
-        lock: of the processor's tokenizer.
-        max_pixels: larger images are reduced to this; None for the processor's own limit.
+        lock: held while the tokenizer is used: fast tokenizers may not be used by two threads.
+        max_pixels: largest image the model sees; None for the processor's own budget.
     """
 
     def __init__(
-        self, model: Any, processor: Any, lock: TokenizerLock, max_pixels: int | None = None
+        self, model: Any, processor: Any, lock: threading.Lock, max_pixels: int | None = None
     ) -> None:
         self._model = model
         self._processor = processor
@@ -71,12 +52,12 @@ class PromptEncoder:
         """Tokens and visual features of a request.
 
         Args:
-            request: messages and images.
-            known: images that are already encoded; those of the request are added.
-            beginning: tokens that the reply starts with.
+            request: what is asked.
+            known: images encoded already; gains those of the request.
+            beginning: tokens the reply is to begin with.
         """
         encoded = [self._encoded(image, known) for image in request.images]
-        grids = torch.cat([image.grid for image in encoded])
+        grids = torch.cat([found.grid for found in encoded])
         merged = self._model.config.vision_config.spatial_merge_size**2
         counts = (grids.prod(-1) // merged).tolist()
         token = self._processor.image_token
@@ -89,7 +70,7 @@ class PromptEncoder:
                 text += token * count + part
             ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return Prompt(
-            torch.tensor([*ids, *beginning]), grids, [image.features for image in encoded]
+            torch.tensor([*ids, *beginning]), grids, [found.features for found in encoded]
         )
 
     def _encoded(self, image: Image.Image, known: EncodedImages) -> EncodedImage:
@@ -103,10 +84,10 @@ class PromptEncoder:
 
 
 def pixel_budget(image_processor: Any, max_pixels: int | None) -> dict[str, int]:
-    """Minimum and maximum number of pixels of an image, under the processor's names for them.
+    """Smallest and largest image in pixels, under the processor's names for them.
 
     Raises:
-        ValueError: ``max_pixels`` is below the processor's minimum.
+        ValueError: ``max_pixels`` is below the processor's smallest image.
     """
     smallest, largest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
     if max_pixels is not None and max_pixels < smallest:

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from restoration_guide.cli.config import resolve_config
+from restoration_guide.cli.config import RunConfig, resolve_config
 from restoration_guide.report.write import write_report
 from restoration_guide.restorers import Restorer, Settings, candidate_generator, load_restorer
 from restoration_guide.restorers.builtin.restorer import (
@@ -256,7 +256,7 @@ def test_a_saved_configuration_names_the_folder_again(
         search = BestOfN(load_restorer(folder), stubs.Scorer(), n=1)
         report = write_report(search(image()), tmp_path / parent / "report")
         hashes.add(json.loads((report / "report.json").read_text("utf-8"))["config_sha256"])
-        named = resolve_config(report / "config.yaml", {}).restorer
+        named = resolve_config(RunConfig, report / "config.yaml", {}).restorer
         assert named == str(folder) and load_restorer(named).name == named
     assert len(hashes) == 2
 

@@ -1,0 +1,269 @@
+"""``restoration-guide best-of-n`` and ``demo``: restore images N ways and keep the best."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoomiqa_core.cli.inputs import check_output, find_inputs, output_paths
+from zoomiqa_core.cli.options import (
+    ERROR,
+    ConfigFile,
+    Inputs,
+    finish,
+    given_options,
+    stop,
+    with_options,
+)
+from zoomiqa_core.cli.results import report
+
+if TYPE_CHECKING:
+    from restoration_guide.cli.config import RunConfig
+    from restoration_guide.report.index import Failure, Job
+    from restoration_guide.restorers.base import Candidate
+    from restoration_guide.search.best_of_n import BestOfN
+    from restoration_guide.search.selection import Selection
+
+DEMO_PHOTO = Path(__file__).resolve().parents[1] / "demo" / "photo.jpg"
+
+# torchrun reads the whole line and takes `--n` for one of its own options: there it is `-n`.
+N = Annotated[int, typer.Option("-n", "--n", help="Candidates per image.")]
+Seed = Annotated[int, typer.Option(help="Seed of the candidates.")]
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Options of ``restoration-guide demo``; the defaults are those of its settings."""
+
+    n: N = 8
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class BestOfNOptions(DemoOptions):
+    """Options of ``restoration-guide best-of-n``; the defaults are those of its settings."""
+
+    restorer: Annotated[
+        str, typer.Option(help='"builtin", or the folder or hub id of a diffusers pipeline.')
+    ] = "builtin"
+    prompt: Annotated[str | None, typer.Option(help="Prompt of a pipeline that takes one.")] = None
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="Negative prompt of a pipeline that takes one.")
+    ] = None
+    scorer: Annotated[
+        str, typer.Option(help='Judge: "proxy" or "tiny" (bundled), a folder, or a hub id.')
+    ] = "proxy"
+    second: Annotated[
+        str | None, typer.Option(help="A second judge, which chooses among the best candidates.")
+    ] = None
+    finalists: Annotated[
+        int, typer.Option(help="Number of candidates that the second judge rates.")
+    ] = 3
+    device: Annotated[str, typer.Option(help='Where to compute, e.g. "cuda".')] = "cpu"
+    confidence: Annotated[
+        float, typer.Option(help="Keep the input if its rating + k·std is good already: k.")
+    ] = 0.5
+    min_gain: Annotated[
+        float, typer.Option(help="Rating points a candidate must gain over the input.")
+    ] = 0.0
+    batch_size: Annotated[int, typer.Option(help="Candidates restored and judged together.")] = 1
+    threads: Annotated[
+        int | None, typer.Option(help="Number of torch threads.", show_default="torch's own")
+    ] = None
+
+
+@with_options
+def best_of_n(
+    context: typer.Context,
+    inputs: Inputs,
+    options: BestOfNOptions,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for one report folder per image.")
+    ] = Path("runs/best-of-n"),
+    config: ConfigFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip images whose report is there already.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace reports of other runs.")
+    ] = False,
+) -> None:
+    """Restore each image N ways, keep the best; a report folder for each, an index of all.
+
+    The report of FOLDER/sub/photo.jpg is DIR/sub/photo.jpg/report.html. A report's config.yaml is
+    a --config file that repeats its run.
+
+    Several processes share the images: `accelerate launch --multi_gpu -m restoration_guide.cli.main
+    best-of-n … --device cuda`, or torchrun on CPUs. After an interruption, the same command with
+    `--resume` continues the run, on any number of processes.
+    """
+    from restoration_guide.cli.batch import resolved_settings, share_of
+    from restoration_guide.cli.config import RunConfig, resolve_or_stop
+    from restoration_guide.report.index import (
+        PAGE,
+        Job,
+        record_outcome,
+        totals,
+        totals_in_words,
+        write_index,
+    )
+    from zoomiqa_core.runs.launch import interrupted_once, launched_process
+
+    run = resolve_or_stop(RunConfig, config, given_options(context, options))
+    images = find_inputs(inputs, out).images
+    out = out.expanduser()
+    folders = output_paths(images, out)
+    jobs = [Job(image.path, folder) for image, folder in zip(images, folders, strict=True)]
+    check_output(out)
+    with launched_process(run.device) as process, interrupted_once():
+        search = _load(run, out)
+        settings = resolved_settings(run, search)
+        try:
+            for job in share_of(process, jobs, settings):
+                failure = _restore(job, settings, search, len(jobs) > 1, resume, overwrite)
+                with suppress(OSError):  # on a full disk the image stays pending
+                    record_outcome(job, failure)
+            process.wait()
+        finally:
+            if process.is_main:
+                rows = write_index(out, jobs)
+                typer.echo(f"{totals_in_words(totals(rows))}\nindex {out / PAGE}")
+        if process.is_main:
+            _finish([row["last_attempt"] or row["status"] for row in rows])
+
+
+@with_options
+def demo(
+    context: typer.Context,
+    options: DemoOptions,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The report folder.")] = Path(
+        "runs/demo"
+    ),
+    photo: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own photo instead of the bundled one.")
+    ] = None,
+) -> None:
+    """Restore a bundled, damaged photo; needs no network and takes under a minute."""
+    from restoration_guide.cli.batch import resolved_settings
+    from restoration_guide.cli.config import RunConfig, resolve_or_stop
+    from restoration_guide.report.index import Job, image_row
+
+    run = resolve_or_stop(RunConfig, None, given_options(context, options))
+    check_output(out)
+    search = _load(run)
+    job = Job(photo or DEMO_PHOTO, out)
+    failure = _restore(job, resolved_settings(run, search), search, overwrite=True)
+    _finish([failure.status if failure else image_row(out)["status"]])
+
+
+def _load(run: RunConfig, out: Path | None = None) -> BestOfN:
+    """Check the run's folder and load the models; a failure ends the program."""
+    import torch
+
+    from restoration_guide.report.index import check_index
+
+    try:
+        if run.threads is not None:
+            torch.set_num_threads(run.threads)
+        if out is not None:
+            check_index(out)
+        return run.build()
+    # Absent folders, a hub out of reach, weights of another shape, a folder of somebody else's.
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        stop(str(error), error)
+
+
+def _restore(
+    job: Job,
+    settings: dict[str, Any],
+    search: BestOfN,
+    brief: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Failure | None:
+    """Restore, report and print one image; why it has no report, if it has none."""
+    from restoration_guide.cli.batch import restore_image
+    from restoration_guide.report.index import Failure
+    from restoration_guide.search.best_of_n import SearchInterrupted
+    from zoomiqa_core.images.errors import ImageError
+
+    def show(selection: Selection) -> None:
+        typer.echo(_summary(job, selection, brief))
+        if selection.error is not None:
+            typer.echo(
+                f"error: {job.path}: the restorer stopped early: {selection.error}", err=True
+            )
+
+    try:
+        with _progress(job.path, settings["n"]) as advance:
+            selection = restore_image(
+                job, search, settings, resume=resume, overwrite=overwrite, progress=advance
+            )
+    except ImageError as error:
+        report(error.code, str(error))
+        return Failure("unreadable", error.code, str(error))
+    except SearchInterrupted as interrupt:
+        if (error := interrupt.__cause__) is None:
+            show(interrupt.selection)
+        else:
+            typer.echo(f"error: {job.path}: {type(error).__name__}: {error}", err=True)
+        raise
+    except Exception as error:  # a failure affects only that image
+        typer.echo(f"error: {job.path}: {type(error).__name__}: {error}", err=True)
+        return Failure("failed", type(error).__name__, str(error))
+    if selection is None:
+        typer.echo(f"{job.path}: already done, see {job.folder / 'report.html'}")
+    else:
+        show(selection)
+    return None
+
+
+def _summary(job: Job, selection: Selection, brief: bool) -> str:
+    """What was chosen and, unless ``brief``, why, the figures, and where the picture is."""
+    from restoration_guide.report.wording import fidelity_in_words, outcome_in_words
+
+    first = f"{job.path}: {outcome_in_words(selection)}"
+    if brief:
+        return f"{first}, {selection.timing.total:.1f} s"
+    lines = [first, f"  why       {selection.reason}"]
+    after = selection.row(selection.choice)
+    if after.fidelity is not None:
+        lines.append(f"  fidelity  {fidelity_in_words(after.fidelity)}")
+    if selection.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in selection.skipped.items())
+        lines.append(f"  skipped   {reasons}")
+    lines += [
+        f"  time      {selection.timing.total:.1f} s, "
+        f"judging {100 * selection.timing.judging_share:.1f} %",
+        f"  picture   {job.folder / 'comparison.png'}",
+        f"  report    {job.folder / 'report.html'}",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _progress(path: Path, n: int) -> Iterator[Callable[[Candidate], None] | None]:
+    """A bar over the candidates, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(escape(path.name), total=n)
+        yield lambda candidate: bar.advance(task)
+
+
+def _finish(statuses: Sequence[str]) -> None:
+    """Exit with 1 when something failed, with 2 when no image gave a valid result."""
+    if {"failed", "stopped", "pending"} & set(statuses):
+        raise typer.Exit(ERROR)
+    finish([status in ("restored", "kept") for status in statuses])
