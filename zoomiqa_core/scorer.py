@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
 
@@ -26,7 +26,7 @@ class Scorer(Protocol):
     @overload
     def assess(self, images: ImageSource) -> Assessment: ...
     @overload
-    def assess(self, images: Sequence[ImageSource]) -> list[Assessment]: ...
+    def assess(self, images: Iterable[ImageSource]) -> list[Assessment]: ...
 
     def score_regions(self, image: ImageSource, bboxes: Sequence[BBox]) -> list[RegionScore]:
         """Rate regions of one image, each seen in the context of the whole."""

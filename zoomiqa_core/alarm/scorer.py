@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.assessment import BBox, RegionScore, check_bbox
-from zoomiqa_core.images.sources import ImageSource, read_image
+from zoomiqa_core.images.inputs import read_to_judge
+from zoomiqa_core.images.sources import ImageSource
 from zoomiqa_core.proxy.preprocess import fit
 from zoomiqa_core.proxy.scorer import ModelScorer
 
@@ -61,7 +62,7 @@ class AlarmScorer(ModelScorer[Alarm]):
         return torch.tensor([ratings])
 
     def _fitted(self, image: ImageSource) -> Tensor:
-        return fit(read_image(image).pixels[None], self.model.max_pixels)[0]
+        return fit(read_to_judge(image).pixels[None], self.model.max_pixels)[0]
 
     def _rate(self, pixels: Tensor) -> tuple[float, float]:
         out = self._judge(pixels)

@@ -59,7 +59,7 @@ class TooSmallError(ImageError):
     code = "too_small"
 
 
-class BadTypeError(ImageError):
+class BadTypeError(ImageError, TypeError):
     """The object, or the dtype of its values, is not one that is read here."""
 
     code = "bad_type"
@@ -72,9 +72,27 @@ class BadShapeError(ImageError):
 
 
 class BadValuesError(ImageError):
-    """Pixel values are NaN, infinite or out of range."""
+    """Pixel values are out of range."""
 
     code = "bad_values"
+
+
+class NotFiniteError(BadValuesError):
+    """Pixel values are NaN or infinite."""
+
+    code = "not_finite"
+
+
+class ClosedImageError(ImageError):
+    """The file behind a PIL image was closed before its pixels were read."""
+
+    code = "closed"
+
+
+class ConstantImageError(ImageError):
+    """The image is one flat colour: there is nothing to judge."""
+
+    code = "constant"
 
 
 @dataclass(frozen=True)
@@ -104,7 +122,8 @@ class ImageLimits:
             raise TooLargeError(
                 f"{name}: {width}×{height} pixels; the limits are {self.max_pixels:,} pixels and "
                 f"{self.max_side:,} a side. Downscale it, or pass "
-                "limits=ImageLimits(max_pixels=…, max_side=…)."
+                "limits=ImageLimits(max_pixels=…, max_side=…); on the command line "
+                "--max-megapixels."
             )
         if min(width, height) < self.min_side:
             raise TooSmallError(

@@ -21,6 +21,7 @@ from zoomiqa_core.images.errors import (
     BadValuesError,
     ImageError,
     ImageLimits,
+    NotFiniteError,
     TooLargeError,
     TruncatedImageError,
     UnknownFormatError,
@@ -41,6 +42,10 @@ _UPRIGHT = {
 """EXIF orientation (tag 0x0112) → the operation that makes the image upright."""
 
 _INTEGER_WHITE = {torch.uint8: 255, torch.uint16: 65535}
+
+RANGE_TOLERANCE = 1e-3
+"""Overshoot of [0, 1] that is clamped, a quarter of an 8-bit step: resizing overshoots by rounding,
+and half precision by more."""
 
 
 @contextmanager
@@ -99,26 +104,59 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
 
 def from_array(array: np.ndarray, limits: ImageLimits) -> Decoded:
     """Convert (H, W) or (H, W, 1–4): uint8, uint16, or floating point in [0, 1]."""
+    check_array(array)
+    limits.check(array.shape[1], array.shape[0], "array")
+    native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return _to_rgb(torch.from_numpy(native), "array")
+
+
+def from_tensor(tensor: Tensor, limits: ImageLimits) -> Decoded:
+    """Convert (3, H, W), grey (1, H, W) or (H, W), or a batch of one of these.
+
+    uint8, uint16, or floating point in [0, 1].
+    """
+    check_tensor(tensor)
+    image = tensor[0] if tensor.ndim == 4 else tensor
+    image = image[None] if image.ndim == 2 else image
+    limits.check(image.shape[2], image.shape[1], "tensor")
+    return _to_rgb(image.detach().cpu().permute(1, 2, 0), "tensor")
+
+
+def check_array(array: np.ndarray) -> None:
+    """Refuse the layout or dtype of an array that is no image; the values are not looked at.
+
+    Raises:
+        BadShapeError, BadTypeError: see :func:`from_array`.
+    """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
         channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         fix = "use array.transpose(1, 2, 0)" if channels_first else "pass images one by one"
         raise BadShapeError(
             f"array: expected shape (H, W) or (H, W, 1 to 4), got {array.shape}; {fix}"
         )
-    limits.check(array.shape[1], array.shape[0], "array")
-    try:
-        native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-        values = torch.from_numpy(native)
-    except TypeError as error:
-        raise _bad_dtype("array", str(array.dtype)) from error
-    return _to_rgb(values, "array")
+    if array.dtype.kind != "f" and array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
+        raise _bad_dtype("array", str(array.dtype))
 
 
-def from_tensor(tensor: Tensor, limits: ImageLimits) -> Decoded:
-    """Convert (3, H, W) or (1, 3, H, W): uint8, uint16, or floating point in [0, 1]."""
-    image = without_batch(tensor)
-    limits.check(image.shape[2], image.shape[1], "tensor")
-    return _to_rgb(image.detach().cpu().permute(1, 2, 0), "tensor")
+def check_tensor(tensor: Tensor) -> None:
+    """Refuse the layout or dtype of a tensor that is no image; the values are not looked at.
+
+    Raises:
+        BadShapeError, BadTypeError: see :func:`from_tensor`.
+    """
+    shape = tensor.shape[1:] if tensor.ndim == 4 and tensor.shape[0] == 1 else tensor.shape
+    if len(shape) != 2 and (len(shape) != 3 or shape[0] not in (1, 3)):
+        if len(shape) == 3 and shape[2] in (1, 3):
+            fix = "use .permute(2, 0, 1)"
+        elif len(shape) == 3:
+            fix = "give 1 or 3 channels: tensor[:3] drops alpha"
+        else:
+            fix = "pass images one by one"
+        raise BadShapeError(
+            f"tensor: expected shape (3, H, W) or (1, 3, H, W), got {tuple(tensor.shape)}; {fix}"
+        )
+    if not tensor.is_floating_point() and tensor.dtype not in _INTEGER_WHITE:
+        raise _bad_dtype("tensor", str(tensor.dtype))
 
 
 def without_batch(tensor: Tensor) -> Tensor:
@@ -167,8 +205,7 @@ def _channels(image: Image.Image, is_16_bit: bool, name: str) -> np.ndarray:
 def _to_rgb(values: Tensor, name: str) -> Decoded:
     """(H, W) or (H, W, 1–4) levels → (3, H, W) in new memory, alpha composited over white."""
     white = _INTEGER_WHITE.get(values.dtype)
-    if white is None:
-        _check_float(values, name)
+    overshoots = white is None and check_range(values, name)
     levels = values.unsqueeze(2) if values.ndim == 2 else values
     # (H, W, C) → (C, H, W)
     planes = levels.permute(2, 0, 1).to(
@@ -176,6 +213,8 @@ def _to_rgb(values: Tensor, name: str) -> Decoded:
     )
     if white is not None:
         planes.div_(white)
+    elif overshoots:
+        planes.clamp_(0, 1)
     count = planes.shape[0]
     colour = planes[: count - 1] if count in (2, 4) else planes
     notes: tuple[str, ...] = ()
@@ -186,17 +225,37 @@ def _to_rgb(values: Tensor, name: str) -> Decoded:
     return (colour if colour.shape[0] == 3 else colour.repeat(3, 1, 1)), notes
 
 
-def _check_float(values: Tensor, name: str) -> None:
-    if not values.is_floating_point():
-        raise _bad_dtype(name, str(values.dtype))
-    low, high = values.min().item(), values.max().item()
+def check_range(values: Tensor, name: str) -> bool:
+    """Whether floating-point values leave [0, 1] by no more than :data:`RANGE_TOLERANCE`.
+
+    Raises:
+        NotFiniteError: NaN or infinite values.
+        BadValuesError: values further outside [0, 1].
+    """
+    low, high = (bound.item() for bound in values.detach().aminmax())
     if low >= 0 and high <= 1:
-        return
+        return False
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int((~values.isfinite()).sum())
-        raise BadValuesError(f"{name}: {count} values are NaN or infinite; mend their source")
-    fix = "divide by 255" if low >= 0 and 2 < high <= 255 else "rescale or clamp them"
-    raise BadValuesError(f"{name}: values from {low:.4g} to {high:.4g}, expected [0, 1]; {fix}")
+        raise NotFiniteError(f"{name}: {count} values are NaN or infinite; fix what produced them")
+    if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
+        return True
+    raise BadValuesError(
+        f"{name}: values from {low:.9g} to {high:.9g}, expected [0, 1]; "
+        + _range_advice(values.detach().double(), low, high)
+    )
+
+
+def _range_advice(values: Tensor, low: float, high: float) -> str:
+    if low < 0:
+        return "use (x + 1) / 2" if low >= -1.01 and high <= 1.01 else "rescale or clamp them"
+    whole = bool((values == values.round()).all())
+    for white in (255, 65535):
+        if 2 < high <= white and (whole or values.median().item() > white / 100):
+            return f"divide by {white}"
+    if high > 2:
+        return "if this is linear HDR light, tone-map it to sRGB; else rescale the values"
+    return "rescale or clamp them"
 
 
 def _bad_dtype(name: str, dtype: str) -> BadTypeError:

@@ -24,11 +24,14 @@ from zoomiqa_core.images.errors import (
     BadShapeError,
     BadTypeError,
     BadValuesError,
+    ClosedImageError,
+    ConstantImageError,
     DirectoryImageError,
     EmptyImageError,
     ImageError,
     ImageLimits,
     MissingImageError,
+    NotFiniteError,
     TooLargeError,
     TooSmallError,
     TruncatedImageError,
@@ -37,6 +40,8 @@ from zoomiqa_core.images.errors import (
 )
 from zoomiqa_core.images.folders import SUFFIXES, find_images
 from zoomiqa_core.images.pixels import (
+    check_array,
+    check_tensor,
     decoding_errors,
     from_array,
     from_pil,
@@ -51,6 +56,8 @@ __all__ = [
     "BadShapeError",
     "BadTypeError",
     "BadValuesError",
+    "ClosedImageError",
+    "ConstantImageError",
     "DecodedImage",
     "DirectoryImageError",
     "EmptyImageError",
@@ -58,6 +65,7 @@ __all__ = [
     "ImageLimits",
     "ImageSource",
     "MissingImageError",
+    "NotFiniteError",
     "TooLargeError",
     "TooSmallError",
     "TruncatedImageError",
@@ -97,8 +105,9 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
 
     Args:
         source: A path (``~`` is expanded); a PIL image of any mode; an array (H, W) or
-            (H, W, 1–4), with alpha as the last of 2 or 4 channels; a tensor (3, H, W) or
-            (1, 3, H, W). Arrays and tensors are uint8, uint16, or floating point in [0, 1].
+            (H, W, 1–4), with alpha as the last of 2 or 4 channels; a tensor (3, H, W), grey
+            (1, H, W) or (H, W), or a batch of one of these. Arrays and tensors are uint8,
+            uint16, or floating point in [0, 1]; an overshoot of at most 1e-3 is clamped.
         limits: Sizes accepted, checked before decoding.
 
     Returns:
@@ -109,8 +118,17 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
     Raises:
         ImageError: A subclass whose ``code`` is one of ``missing``, ``directory``, ``empty``,
             ``unreadable``, ``unknown_format``, ``truncated``, ``too_large``, ``too_small``,
-            ``bad_type``, ``bad_shape``, ``bad_values``.
+            ``bad_type``, ``bad_shape``, ``bad_values``, ``not_finite``, ``closed``.
+
+    >>> import torch
+    >>> image = read_image(torch.full((1, 4, 6), 128, dtype=torch.uint8))
+    >>> tuple(image.pixels.shape), round(image.pixels.mean().item(), 3)
+    ((3, 4, 6), 0.502)
+    >>> Image.new("RGBA", (6, 4), (255, 0, 0, 51)).save("red.png")
+    >>> read_image("red.png").notes
+    ('alpha composited over white',)
     """
+    check_layout(source)
     if isinstance(source, str | os.PathLike):
         return _read_file(source, limits)
     if isinstance(source, Image.Image):
@@ -118,12 +136,24 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
         return DecodedImage(*from_pil(source, name or "PIL image", limits), name)
     if isinstance(source, np.ndarray):
         return DecodedImage(*from_array(source, limits))
-    if isinstance(source, Tensor):
-        return DecodedImage(*from_tensor(source, limits))
-    raise BadTypeError(
-        f"expected a path, PIL image, array or tensor, got {type(source).__name__}; "
-        "open bytes and file objects with PIL.Image.open first"
-    )
+    return DecodedImage(*from_tensor(source, limits))
+
+
+def check_layout(source: ImageSource) -> None:
+    """Refuse an object that is no image by its type, shape or dtype; nothing is read or decoded.
+
+    Raises:
+        BadTypeError, BadShapeError: see :func:`read_image`.
+    """
+    if isinstance(source, np.ndarray):
+        check_array(source)
+    elif isinstance(source, Tensor):
+        check_tensor(source)
+    elif not isinstance(source, str | os.PathLike | Image.Image):
+        raise BadTypeError(
+            f"expected a path, PIL image, array or tensor, got {type(source).__name__}; "
+            "open bytes and file objects with PIL.Image.open first"
+        )
 
 
 def source_name(source: ImageSource) -> str:

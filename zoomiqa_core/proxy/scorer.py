@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore
-from zoomiqa_core.images.sources import (
-    DecodedImage,
-    ImageError,
-    ImageSource,
-    read_image,
-    source_name,
+from zoomiqa_core.images.inputs import (
+    ImageInput,
+    each_image,
+    is_single_image,
+    read_or_fail,
+    read_to_judge,
 )
+from zoomiqa_core.images.sources import DecodedImage, ImageSource
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
 from zoomiqa_core.proxy.preprocess import fitted_size
 from zoomiqa_core.proxy.regions import region_ratings
@@ -44,27 +45,31 @@ class ModelScorer(Generic[Model]):
     @overload
     def assess(self, images: ImageSource) -> Assessment: ...
     @overload
-    def assess(self, images: Sequence[ImageSource]) -> list[Assessment]: ...
+    def assess(self, images: Iterable[ImageSource]) -> list[Assessment]: ...
 
-    def assess(self, images: ImageSource | Sequence[ImageSource]) -> Assessment | list[Assessment]:
-        """Judge one image or a list of them.
+    def assess(self, images: ImageInput) -> Assessment | list[Assessment]:
+        """Judge one image or several.
 
         Args:
-            images: path, PIL image, array, tensor (3, H, W), or a list or tuple of those.
+            images: a path, PIL image, array (H, W, C) or tensor (3, H, W); or several: a batch
+                (B, 3, H, W) or (B, H, W, C), a list, or any other iterable of images.
 
         Returns:
-            One :class:`Assessment` per image. An image that cannot be read, or a judgement that
-            is not finite, gives ``valid=False`` with its error; the others go on.
+            One :class:`Assessment` per image, in a list unless ``images`` is a single image. An
+            image that cannot be read, is one flat colour, or whose judgement is not finite gives
+            ``valid=False`` with its error; the others go on.
+
+        Raises:
+            BadTypeError, BadShapeError, BadValuesError: ``images`` holds something that is no
+                image, or an array or tensor with values outside [0, 1].
         """
-        if isinstance(images, (list, tuple)):
-            return [self._assess(image) for image in images]
-        return self._assess(images)  # pyright: ignore[reportArgumentType]
+        assessments = [self._assess(image) for image in each_image(images)]
+        return assessments[0] if is_single_image(images) else assessments
 
     def _assess(self, source: ImageSource) -> Assessment:
-        try:
-            image = read_image(source)
-        except ImageError as error:
-            return Assessment.failed(error.code, str(error), source_name(source))
+        image = read_or_fail(source)
+        if isinstance(image, Assessment):
+            return image
         out = self._judge(image.pixels)
         rating, std = float(out.rating), float(out.rating_std)
         if not (torch.isfinite(out.rating) & torch.isfinite(out.rating_std)).all():
@@ -96,7 +101,7 @@ class ProxyScorer(ModelScorer[QualityProxy]):
             ImageError: the image cannot be read.
             ValueError: a box is malformed.
         """
-        decoded: DecodedImage = read_image(image)
+        decoded: DecodedImage = read_to_judge(image)
         _, height, width = decoded.pixels.shape
         out: ProxyOutput = self._judge(decoded.pixels)
         return region_ratings(out, bboxes, *fitted_size(height, width, self.model.max_pixels))
@@ -110,4 +115,4 @@ class ProxyScorer(ModelScorer[QualityProxy]):
         Raises:
             ImageError: the image cannot be read.
         """
-        return self._judge(read_image(image).pixels).map[0].cpu()
+        return self._judge(read_to_judge(image).pixels).map[0].cpu()

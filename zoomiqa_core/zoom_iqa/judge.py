@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from PIL import Image
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore, Round, check_bbox
-from zoomiqa_core.images.sources import (
-    DecodedImage,
-    ImageError,
-    ImageSource,
-    read_image,
-    source_name,
-    to_pil,
+from zoomiqa_core.images.inputs import (
+    ImageInput,
+    each_image,
+    in_parts,
+    is_single_image,
+    read_or_fail,
+    read_to_judge,
 )
+from zoomiqa_core.images.sources import DecodedImage, ImageSource, to_pil
 from zoomiqa_core.zoom_iqa.chain import Chain, chosen_regions, combine_chains, region_score
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
@@ -127,7 +127,7 @@ class ZoomIQA:
     @overload
     def assess(
         self,
-        images: Sequence[ImageSource],
+        images: Iterable[ImageSource],
         *,
         samples: int | None = ...,
         generator: torch.Generator | None = ...,
@@ -137,7 +137,7 @@ class ZoomIQA:
 
     def assess(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: ImageInput,
         *,
         samples: int | None = None,
         generator: torch.Generator | None = None,
@@ -147,7 +147,8 @@ class ZoomIQA:
         """Judge one image or a list of them.
 
         Args:
-            images: path, PIL image, array, tensor (3, H, W), or a list or tuple of those.
+            images: a path, PIL image, array (H, W, C) or tensor (3, H, W); or several: a batch
+                (B, 3, H, W) or (B, H, W, C), a list, or any other iterable of images.
             samples: chains an image; None for the configuration's.
             generator: gives each chain its seed by successive draws, the same for every image of
                 the call; None for a fresh one of the configuration's seed. So K chains equal K
@@ -158,10 +159,13 @@ class ZoomIQA:
             regions: ``"model"`` also rates the regions the model itself asked to see.
 
         Returns:
-            One :class:`Assessment` per image. An image that cannot be read or judged gives
-            ``valid=False`` with its error; the others go on.
+            One :class:`Assessment` per image, in a list unless ``images`` is a single image. An
+            image that cannot be read or judged, or is one flat colour, gives ``valid=False`` with
+            its error; the others go on.
 
         Raises:
+            BadTypeError, BadShapeError, BadValuesError: ``images`` holds something that is no
+                image, or an array or tensor with values outside [0, 1].
             ValueError: settings that do not go together.
         """
         if mode not in ("rounds", "expected") or regions not in (None, "model"):
@@ -172,10 +176,9 @@ class ZoomIQA:
         if mode == "expected" and (regions or samples):
             raise ValueError('mode="expected" takes one look: no samples and no regions')
         seeds = self._seeds(samples, generator)
-        if not isinstance(images, (list, tuple)):
-            return self._assess([images], seeds, mode, regions)[0]  # pyright: ignore[reportArgumentType]
-        parts = (self._assess(part, seeds, mode, regions) for part in _parts(images))
-        return list(itertools.chain.from_iterable(parts))
+        parts = in_parts(each_image(images), IMAGES_AT_ONCE)
+        assessments = [said for part in parts for said in self._assess(part, seeds, mode, regions)]
+        return assessments[0] if is_single_image(images) else assessments
 
     def score_regions(
         self,
@@ -205,7 +208,7 @@ class ZoomIQA:
         """
         for bbox in bboxes:
             check_bbox(bbox)
-        picture = to_pil(read_image(image).pixels)
+        picture = to_pil(read_to_judge(image).pixels)
         seeds = self._seeds(samples, generator)
         look = self._chain(picture, seeds[0], max_rounds=1)
         self.backend.run([look])
@@ -254,7 +257,7 @@ class ZoomIQA:
         mode: Mode,
         regions: Literal["model"] | None,
     ) -> list[Assessment]:
-        decoded = [_decode(source) for source in sources]
+        decoded = [read_or_fail(source) for source in sources]
         pictures = {
             i: to_pil(d.pixels) for i, d in enumerate(decoded) if isinstance(d, DecodedImage)
         }
@@ -342,15 +345,3 @@ def _unseen(bbox: BBox, look: Round) -> RegionScore:
 def _first_look(chains: Sequence[Chain]) -> Chain:
     """A chain whose round 1 is usable, if there is one."""
     return next((chain for chain in chains if chain.rounds[0].valid), chains[0])
-
-
-def _decode(source: ImageSource) -> DecodedImage | Assessment:
-    try:
-        return read_image(source)
-    except ImageError as error:
-        return Assessment.failed(error.code, str(error), source_name(source))
-
-
-def _parts(images: Sequence[ImageSource]) -> Iterator[Sequence[ImageSource]]:
-    for first in range(0, len(images), IMAGES_AT_ONCE):
-        yield images[first : first + IMAGES_AT_ONCE]

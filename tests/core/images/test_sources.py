@@ -272,9 +272,15 @@ WRONG = {
         "bad_values",
         "divide by 255",
     ),
+    # Linear light of an HDR scene: most of it below 1, highlights far above.
+    "float_hdr.tiff": (
+        lambda: encoded(Image.fromarray(np.array([[0.1, 0.3, 0.7, 41.5]], np.float32)), "TIFF"),
+        "bad_values",
+        "tone-map it to sRGB",
+    ),
     "float_nan.tiff": (
         lambda: encoded(Image.fromarray(np.array([[0.0, np.nan]], np.float32)), "TIFF"),
-        "bad_values",
+        "not_finite",
         "1 values are NaN or infinite",
     ),
 }
@@ -462,6 +468,20 @@ def test_arrays_and_tensors():
     assert_pixels(tensor[None], levels([(0, 0.2, 1)]))
     assert_pixels(torch.full((3, 1, 1), 0.5, dtype=torch.bfloat16), levels([(0.5,) * 3]))
     assert to_batch(tensor).shape == (1, 3, 1, 1)
+    for one_channel in (torch.tensor([[0, 0.2]]), torch.tensor([[[0, 0.2]]], dtype=torch.float64)):
+        assert_pixels(one_channel, expected)
+        assert_pixels(one_channel.view(1, 1, 1, 2), expected)
+
+
+def test_an_overshoot_by_rounding_is_clamped():
+    # antialiased resizing of ones overshoots 1 by 2.4e-7
+    resized = torch.nn.functional.interpolate(
+        torch.ones(1, 3, 100, 140), (37, 53), mode="bilinear", antialias=True
+    )
+    assert resized.max() > 1
+    pixels = read_image(resized).pixels
+    assert pixels.max() == 1 and pixels.min() > 1 - 1e-6
+    assert_pixels(np.array([[-9e-4, 1 + 9e-4]]), levels([BLACK, WHITE]))
 
 
 def test_the_result_shares_no_memory_with_its_source():
@@ -482,9 +502,12 @@ def test_the_result_shares_no_memory_with_its_source():
         (np.array([["a"]]), BadTypeError, "expected uint8, uint16"),
         (np.array([[np.nan, np.inf]]), BadValuesError, "2 values are NaN or infinite"),
         (np.array([[0, 255.0]]), BadValuesError, "divide by 255"),
-        (np.array([[-1, 1.0]]), BadValuesError, "values from -1 to 1, expected"),
+        (np.array([[-1, 1.0]]), BadValuesError, r"values from -1 to 1, expected.*use \(x \+ 1\)"),
+        (np.array([[3.5, 254.2]]), BadValuesError, "divide by 255"),
+        (np.array([[0, 1.0010001]]), BadValuesError, "from 0 to 1.0010001,"),
         (torch.zeros(8, 8, 3), BadShapeError, r"use .permute\(2, 0, 1\)"),
-        (torch.zeros(2, 3, 8, 8), BadShapeError, r"got \(2, 3, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8), BadShapeError, r"got \(2, 3, 8, 8\); pass images one by one"),
+        (torch.zeros(4, 8, 8), BadShapeError, r"tensor\[:3\] drops alpha"),
         (torch.zeros(3, 8, 0), TooSmallError, "0×8 pixels"),
         (torch.zeros(3, 8, 8, dtype=torch.bool), BadTypeError, "torch.bool"),
         (torch.full((3, 8, 8), 1.5), BadValuesError, "rescale or clamp"),

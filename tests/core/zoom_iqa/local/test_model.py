@@ -153,9 +153,10 @@ def test_an_image_too_long_for_the_model_fails_alone(answering):
         assert good.error in (None, "no_rating")
 
 
-def test_images_of_one_pixel_and_one_row_are_judged(answering):
-    said = judge(answering, retries=9).assess([picture(1, 1), picture(150, 1), picture(1, 28)])
-    assert all(one.valid for one in said)
+def test_images_of_one_row_or_column_are_judged_and_a_flat_one_is_named(answering):
+    sizes = [(1, 1), (2, 1), (150, 1), (1, 28)]
+    flat, *others = judge(answering, retries=9).assess([picture(*size) for size in sizes])
+    assert flat.error == "constant" and all(one.valid for one in others)
 
 
 def test_control_tokens_in_words_are_words(tiny):
