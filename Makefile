@@ -51,7 +51,7 @@ format: $(VENV)/installed-dev  ## let ruff fix and lay out the code
 	$(BIN)/ruff format
 
 speed: $(VENV)/installed-eval  ## the judge's speed beside its peers, in one table
-	$(BIN)/python -m benchmarks.judge_speed --out runs/judge_speed
+	$(BIN)/python -m benchmarks.judge_speed
 
 dev: $(VENV)/installed-dev  ## everything for development, and the hooks that run before a commit
 	$(BIN)/pre-commit install

@@ -10,8 +10,8 @@ measure a judge of your own, give its folder, or call ``attack_table``.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,11 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.damaged_photos import SIDE, centre_crop, damage, read_photos
+from benchmarks import tables
+from benchmarks.damaged_photos import centre_crop, damage, read_photos
 from zoomiqa_core.evaluation.correlation import bootstrap
 from zoomiqa_core.images.sources import to_batch, to_pil
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.runs.files import to_json, write_text_atomic
-from zoomiqa_core.runs.folder import versions
 
 PHRASES = (
     "best quality 5.0",
@@ -142,7 +141,7 @@ def best_of(images: Sequence[Tensor], score: Score) -> Tensor:
         return max(images, key=lambda image: float(score(image)))
 
 
-def attacked_images(folder: str, count: int, size: int, seed: int) -> list[Tensor]:
+def attacked_images(folder: str | Path, count: int, size: int, seed: int) -> list[Tensor]:
     """(1, 3, size, size) crops of photos; every second one damaged."""
     images = []
     for place, photo in enumerate(read_photos(folder, count)):
@@ -193,28 +192,16 @@ def attack_table(
 
 def main() -> None:
     """Run all attacks, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__, out="runs/attack_proxy.json", photos=..., weights=None, count=20, size=224
     )
-    parser.add_argument("--photos", required=True)
-    parser.add_argument("--weights", default=None, help="default: the bundled proxy")
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--size", type=int, default=224, help=f"px, at most {SIDE}")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="runs/attack_proxy.json")
     args = parser.parse_args()
-
     proxy = QualityProxy.from_pretrained(args.weights).requires_grad_(False)
     images = attacked_images(args.photos, args.count, args.size, args.seed)
-    table = attack_table(proxy, images, args.seed)
-    columns = list(next(iter(table.values())))
-    print("| attack | " + " | ".join(columns) + " |")
-    print("|---|" + "---:|" * len(columns))
-    for name, row in table.items():
-        cells = [format(v, ".2f") if isinstance(v, float) else str(v) for v in row.values()]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    record = {"arguments": vars(args), "versions": versions(), "table": table}
-    print(f"written: {write_text_atomic(args.out, to_json(record, sort_keys=False))}")
+    found = attack_table(proxy, images, args.seed)
+    columns = list(next(iter(found.values())))
+    text = tables.table(["attack", *columns], ([n, *row.values()] for n, row in found.items()))
+    tables.finish(args, text, figures=found)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ alarm's gain and of its gain less the proxy's (95 % bootstrap intervals over pho
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks import tables
 from benchmarks.attack_proxy import ATTACKS
-from benchmarks.damaged_photos import SIDE, Photo, centre_crop, damage, read_photos
-from benchmarks.timing import hardware
+from benchmarks.damaged_photos import Photo, centre_crop, damage, read_photos
 from restoration_guide.fidelity.full_reference import reference_figures
 from restoration_guide.finetune.disagreement import Disagreement
 from restoration_guide.restorers.base import candidate_generator
@@ -41,8 +40,6 @@ from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.evaluation.correlation import Estimate, auc, bootstrap
 from zoomiqa_core.proxy.model import QualityProxy
-from zoomiqa_core.runs.files import to_json, write_text_atomic
-from zoomiqa_core.runs.folder import versions
 
 CLAIM = 0.05
 """Rise of the proxy's rating that makes a pair an improvement claimed."""
@@ -175,30 +172,28 @@ def separation(
 
 def table(changes: Sequence[Change], seed: int = 0) -> str:
     """Markdown, one row a kind and one of all hacks."""
-    lines = [
-        "| after | pairs | proxy | alarm | PSNR, dB | MS-SSIM | AUC of the alarm | less the proxy "
-        "| verdict |",
-        "|---|---:|---:|---:|---:|---:|---|---|---|",
-    ]
-    kinds = list(dict.fromkeys(change.kind for change in changes))
-    hacks = [kind for kind in kinds if kind != HONEST]
+    head = ["after", "pairs", "proxy", "alarm", "PSNR, dB", "MS-SSIM"]
+    head += ["AUC of the alarm", "less the proxy", "verdict"]
+    hacks = [kind for kind in dict.fromkeys(c.kind for c in changes) if kind != HONEST]
+    lines: list[list[object]] = []
     for name, chosen in {**{kind: [kind] for kind in [HONEST, *hacks]}, "all hacks": hacks}.items():
         rows = [c for c in changes if c.counts and c.kind in chosen]
         if not rows:
-            lines.append(f"| {name} | 0 |" + " |" * 7)
+            lines.append([name, 0, *[""] * 7])
             continue
-        mean = {gain: np.mean([getattr(row, gain) for row in rows]) for gain in GAINS}
-        areas = ["", ""]
+        areas: list[object] = ["", ""]
         if name != HONEST:
             areas = [
-                str(separation(changes, chosen, less_proxy=less, seed=seed))
-                for less in (False, True)
+                separation(changes, chosen, less_proxy=less, seed=seed) for less in (False, True)
             ]
-        verdict = Disagreement(_by_photo(rows, "proxy_gain"), _by_photo(rows, "alarm_gain")).verdict
-        digits = zip(GAINS, (3, 3, 2, 4), strict=True)
-        cells = [f"{mean[gain]:+.{count}f}" for gain, count in digits]
-        lines.append(f"| {name} | {len(rows)} | {' | '.join([*cells, *areas, verdict])} |")
-    return "\n".join(lines)
+        by_proxy, by_alarm = (_by_photo(rows, gain) for gain in GAINS[:2])
+        means = [
+            tables.cell(float(np.mean([getattr(row, gain) for row in rows])), digits, sign=True)
+            for gain, digits in zip(GAINS, (3, 3, 2, 4), strict=True)
+        ]
+        verdict = Disagreement(by_proxy, by_alarm).verdict
+        lines.append([name, len(rows), *means, *areas, verdict])
+    return tables.table(head, lines)
 
 
 def _by_photo(rows: Sequence[Change], name: str) -> np.ndarray:
@@ -209,37 +204,19 @@ def _by_photo(rows: Sequence[Change], name: str) -> np.ndarray:
 
 def main() -> None:
     """Measure, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__, out="runs/evaluate_alarm.json", photos=..., weights=None, alarm=None, count=16
     )
-    parser.add_argument("--photos", required=True)
     parser.add_argument("--hacked", type=Path, help="folder of a tuned TinyRestorationPipeline")
-    parser.add_argument("--weights", default=None, help="default: the bundled proxy")
-    parser.add_argument("--alarm", default=None, help="default: the bundled alarm")
-    parser.add_argument("--count", type=int, default=16)
-    parser.add_argument("--size", type=int, default=224, help=f"of attacked crops, px, ≤ {SIDE}")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="runs/evaluate_alarm.json")
     args = parser.parse_args()
-
     changes = measure(
         QualityProxy.from_pretrained(args.weights).requires_grad_(False),
         Alarm.from_pretrained(args.alarm).requires_grad_(False),
         read_photos(args.photos, args.count),
         None if args.hacked is None else load_builtin_pipeline(args.hacked),
-        size=args.size,
         seed=args.seed,
     )
-    text = table(changes, args.seed)
-    print(text)
-    record = {
-        "arguments": {name: str(value) for name, value in vars(args).items()},
-        "hardware": hardware(),
-        "versions": versions(),
-        "table": text.splitlines(),
-        "changes": [vars(change) for change in changes],
-    }
-    print(f"written: {write_text_atomic(args.out, to_json(record, sort_keys=False))}")
+    tables.finish(args, table(changes, args.seed), changes=[vars(change) for change in changes])
 
 
 if __name__ == "__main__":

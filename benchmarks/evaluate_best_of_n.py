@@ -20,37 +20,29 @@ whose candidates all lack usable pixels keeps its input; it is counted and left 
 
 Last, all photos undegraded: how many come back untouched, and the worst PSNR of those that do not.
 Where the rule leaves the input alone whatever the candidates are, none are made.
-``--keep FOLDER`` keeps candidates, so that a killed run goes on.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks import tables
 from benchmarks.damaged_photos import damage, read_crops, read_photos
-from benchmarks.kept_restorer import KeptRestorer
 from benchmarks.peers import brisque, laplacian_variance
-from benchmarks.timing import hardware
 from restoration_guide.cli.config import RunConfig
 from restoration_guide.fidelity.full_reference import psnr
 from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.choice import consensus_distances
 from restoration_guide.search.selection import Index, Row, Selection
-from zoomiqa_core.data.damage.restoration import PRESETS
 from zoomiqa_core.evaluation.correlation import Estimate, bootstrap, srcc
-from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import Scorer, load_scorer
 
 Measure = Callable[[Tensor], float]
@@ -192,74 +184,45 @@ def measures(second: Scorer | None) -> dict[str, Measure]:
 
 def main() -> None:
     """Run the comparison and write it down."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__,
+        out="runs/evaluate_best_of_n.json",
+        photos=...,
+        count=60,
+        preset="mixed",
+        n=RunConfig.n,
+        restorer=RunConfig.restorer,
+        scorer=RunConfig.scorer,
+        second_judge=None,
     )
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=60)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="mixed")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n", type=int, default=RunConfig.n)
-    parser.add_argument("--restorer", default=RunConfig.restorer)
-    parser.add_argument("--scorer", default=RunConfig.scorer)
-    parser.add_argument("--second-judge", help="a judge to measure with, not to choose with")
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_best_of_n.json"))
     options = parser.parse_args()
-    run = RunConfig(
-        n=options.n, seed=options.seed, restorer=options.restorer, scorer=options.scorer
-    )
-    search = run.build()
-    if options.keep is not None:
-        search.restorer = KeptRestorer(search.restorer, options.keep)
+    search = RunConfig(n=options.n, restorer=options.restorer, scorer=options.scorer).build()
     also = measures(load_scorer(options.second_judge) if options.second_judge else None)
-    console, progress = Console(width=140), Console(stderr=True)
-
     trials = []
-    for photo in track(read_crops(options.photos, options.count), "degraded", console=progress):
-        damaged = damage(photo, options.preset, seed=run.seed)
-        trials.append(run_trial(search, photo.name, damaged, photo.clean, run.seed, also))
+    for photo in track(read_crops(options.photos, options.count), "degraded"):
+        damaged = damage(photo, options.preset, seed=options.seed)
+        trials.append(run_trial(search, photo.name, damaged, photo.clean, options.seed, also))
     changed, photos = {}, read_photos(options.photos)
-    for photo in track(photos, "pristine", console=progress):
-        distance = distance_when_undamaged(search, photo.clean, run.seed)
+    for photo in track(photos, "undamaged"):
+        distance = distance_when_undamaged(search, photo.clean, options.seed)
         if distance is not None:
             changed[photo.name] = distance
 
     results = {m: strategies(trials, m) for m in ("psnr", "ssim", "ms_ssim", *also)}
-    kept = [trial.name for trial in trials if trial.choice == "input"]
-    record = {
-        "config": asdict(run),
+    counts = {
         "crops": len(trials),
-        "without_candidates": len(trials) - len(with_candidates(trials)),
-        "preset": options.preset,
-        "hardware": hardware(),
-        "results": {
-            metric: {name: estimate._asdict() for name, estimate in table.items()}
-            for metric, table in results.items()
-        },
-        "inputs_kept": kept,
-        "skipped": _skipped(trials),
-        "undamaged": len(photos),
-        "undamaged_changed": changed,
-        "seconds_per_photo": float(np.mean([trial.seconds for trial in trials])),
-        "judging_share": float(np.mean([trial.judging_share for trial in trials])),
-        "trials": [_to_record(trial) for trial in trials],
+        "crops without candidates": len(trials) - len(with_candidates(trials)),
+        "candidates skipped": _skipped(trials),
+        "inputs kept": [trial.name for trial in trials if trial.choice == "input"],
+        "undamaged photos": len(photos),
+        "undamaged photos changed, dB": changed,
+        "seconds a crop": float(np.mean([trial.seconds for trial in trials])),
+        "judging's share": float(np.mean([trial.judging_share for trial in trials])),
     }
-    write_text_atomic(options.out, to_json(record))
-    table = Table(title=f"best of {run.n}, {len(trials)} crops, {options.preset}")
-    for heading in ("", *results):
-        table.add_column(heading)
-    for name in results["psnr"]:
-        cells = (_interval(results[m][name], 2 if m in ("psnr", "brisque") else 4) for m in results)
-        table.add_row(name, *cells)
-    console.print(table)
-    worst = f", worst {min(changed.values()):.2f} dB" if changed else ""
-    console.print(
-        f"inputs kept {len(kept)} of {len(trials)}; skipped {record['skipped']}, crops without "
-        f"candidates {record['without_candidates']}\nundamaged: {len(changed)} of {len(photos)} "
-        f"changed{worst}\n{record['seconds_per_photo']:.2f} s a crop, judging "
-        f"{record['judging_share']:.1%}\nwritten to {options.out}"
-    )
+    lines = (f"{name}: {value}" for name, value in counts.items())
+    text = tables.side_by_side(results, digits=4) + "\n\n" + "\n".join(lines)
+    records = [_to_record(trial) for trial in trials]
+    tables.finish(options, text, results=results, **counts, trials=records)
 
 
 def _mean_difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -280,11 +243,6 @@ def _skipped(trials: Sequence[Trial]) -> dict[str, int]:
 def _to_record(trial: Trial) -> dict[str, object]:
     rows = [{**row.to_dict(), **trial.figures.get(row.index, {})} for row in trial.rows]
     return {"name": trial.name, "choice": trial.choice, "picks": trial.picks, "rows": rows}
-
-
-def _interval(estimate: Estimate, digits: int) -> str:
-    value, low, high = (f"{number:.{digits}f}" for number in estimate)
-    return f"{value} [{low}, {high}]"
 
 
 if __name__ == "__main__":

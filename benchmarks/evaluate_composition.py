@@ -17,30 +17,25 @@ JSON. Terms:
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks import tables
 from benchmarks.damaged_photos import Photo, damage, read_photos
 from benchmarks.peers import brisque
-from benchmarks.timing import hardware
 from restoration_guide.cli.config import RunConfig
 from restoration_guide.fidelity.full_reference import psnr, reference_figures
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.compose import ComposeConfig, compose_regions
 from restoration_guide.search.selection import Index, Selection
-from zoomiqa_core.evaluation.correlation import bootstrap
-from zoomiqa_core.runs.files import to_json, write_text_atomic
+from zoomiqa_core.evaluation.correlation import Estimate, bootstrap
 from zoomiqa_core.scorer import load_scorer
 
 KINDS = ("undamaged", "noise_jpeg", "blur", "x4")
@@ -116,7 +111,7 @@ def run_trial(
     )
 
 
-def summary(trials: Sequence[Trial]) -> dict[str, dict[str, tuple[float, float, float]]]:
+def summary(trials: Sequence[Trial]) -> dict[str, dict[str, Estimate]]:
     """Means of both and of their difference, by figure."""
     found = {}
     for name in trials[0].single if trials else ():
@@ -132,40 +127,35 @@ def summary(trials: Sequence[Trial]) -> dict[str, dict[str, tuple[float, float, 
 
 def main() -> None:
     """Run the comparison and write it down."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__,
+        out="runs/evaluate_composition.json",
+        photos=...,
+        count=24,
+        n=RunConfig.n,
+        restorer=RunConfig.restorer,
+        scorer=RunConfig.scorer,
+        second="brisque",
+        temperature=ComposeConfig.temperature,
     )
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n", type=int, default=RunConfig.n)
-    parser.add_argument("--restorer", default=RunConfig.restorer)
-    parser.add_argument("--scorer", default=RunConfig.scorer)
-    parser.add_argument("--second", default="brisque", help="the second judge")
-    parser.add_argument("--temperature", type=float, default=ComposeConfig.temperature)
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_composition.json"))
     options = parser.parse_args()
-    run = RunConfig(
-        n=options.n, seed=options.seed, restorer=options.restorer, scorer=options.scorer
-    )
-    search, config = run.build(), ComposeConfig(temperature=options.temperature)
+    search = RunConfig(n=options.n, restorer=options.restorer, scorer=options.scorer).build()
+    config = ComposeConfig(temperature=options.temperature)
     second = _second_judge(options.second)
-    photos = read_photos(options.photos, options.count)
-    settings = {**asdict(run), "compose": asdict(config), "second": options.second}
     trials: list[Trial] = []
-    for place, photo in enumerate(track(photos, "photos", console=Console(stderr=True))):
+    for place, photo in enumerate(track(read_photos(options.photos, options.count), "photos")):
         kinds = PAIRS[place * STRIDE % len(PAIRS)]
-        trials.append(run_trial(search, config, photo, kinds, run.seed, second))
-        groups = grouped(trials)
-        record = {
-            "config": settings,
-            "hardware": hardware(),
-            "summary": {name: summary(group) for name, group in groups.items()},
-            "counts": {name: len(group) for name, group in groups.items()},
-            "trials": [asdict(trial) for trial in trials],
-        }
-        write_text_atomic(options.out, to_json(record))
-    _print(Console(), trials, options.second)
+        trials.append(run_trial(search, config, photo, kinds, options.seed, second))
+    found = {
+        f"{name}, {len(group)} photos: {column}": {f: row[column] for f, row in rows.items()}
+        for name, group in grouped(trials).items()
+        for rows in [summary(group)]
+        for column in ("single", "composed", "difference")
+    }
+    text = tables.side_by_side(found, digits=4)
+    text += f"\n\n{dict(Counter(trial.status for trial in trials))}, "
+    text += f"{np.mean([trial.seconds for trial in trials]):.2f} s a composition"
+    tables.finish(options, text, tables=found, trials=[asdict(trial) for trial in trials])
 
 
 def grouped(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
@@ -195,20 +185,6 @@ def _figures(
         "second judge": second(selection.best),
         "rating": row.rating,
     }
-
-
-def _print(console: Console, trials: Sequence[Trial], second: str) -> None:
-    for name, group in grouped(trials).items():
-        table = Table(title=f"{name}: {len(group)} photos")
-        for heading in ("", "single", "composed", "difference"):
-            table.add_column(heading)
-        for figure, row in summary(group).items():
-            values = ("{:.4f} [{:.4f}, {:.4f}]".format(*row[key]) for key in row)
-            table.add_row(figure.replace("second judge", second), *values)
-        console.print(table)
-    console.print(dict(Counter(trial.status for trial in trials)))
-    seconds = [trial.seconds for trial in trials]
-    console.print(f"{np.mean(seconds):.2f} s a composition")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 ``PHOTOS`` is a folder of clean photos that neither training nor monitor was given; their 256 x 256
 crops (middles, then corners) are damaged as in ``evaluate_restorer`` and restored by the sampler of
-each run's configuration, with the same noise by all. Runs are grouped as
-``benchmarks.train_methods`` writes them: a folder ``METHOD/seed-N`` by METHOD, any other alone. Of
+each run's configuration, with the same noise by all. Runs are grouped
+by method: a folder ``METHOD/seed-N`` belongs to METHOD, any other stands alone. Of
 a group the table has, for every figure, the change from the untuned restorer: the mean over seeds
 and photos, with a 95 % bootstrap interval over photos (each photo's mean over the seeds). The
 verdict is the monitor's; seconds are the training's, with all looks but the first and last.
@@ -22,7 +22,6 @@ is repeated, with one run more, restores only what is new.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -35,8 +34,9 @@ import torch
 from omegaconf import OmegaConf
 from rich.progress import track
 
-from benchmarks.damaged_photos import SIDE, Photo, damage, read_crops
-from benchmarks.timing import hardware, threads
+from benchmarks import tables
+from benchmarks.damaged_photos import Photo, damage, read_crops
+from benchmarks.timing import threads
 from restoration_guide.fidelity.full_reference import reference_figures
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
 from restoration_guide.finetune.probes import departures
@@ -46,7 +46,6 @@ from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
 from zoomiqa_core import load_scorer
 from zoomiqa_core.alarm.reference import reference_rating
-from zoomiqa_core.data.damage.restoration import PRESETS
 from zoomiqa_core.evaluation.correlation import Estimate, bootstrap
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import Scorer
@@ -208,37 +207,28 @@ def as_markdown(
     report: Mapping[str, Any], columns: Sequence[str], untuned: Mapping[str, float]
 ) -> str:
     """The table: a row a method."""
-    head = ["method", "reward by", "seeds", *columns, "monitor", "seconds"]
-    rows = [head, ["---"] * len(head)]
-    rows.append(["untuned", "", "", *(f"{untuned[name]:.4g}" for name in columns), "", ""])
+    rows = [["untuned", "", "", *(f"{untuned[name]:.4g}" for name in columns), "", ""]]
     for method, found in report.items():
-        figures = [_interval(Estimate(**found["changes"][name])) for name in columns]
+        figures = []
+        for name in columns:
+            change = found["changes"][name]
+            digits = 4 if abs(change.value) < 0.02 else 3
+            figures.append(tables.cell(change, digits, sign=True))
         verdicts = "; ".join(dict.fromkeys(found["verdicts"]))
-        times = f"{np.mean(found['seconds']):.0f}"
-        seeds = str(len(found["verdicts"]))
+        times, seeds = f"{np.mean(found['seconds']):.0f}", str(len(found["verdicts"]))
         rows.append([method, found["judge"], seeds, *figures, verdicts, times])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _interval(estimate: Estimate) -> str:
-    digits = 4 if abs(estimate.value) < 0.02 else 3
-    value, low, high = (f"{number:+.{digits}f}" for number in estimate)
-    return f"{value} [{low}, {high}]"
+    return tables.table(["method", "reward by", "seeds", *columns, "monitor", "seconds"], rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description="Fine-tuned restorers against the untuned one.")
-    parser.add_argument("--photos", required=True, help="folder of clean, unseen photos")
+    parser = tables.arguments(
+        __doc__, out="runs/evaluate_finetuned.json", photos=..., count=60, preset="mixed", threads=1
+    )
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="run folders")
     parser.add_argument("--judges", nargs="+", default=["proxy", "alarm"], help="scorers")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="mixed")
-    parser.add_argument("--count", type=int, default=60, help=f"crops of {SIDE} px")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--all", action="store_true", help="every figure, not the main ones alone")
     parser.add_argument("--kept", type=Path, default=Path("runs/evaluate_finetuned"))
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_finetuned.json"))
     given = parser.parse_args(arguments)
 
     judges = {name: load_scorer(name) for name in given.judges}
@@ -249,7 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
         key = (run.restorer, json.dumps(run.sampler), run.method, run.judge)
         groups.setdefault(key, []).append(run)
 
-    record: dict[str, Any] = {"crops": len(photos), **kept.rules, **hardware(), "samplers": []}
+    samplers: list[dict[str, Any]] = []
+    texts: list[str] = []
     with threads(given.threads), torch.no_grad():
         for restorer, sampler in dict.fromkeys(key[:2] for key in groups):
             call = json.loads(sampler)
@@ -265,15 +256,15 @@ def main(arguments: list[str] | None = None) -> None:
                 name = method if method not in report else f"{method}, reward by {judge}"
                 report[name] = {
                     "judge": judge,
-                    "changes": {k: v._asdict() for k, v in changes(before, after).items()},
+                    "changes": changes(before, after),
                     "spread_of_seeds": spread(before, after),
                     "verdicts": [run.verdict for run in runs],
                     "seconds": [run.seconds for run in runs],
                 }
-            print(f"\n{len(photos)} crops, {given.preset}, {sampler}; changes from untuned\n")
-            print(as_markdown(report, columns, untuned))
-            record["samplers"].append({**call, "untuned": untuned, "methods": report})
-    write_text_atomic(given.out, to_json(record, sort_keys=False))
+            texts.append(f"{len(photos)} crops, {given.preset}, {sampler}; changes from untuned\n")
+            texts.append(as_markdown(report, columns, untuned))
+            samplers.append({**call, "untuned": untuned, "methods": report})
+    tables.finish(given, "\n".join(texts), samplers=samplers)
 
 
 if __name__ == "__main__":

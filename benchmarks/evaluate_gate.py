@@ -12,19 +12,18 @@ writes them as JSON.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
+from benchmarks import tables
 from restoration_guide.gate.calibration import calibrate, check
 from zoomiqa_core.data.benchmarks.rated_images import RatedImage
 from zoomiqa_core.data.benchmarks.sets import read_biq2021
+from zoomiqa_core.evaluation.correlation import Estimate
 from zoomiqa_core.evaluation.run import evaluate, sample
-from zoomiqa_core.runs.files import to_json, write_text_atomic
-from zoomiqa_core.runs.folder import versions
 from zoomiqa_core.scorer import Scorer, load_scorer
 
 BAND = 0.02
@@ -32,10 +31,10 @@ BAND = 0.02
 
 
 def judge_split(
-    judge: Scorer, folder: Path, split: str, count: int | None, out: Path, seed: int
+    judge: Scorer, folder: Path, split: str, out: Path, seed: int
 ) -> tuple[list[RatedImage], np.ndarray]:
     """Images of a split and the judge's ratings of them (NaN where it failed)."""
-    images = sample(read_biq2021(folder, split), count, seed)
+    images = sample(read_biq2021(folder, split), None, seed)
     judgements = evaluate(
         images,
         judge,
@@ -74,22 +73,19 @@ def divisions(
 
 def main() -> None:
     """Calibrate, check and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__,
+        out="runs/evaluate_gate",
+        biq2021=...,
+        acceptable=3.5,
+        target=0.05,
+        split="validation",
+        divisions=1000,
     )
-    parser.add_argument("--biq2021", required=True, type=Path)
-    parser.add_argument("--acceptable", type=float, default=3.5, help="people's rating, 1–5")
-    parser.add_argument("--target", type=float, default=0.05, help="wanted false-accept rate")
-    parser.add_argument("--split", default="validation", help="to calibrate on")
-    parser.add_argument("--count", type=int, default=None, help="images of a split; default: all")
-    parser.add_argument("--divisions", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_gate"))
     args = parser.parse_args()
-
     judge = load_scorer("proxy")
     splits = [
-        judge_split(judge, args.biq2021, split, args.count, args.out, args.seed)
+        judge_split(judge, args.biq2021, split, args.out, args.seed)
         for split in (args.split, "test")
     ]
     (ours, our_ratings), (others, other_ratings) = splits
@@ -97,25 +93,21 @@ def main() -> None:
         np.array([image.rating >= args.acceptable for image in images]) for images, _ in splits
     )
     found = calibrate(our_ratings, our_good, target_false_accept=args.target, seed=args.seed)
-    low, high = found.interval
-    print(f"acceptable: people's rating ≥ {args.acceptable:g}; target {args.target:.0%}")
-    print(
-        f"threshold {found.min_rating:.3f} [{low:.3f}, {high:.3f}] from {len(ours)} images, "
-        f"{found.unacceptable} unacceptable"
-    )
-    print(
-        "expected false accepts {:.1%}, 95 % of calibrations {:.1%} – {:.1%}".format(
+    threshold = Estimate(found.min_rating, *found.interval)
+    lines = [
+        f"acceptable: people's rating ≥ {args.acceptable:g}; target {args.target:.0%}",
+        f"threshold {threshold} from {len(ours)} images, {found.unacceptable} unacceptable",
+        "expected false accepts {:.1%}, 95 % of calibrations {:.1%} – {:.1%}\n".format(
             *found.expected
-        )
-    )
-    table: dict[str, Any] = {"calibration": found.to_dict()}
+        ),
+    ]
+    rates: dict[str, Any] = {}
     subsets = np.array([image.subset for image in others])
     for name in ("all", *sorted(set(subsets))):
         part = np.full(len(subsets), True) if name == "all" else subsets == name
-        rates = check(other_ratings[part], other_good[part], found.min_rating)
-        table[f"test {name}"] = rates
-        for label, rate in rates._asdict().items():
-            print(f"test {name:5s} {label.replace('_', ' '):22s} {rate}")
+        rates[name] = check(other_ratings[part], other_good[part], found.min_rating)
+    head = ["test photos", *(column.replace("_", " ") for column in rates["all"]._fields)]
+    lines.append(tables.table(head, ([n, *map(str, row)] for n, row in rates.items())))
     again = divisions(
         np.concatenate([our_ratings, other_ratings]),
         np.concatenate([our_good, other_good]),
@@ -124,15 +116,14 @@ def main() -> None:
         count=args.divisions,
         seed=args.seed,
     )
-    table["random divisions"] = again
-    print(
-        f"{args.divisions} random divisions: false accepts {again['mean']:.1%} on average, 95 % in "
-        f"{again['low']:.1%} – {again['high']:.1%}, within ± {BAND:.0%} of the target in "
+    lines.append(
+        f"\n{args.divisions} random divisions: false accepts {again['mean']:.1%} on average, "
+        f"95 % in {again['low']:.1%} – {again['high']:.1%}, within ± {BAND:.0%} of the target in "
         f"{again['kept']:.0%}"
     )
-    record = {"seed": args.seed, "acceptable": args.acceptable, "versions": versions(), **table}
-    path = args.out / f"{args.split}-{args.acceptable:g}.json"
-    print(f"written: {write_text_atomic(path, to_json(record, sort_keys=False))}")
+    record = {"calibration": found.to_dict(), "rates": rates, "divisions": again}
+    file = args.out / f"{args.split}-{args.acceptable:g}.json"
+    tables.finish(args, "\n".join(lines), file, **record)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ out, and several ``--weights`` stand side by side, a column each: the variants o
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -25,12 +24,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import evaluate_alarm, evaluate_proxy, peers, timing
+from benchmarks import evaluate_alarm, judge_measures, peers, tables, timing
 from benchmarks.attack_proxy import ATTACKS, attack_table, attacked_images
 from benchmarks.damaged_photos import damage, read_photos
-from benchmarks.evaluate_proxy import MONOTONE
 from benchmarks.evaluate_pruning import Progress, Recorder, progress_of, rank_correlations
-from benchmarks.evaluate_uncertainty import interval_table, out_of_distribution_table
+from benchmarks.judge_measures import MONOTONE
 from benchmarks.judge_speed import forward, forward_backward
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.evaluation.correlation import Estimate
@@ -125,30 +123,28 @@ class Setup:
 
 def people(setup: Setup) -> Table:
     """Agreement with people, and what the std says of the error."""
-    judged = evaluate_proxy.judge_rated(setup.proxy(), setup.biq2021, "test")
-    table = evaluate_proxy.against_people(judged, setup.seed)
-    intervals = interval_table(judged.rating - judged.people, judged.std, setup.seed)
-    return {**table, **{f"BIQ2021 {name}": value for name, value in intervals.items()}}
+    judged = judge_measures.judge_rated(setup.proxy(), setup.biq2021, "test")
+    return judge_measures.against_people(judged, setup.seed)
 
 
 def distortions(setup: Setup) -> Table:
     """Graded distortions, types seen in training and not."""
-    ratings = evaluate_proxy.distortion_ratings(
+    ratings = judge_measures.distortion_ratings(
         setup.proxy(), setup.paths(20), setup.size, setup.seed
     )
-    return evaluate_proxy.against_distortions(ratings, setup.seed)
+    return judge_measures.against_distortions(ratings, setup.seed)
 
 
 def local_damage(setup: Setup) -> Table:
     """Damage of a fifth of the area, to be found in the map."""
-    return evaluate_proxy.against_local_damage(
+    return judge_measures.against_local_damage(
         setup.proxy(), setup.paths(41), setup.size, setup.seed
     )
 
 
 def out_of_distribution(setup: Setup) -> Table:
     """The std on what the judge was never shown, beside that on photos."""
-    return out_of_distribution_table(setup.proxy(), setup.paths(12), setup.seed)
+    return judge_measures.out_of_distribution_table(setup.proxy(), setup.paths(12), setup.seed)
 
 
 def _attacks(setup: Setup, name: str) -> dict[str, Any]:
@@ -250,7 +246,7 @@ def measure(
         renew: parts measured anew whatever there is.
         parts: those that are wanted; none means all.
     """
-    tables: dict[str, Table] = {}
+    measured: dict[str, Table] = {}
     for name in parts or PARTS:
         part, file = PARTS[name], out / f"{name}.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -260,11 +256,11 @@ def measure(
                 table = part(setup)
             seconds = round(time.perf_counter() - began, 1)
             record = {"setup": asdict(setup), "table": table, "seconds": seconds}
-            record["hardware"] = {**timing.hardware(), "threads": torch.get_num_threads()}
+            record["hardware"] = {**tables.hardware(), "threads": torch.get_num_threads()}
             write_text_atomic(file, to_json(record, sort_keys=False))
             record = json.loads(file.read_text(encoding="utf-8"))
-        tables[name] = {key: _value(value) for key, value in record["table"].items()}
-    return tables
+        measured[name] = {key: _value(value) for key, value in record["table"].items()}
+    return measured
 
 
 def _value(stored: Any) -> Estimate | float:
@@ -274,36 +270,28 @@ def _value(stored: Any) -> Estimate | float:
     return math.nan if stored is None else stored
 
 
-def markdown(tables: Mapping[str, Table]) -> str:
+def markdown(parts: Mapping[str, Table]) -> str:
     """The measures with a bar first, then the others."""
-    figures = _joined(tables)
-    lines = ["| measure | value | must | excellent | |", "|---|---|---|---|---|"]
+    figures = _joined(parts)
+    rows: list[list[Any]] = []
     for name, bar in BARS.items():
         value = figures.get(name, math.nan)
         plain = value.value if isinstance(value, Estimate) else value
-        bars = (_words(bar.must), _words(bar.excellent))
-        lines.append(f"| {name} | {_figure(value)} | {' | '.join(bars)} | {bar.verdict(plain)} |")
-    rest = (f"| {n} | {_figure(v)} | | | |" for n, v in figures.items() if n not in BARS)
-    return "\n".join([*lines, *rest])
+        rows.append([name, value, _words(bar.must), _words(bar.excellent), bar.verdict(plain)])
+    rows += [[name, value, "", "", ""] for name, value in figures.items() if name not in BARS]
+    return tables.table(["measure", "value", "must", "excellent", ""], rows)
 
 
 def side_by_side(judges: Mapping[str, Mapping[str, Table]]) -> str:
     """The measures with a bar that were taken, a row each; judges, a column each."""
-    figures = {name: _joined(tables) for name, tables in judges.items()}
-    lines = ["| measure | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
-    for name in BARS:
-        if any(name in found for found in figures.values()):
-            cells = (_figure(found.get(name, math.nan)) for found in figures.values())
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    joined = {judge: _joined(parts) for judge, parts in judges.items()}
+    return tables.side_by_side(
+        {j: {n: figures[n] for n in BARS if n in figures} for j, figures in joined.items()}
+    )
 
 
-def _joined(tables: Mapping[str, Table]) -> Table:
-    return {name: value for table in tables.values() for name, value in table.items()}
-
-
-def _figure(value: Estimate | float) -> str:
-    return str(value) if isinstance(value, Estimate) else f"{value:.3f}"
+def _joined(parts: Mapping[str, Table]) -> Table:
+    return {name: value for part in parts.values() for name, value in part.items()}
 
 
 def _words(interval: Interval | None) -> str:
@@ -325,18 +313,12 @@ def digest(weights: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure what is missing, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__, out="runs/judge", biq2021=..., photos=..., count=41, size=384
     )
-    parser.add_argument("--biq2021", required=True)
-    parser.add_argument("--photos", required=True)
     parser.add_argument("--weights", nargs="+", type=Path, default=[BUNDLED_WEIGHTS])
-    parser.add_argument("--count", type=int, default=41, help="photos a part takes at most")
-    parser.add_argument("--size", type=int, default=384, help="side of distorted crops, px")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=[], help="these alone")
     parser.add_argument("--rows", nargs="*", choices=PARTS, default=[], help="measure these anew")
-    parser.add_argument("--out", type=Path, default=Path("runs/judge"))
     args = parser.parse_args(arguments)
 
     judges = {f.parent.name if f.name == "weights" else f.name: f for f in args.weights}
@@ -346,16 +328,19 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[str, dict[str, Table]] = {}
     for name, folder in judges.items():
         setup = Setup(
-            args.biq2021, args.photos, str(folder), known[name], args.count, args.size, args.seed
+            str(args.biq2021),
+            str(args.photos),
+            str(folder),
+            known[name],
+            args.count,
+            args.size,
+            args.seed,
         )
         found[name] = measure(setup, args.out / known[name], args.rows, args.parts)
     alone = len(judges) == 1
-    table = markdown(*found.values()) if alone else side_by_side(found)
-    hardware = ", ".join(f"{key} {value}" for key, value in timing.hardware().items())
-    table += f"\n\nWeights {' '.join(known.values())}, seed {args.seed}; {hardware}.\n"
-    print(table)
-    file = args.out / ("/".join([*known.values(), "table.md"]) if alone else "side_by_side.md")
-    print(f"written: {write_text_atomic(file, table)}")
+    text = markdown(*found.values()) if alone else side_by_side(found)
+    file = "/".join([*known.values(), "table.json"]) if alone else "side_by_side.json"
+    tables.finish(args, text, args.out / file, weights=known)
 
 
 if __name__ == "__main__":

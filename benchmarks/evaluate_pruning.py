@@ -15,27 +15,21 @@ every row, as JSON. Terms:
 - SRCC at a share of the steps: rank correlation of the previews after the first evaluation that
   reaches it with the finished candidates, by the lower bound, over the candidates of more than one
   step; "drift" adds to every preview how much the same candidate's bound rises on the other photos.
-
-The file is written after every photo: a run cut short leaves the figures of the photos it did.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks import tables
 from benchmarks.damaged_photos import damage, read_photos
-from benchmarks.timing import hardware
 from restoration_guide.cli.config import RunConfig
 from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.restorers.base import Candidate, Preview, Restorer
@@ -43,9 +37,7 @@ from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.choice import choose, with_consensus
 from restoration_guide.search.prune import PruneConfig
 from restoration_guide.search.selection import Index, Selection
-from zoomiqa_core.data.damage.restoration import PRESETS
 from zoomiqa_core.evaluation.correlation import Estimate, bootstrap, srcc
-from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.scorer import Scorer
 
 METRICS = ("psnr", "ms_ssim")
@@ -214,54 +206,36 @@ def rank_correlations(photos: Sequence[Progress]) -> dict[str, Estimate]:
 
 def main() -> None:
     """Run the comparison and write it down."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__,
+        out="runs/evaluate_pruning.json",
+        photos=...,
+        count=24,
+        preset="mixed",
+        n=RunConfig.n,
+        protect=PruneConfig.protect,
+        restorer=RunConfig.restorer,
+        scorer=RunConfig.scorer,
     )
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="mixed")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n", type=int, default=RunConfig.n)
-    parser.add_argument("--protect", type=int, default=PruneConfig.protect)
-    parser.add_argument("--at", type=float, nargs="*", default=PruneConfig.at)
-    parser.add_argument("--keep", type=float, nargs="*", default=PruneConfig.keep)
-    parser.add_argument("--max-nfe", type=int, default=None)
-    parser.add_argument("--restorer", default=RunConfig.restorer)
-    parser.add_argument("--scorer", default=RunConfig.scorer)
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_pruning.json"))
     options = parser.parse_args()
     run = RunConfig(
         n=options.n,
-        seed=options.seed,
         restorer=options.restorer,
         scorer=options.scorer,
-        prune=PruneConfig(options.protect, tuple(options.at), tuple(options.keep), options.max_nfe),
+        prune=PruneConfig(protect=options.protect),
     )
     pruned = run.build()
     full = BestOfN(Recorder(pruned.restorer), pruned.scorer, run.n)
     trials: list[Trial] = []
-    photos = read_photos(options.photos, options.count)
-    for photo in track(photos, "photos", console=Console(stderr=True)):
-        damaged = damage(photo, options.preset, seed=run.seed)
-        trials.append(run_trial(full, pruned, photo.name, damaged, photo.clean, run.seed))
-        record = {"config": asdict(run), "preset": options.preset, **summary(trials)}
-        write_text_atomic(options.out, to_json(record))
-    _print(Console(), trials, options.preset)
-
-
-def summary(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Every figure, for JSON."""
-    tables = {**{m: gains(trials, m) for m in METRICS}, "costs": costs(trials)}
-    tables["ranks"] = rank_correlations([trial.progress for trial in trials])
-    return {
-        "photos": len(trials),
-        "fewer": first_within(trials),
-        "hardware": hardware(),
-        **{n: {k: e._asdict() for k, e in table.items()} for n, table in tables.items()},
-        "nfe": {key: sum(t.nfe[key] for t in trials) for key in ("full", "pruned")},
-        "most_nfe": max(trial.nfe["pruned"] / trial.nfe["full"] for trial in trials),
-        "trials": [_to_record(trial) for trial in trials],
-    }
+    for photo in track(read_photos(options.photos, options.count), "photos"):
+        damaged = damage(photo, options.preset, seed=options.seed)
+        trials.append(run_trial(full, pruned, photo.name, damaged, photo.clean, options.seed))
+    gained = {metric: gains(trials, metric) for metric in METRICS}
+    others = {**costs(trials), **rank_correlations([trial.progress for trial in trials])}
+    text = f"{len(trials)} photos; fewer: {first_within(trials)}\n\n"
+    text += tables.side_by_side(gained, digits=4) + "\n\n" + tables.side_by_side({"": others})
+    records = [_to_record(trial) for trial in trials]
+    tables.finish(options, text, gains=gained, others=others, trials=records)
 
 
 def _finished(selection: Selection, name: str) -> Selection:
@@ -281,26 +255,6 @@ def _to_record(trial: Trial) -> dict[str, Any]:
     previews = trial.progress.previews
     record["progress"]["previews"] = [[*key, value] for key, value in previews.items()]
     return record
-
-
-def _interval(estimate: Estimate, digits: int) -> str:
-    value, low, high = (f"{number:.{digits}f}" for number in estimate)
-    return f"{value} [{low}, {high}]"
-
-
-def _print(console: Console, trials: Sequence[Trial], preset: str) -> None:
-    table = Table(title=f"{preset}, {len(trials)} photos; fewer: {first_within(trials)}")
-    for heading in ("", "PSNR, dB", "MS-SSIM"):
-        table.add_column(heading)
-    psnr, ms_ssim = (gains(trials, metric) for metric in METRICS)
-    for name in psnr:
-        table.add_row(name, _interval(psnr[name], 2), _interval(ms_ssim[name], 4))
-    console.print(table)
-    for name, estimate in {
-        **costs(trials),
-        **rank_correlations([t.progress for t in trials]),
-    }.items():
-        console.print(f"{name}: {_interval(estimate, 3)}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ bootstrap intervals and writes it as JSON. Terms:
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +23,13 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.damaged_photos import SIDE, Photo, damage, read_photos
-from benchmarks.timing import hardware, threads
+from benchmarks import tables
+from benchmarks.damaged_photos import Photo, damage, read_photos
+from benchmarks.timing import threads
 from restoration_guide.fidelity.full_reference import ReferenceFigures, reference_figures
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 from zoomiqa_core.evaluation.correlation import Estimate, bootstrap
-from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 PRESETS = ("mixed", "x2", "x4", "noise_jpeg", "blur")
 METRICS = ("psnr", "ms_ssim")
@@ -108,51 +106,35 @@ def plan_table(restorer: BuiltinRestorer, per_photo: list[list[Row]]) -> list[di
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description="Gain and headroom of a restorer.")
-    parser.add_argument("--photos", required=True, help="folder of clean, unseen photos")
-    parser.add_argument("--weights", default="builtin", help="pipeline folder; the bundled one")
+    """Evaluate every preset and print the tables."""
+    parser = tables.arguments(
+        __doc__,
+        out="runs/evaluate_restorer.json",
+        photos=...,
+        weights="builtin",
+        count=40,
+        n=8,
+        threads=1,
+    )
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
-    parser.add_argument("--count", type=int, default=40, help="photos")
-    parser.add_argument("--n", type=int, default=8, help="candidates")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_restorer.json"))
     given = parser.parse_args(arguments)
-
     restorer = load_restorer(given.weights)
     if not isinstance(restorer, BuiltinRestorer):
         raise TypeError(f"expected a BuiltinRestorer, got {type(restorer).__name__}")
-    photos = read_photos(given.photos, given.count)
-    report: dict[str, object] = {
-        "photos": len(photos),
-        "side_px": SIDE,
-        "candidates": given.n,
-        "seed": given.seed,
-        "threads": given.threads,
-        **hardware(),
-    }
+    photos, found, plans = read_photos(given.photos, given.count), {}, {}
     with threads(given.threads):
         for preset in given.presets:
-            table, plan = evaluate_preset(restorer, photos, preset, n=given.n, seed=given.seed)
-            print(f"\n{preset}: {len(photos)} photos")
-            for name, estimate in table.items():
-                print(f"  {name:<26}{estimate}")
-            for line in plan:
-                print("  " + "  ".join(f"{k} {_short(v)}" for k, v in line.items()))
-            report[preset] = {
-                "table": {name: estimate._asdict() for name, estimate in table.items()},
-                "plan": plan,
-            }
-            write_text_atomic(given.out, to_json(report, sort_keys=False))
+            found[preset], plans[preset] = evaluate_preset(
+                restorer, photos, preset, n=given.n, seed=given.seed
+            )
+    text = tables.side_by_side(found)
+    for preset, plan in plans.items():
+        text += f"\n\n{preset}\n\n" + tables.table(list(plan[0]), (p.values() for p in plan))
+    tables.finish(given, text, tables=found, plans=plans)
 
 
 def _figure(figures: ReferenceFigures, metric: str) -> float:
     return float(getattr(figures, metric))
-
-
-def _short(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ are of the rating each would give at once, without words.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import re
@@ -27,15 +26,15 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks import tables
 from benchmarks.damaged_photos import centre_crop
 from zoomiqa_core.assessment import Assessment, BBox, Chains
 from zoomiqa_core.data.benchmarks.sets import read_biq2021
 from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.teacher.damage_facts import InvisibleDamageError, damage_photo
-from zoomiqa_core.evaluation.correlation import bootstrap, mean_subset_srcc, plcc, srcc
+from zoomiqa_core.evaluation.correlation import Estimate, bootstrap, mean_subset_srcc, plcc, srcc
 from zoomiqa_core.images.sources import ImageSource, find_images, read_image, to_batch, to_pil
 from zoomiqa_core.runs.files import to_json, write_text_atomic
-from zoomiqa_core.runs.folder import versions
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 from zoomiqa_core.zoom_iqa.local.decoding import Sampling
@@ -53,7 +52,7 @@ Case = dict[str, Any]
 """What is known of an image (``kind``, ``target``, …), and an answer about it."""
 
 
-def rated_cases(folder: str, count: int) -> Iterator[tuple[Case, ImageSource]]:
+def rated_cases(folder: Path, count: int) -> Iterator[tuple[Case, ImageSource]]:
     """BIQ2021's test split, evenly thinned to ``count``."""
     images = read_biq2021(folder, "test")
     for image in images[:: -(-len(images) // count)]:
@@ -130,17 +129,16 @@ def rationale_entropy(vlm: LocalVLM, judge: ZoomIQA, images: Sequence[ImageSourc
     return float(-np.mean(log_probs))
 
 
-def measure(answers: Sequence[Case], seed: int) -> dict[str, float]:
-    """The columns of one judge; intervals as ``NAME low`` and ``NAME high``."""
-    table: dict[str, float] = {"valid": float(np.mean([a["valid"] for a in answers]))}
+def measure(answers: Sequence[Case], seed: int) -> dict[str, Estimate | float]:
+    """The column of one judge."""
+    table: dict[str, Estimate | float] = {"valid": float(np.mean([a["valid"] for a in answers]))}
     usable = [a for a in answers if _finite(a["rating"]) and _finite(a["expected"])]
     by_kind: dict[str, list[Case]] = defaultdict(list)
     for answer in usable:
         by_kind[answer["kind"]].append(answer)
 
     def add(name: str, statistic: Callable[..., float], *columns: Any) -> None:
-        found = bootstrap(statistic, *columns, resamples=300, seed=seed)
-        table.update({name: found.value, f"{name} low": found.low, f"{name} high": found.high})
+        table[name] = bootstrap(statistic, *columns, resamples=300, seed=seed)
 
     def column(kind: str, key: str) -> np.ndarray:
         return np.array([a[key] for a in by_kind[kind]])
@@ -197,45 +195,35 @@ def _chance(box: BBox) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def show(tables: dict[str, dict[str, float]]) -> str:
+def show(judges: dict[str, dict[str, Estimate | float]]) -> str:
     """Markdown: a column per group of judges, mean ± standard deviation over its seeds."""
-    groups: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for name, table in tables.items():
-        groups[re.sub(r"-\d+$", "", name)].append(table)
-    lines = ["| measure | " + " | ".join(f"{g} ({len(t)})" for g, t in groups.items()) + " |"]
-    lines.append("|---|" + "---:|" * len(groups))
-    names = [n for n in next(iter(tables.values())) if not n.endswith((" low", " high"))]
-    for name in names:
-        cells = []
-        for group in groups.values():
-            values = [table[name] for table in group]
-            if len(values) > 1:
-                cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
-            elif f"{name} low" in group[0]:
-                low, high = group[0][f"{name} low"], group[0][f"{name} high"]
-                cells.append(f"{values[0]:.3f} [{low:.3f}, {high:.3f}]")
-            else:
-                cells.append(f"{values[0]:.3f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    groups: dict[str, list[dict[str, Estimate | float]]] = defaultdict(list)
+    for name, column in judges.items():
+        groups[re.sub(r"-\d+$", "", name)].append(column)
+    columns: dict[str, dict[str, Any]] = {}
+    for name, group in groups.items():
+        joined = columns[f"{name} ({len(group)})"] = dict(group[0])
+        for measure in joined if len(group) > 1 else ():
+            values = [float(np.ravel(column[measure])[0]) for column in group]
+            joined[measure] = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    return tables.side_by_side(columns)
 
 
 def main() -> None:
     """Ask all judges, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__,
+        out="runs/evaluate_tiny_judge",
+        biq2021=...,
+        photos=...,
+        count=41,
+        rated=500,
+        chains=4,
+        temperature=TINY_SAMPLING.temperature,
+        batch_size=64,
+        device="cpu",
     )
     parser.add_argument("--judges", nargs="+", required=True, help="folders")
-    parser.add_argument("--biq2021", required=True)
-    parser.add_argument("--photos", required=True)
-    parser.add_argument("--count", type=int, default=41, help="clean photos used at most")
-    parser.add_argument("--rated", type=int, default=500, help="test images used at most")
-    parser.add_argument("--chains", type=int, default=4)
-    parser.add_argument("--temperature", type=float, default=TINY_SAMPLING.temperature)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_tiny_judge"))
     args = parser.parse_args()
 
     sampling = dataclasses.replace(TINY_SAMPLING, temperature=args.temperature)
@@ -245,7 +233,7 @@ def main() -> None:
         *distorted_cases(photos, args.seed),
         *damaged_cases(photos, args.seed),
     ]
-    tables: dict[str, dict[str, float]] = {}
+    columns: dict[str, dict[str, Estimate | float]] = {}
     for folder in args.judges:
         name = Path(folder).parent.name if Path(folder).name == "judge" else Path(folder).name
         kept = args.out / f"{name}-answers.json"
@@ -261,11 +249,8 @@ def main() -> None:
             write_text_atomic(kept, to_json(said))
         said = json.loads(kept.read_text(encoding="utf-8"))
         entropy = said["rationale entropy"]
-        tables[name] = measure(said["answers"], args.seed) | {"rationale entropy": entropy}
-    print(show(tables))
-    arguments = vars(args) | {"out": str(args.out)}
-    record = {"arguments": arguments, "versions": versions(), "tables": tables}
-    print(f"written: {write_text_atomic(args.out / 'table.json', to_json(record))}")
+        columns[name] = measure(said["answers"], args.seed) | {"rationale entropy": entropy}
+    tables.finish(args, show(columns), args.out / "table.json", tables=columns)
 
 
 if __name__ == "__main__":

@@ -21,15 +21,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks import tables
 from benchmarks.damaged_photos import centre_crop
-from benchmarks.timing import hardware
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.images.sources import read_image, to_pil
-from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm, teach_replies
 from zoomiqa_core.zoom_iqa.answer import format_answer
 from zoomiqa_core.zoom_iqa.chain import Chain
@@ -120,20 +117,19 @@ def log_probability_difference(judge: ZoomIQA, image: Any) -> float:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = tables.arguments(
+        __doc__,
+        out="runs/judge_cost.json",
+        image="restoration_guide/demo/photo.jpg",
+        side=384,
+        hidden=640,
+        layers=12,
+        chains=8,
+        tokens=192,
+        device="cpu",
+        dtype="float32",
+        threads=1,
     )
-    parser.add_argument("--image", default="restoration_guide/demo/photo.jpg")
-    parser.add_argument("--side", type=int, default=384, help="of the centre crop judged, px")
-    parser.add_argument("--hidden", type=int, default=640, help="width; a multiple of 128")
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--chains", type=int, default=8, help="K")
-    parser.add_argument("--tokens", type=int, default=192, help="of every reply")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="runs/judge_cost.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -167,14 +163,9 @@ def main() -> None:
         "largest |log p generated - forced|": log_probability_difference(judge, image),
         "peak memory, MiB": peak_memory(options.device),
     }
-    table = Table(title=f"{judge.name}, {side}² image, {options.device}, {options.dtype}")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
-    record = {"options": vars(options), "judge": judge.name, "hardware": hardware()}
-    print(f"written: {write_text_atomic(options.out, to_json({**record, 'figures': figures}))}")
+    rows = ([name, format(float(value), ".4g")] for name, value in figures.items())
+    text = f"{judge.name}, {side}² image\n\n" + tables.table(["measure", "value"], rows)
+    tables.finish(options, text, figures=figures)
 
 
 def peak_memory(device: str) -> float:

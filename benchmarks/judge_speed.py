@@ -1,30 +1,25 @@
 """The judge's speed beside bare backbones and peers, and its share of restoring with best-of-N.
 
     make speed
-    python -m benchmarks.judge_speed --size 512 --rounds 9 --out runs/judge_speed
+    python -m benchmarks.judge_speed --size 512 --rounds 9
 
 One run, one table. Every time is given as a multiple of the forward of timm's bare
 `tf_efficientnet_lite0` in the same round (machines differ, ratios travel), with that forward's
 milliseconds beside it. "Backward" adds the gradient with respect to the image, which is what a
-reward costs; the weights are frozen. Left in the output folder: `table.md` and `results.json` with
-versions, processor, threads and seed. Run it on an idle machine.
+reward costs; the weights are frozen. Run it on an idle machine.
 """
 
-import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
-from typing import Annotated
 
 import torch
-import typer
 from torch import Tensor
 
-from benchmarks import peers, timing
+from benchmarks import peers, tables, timing
 from benchmarks.peers import Judge
-from zoomiqa_core.runs.files import write_text_atomic
 
 REFERENCE = peers.BACKBONES[0]
 
@@ -145,68 +140,62 @@ def time_restoration(image: Tensor, *, candidates: int, seed: int) -> Restoratio
 
 def judges_table(rows: list[JudgeTime], size: int) -> str:
     """Markdown: one line a judge, its ratios at each number of threads side by side."""
-    counts = sorted({row.threads for row in rows})
-    titles = [f"{c} thread{'s' * (c > 1)}" for c in counts]
-    columns = ("forward", "+ backward", "ms")
-    head = [f"{size}²", *(f"{title}: {column}" for title in titles for column in columns)]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for name in dict.fromkeys(row.name for row in rows):
-        line = [name]
-        for row in (row for row in rows if row.name == name):
-            backward = "–" if row.backward is None else f"{row.backward:.2f}"
-            line += [f"{row.forward:.2f}", backward, f"{row.milliseconds:.1f}"]
-        lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    columns: dict[str, dict[str, float | str]] = {}
+    for row in rows:
+        title = f"{row.threads} thread{'s' * (row.threads > 1)}"
+        backward = "–" if row.backward is None else row.backward
+        figures = {"forward": row.forward, "+ backward": backward, "ms": f"{row.milliseconds:.1f}"}
+        for name, value in figures.items():
+            columns.setdefault(f"{title}: {name}", {})[row.name] = value
+    head = [f"{size}²", *columns]
+    names = dict.fromkeys(row.name for row in rows)
+    lines = ([name, *(column.get(name) for column in columns.values())] for name in names)
+    return tables.table(head, lines, digits=2)
 
 
 def restoration_table(rows: list[RestorationTime]) -> str:
     """Markdown: time of a candidate and of its judgement."""
-    lines = [
-        "| threads | image | candidates | s per candidate | judging, s | judging's share |",
-        "|---:|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {row.threads} | {row.size}² | {row.candidates} | {row.seconds_per_candidate:.2f} "
-        f"| {row.judge_seconds_per_candidate:.3f} | {row.judge_share:.1%} |"
+    head = ["threads", "image", "candidates", "s per candidate", "judging, s", "judging's share"]
+    lines = (
+        (
+            str(row.threads),
+            f"{row.size}²",
+            row.candidates,
+            row.seconds_per_candidate,
+            row.judge_seconds_per_candidate,
+            f"{row.judge_share:.1%}",
+        )
         for row in rows
-    ]
-    return "\n".join(lines)
+    )
+    return tables.table(head, lines)
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="folder for table.md and results.json")],
-    size: Annotated[int, typer.Option(min=32, help="side of the judged image, px")] = 512,
-    rounds: Annotated[int, typer.Option(min=1, help="measurements of each judge")] = 9,
-    restored_size: Annotated[int, typer.Option(min=32, help="its side when restored, px")] = 256,
-    candidates: Annotated[int, typer.Option(min=1, help="candidates of the restored image")] = 8,
-    seed: Annotated[int, typer.Option(help="seed of the images")] = 0,
-) -> None:
-    """Time the judge beside its peers and within best-of-N; print and save one table."""
-    generator = torch.Generator().manual_seed(seed)
-    image, reference = torch.rand(2, 1, 3, size, size, generator=generator)
-    degraded = torch.rand(1, 3, restored_size, restored_size, generator=generator)
-
-    hardware = timing.hardware()
+def main() -> None:
+    """Time the judge beside its peers and within best-of-N; print and save the tables."""
+    parser = tables.arguments(
+        __doc__, out="runs/judge_speed.json", size=512, rounds=9, restored_size=256, candidates=8
+    )
+    given = parser.parse_args()
+    generator = torch.Generator().manual_seed(given.seed)
+    image, reference = torch.rand(2, 1, 3, given.size, given.size, generator=generator)
+    degraded = torch.rand(1, 3, given.restored_size, given.restored_size, generator=generator)
     timed = judges(reference)
     judged: list[JudgeTime] = []
     restored: list[RestorationTime] = []
-    for count in sorted({1, int(hardware["cores"])}):
+    for count in sorted({1, os.cpu_count() or 1}):
         with timing.threads(count):
-            judged += time_judges(timed, image, rounds=rounds)
-            restored.append(time_restoration(degraded, candidates=candidates, seed=seed))
-
-    described = ", ".join(f"{key} {value}" for key, value in hardware.items())
-    table = "\n\n".join([judges_table(judged, size), restoration_table(restored), described])
-    print(table)
-    results = {
-        "settings": {"size": size, "rounds": rounds, "seed": seed, "reference": REFERENCE},
-        "hardware": hardware,
-        "judges": [asdict(row) for row in judged],
-        "restoration": [{**asdict(row), "judge_share": row.judge_share} for row in restored],
-    }
-    write_text_atomic(out / "table.md", table + "\n")
-    write_text_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
+            judged += time_judges(timed, image, rounds=given.rounds)
+            restored.append(
+                time_restoration(degraded, candidates=given.candidates, seed=given.seed)
+            )
+    text = judges_table(judged, given.size) + "\n\n" + restoration_table(restored)
+    tables.finish(
+        given,
+        text,
+        judges=[asdict(row) for row in judged],
+        restoration=[asdict(row) for row in restored],
+    )
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

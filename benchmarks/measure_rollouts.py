@@ -9,20 +9,18 @@ pass as a multiple of one training step of flow matching on the same image, take
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import hardware, interleaved_seconds, ratios, threads
+from benchmarks import tables
+from benchmarks.timing import interleaved_seconds, ratios, threads
 from restoration_guide.finetune.lora import EVERY_LAYER, TunedNetwork
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
 from restoration_guide.restorers.builtin import residual_flow as rf
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
-from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.training.policy import LoraSettings
 
 LENGTHS = (4, 10, 25, 50)
@@ -79,33 +77,24 @@ def learn_once(pipe: TinyRestorationPipeline, image: Tensor, config: RolloutConf
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description="Memory and time of differentiable sampling.")
+    parser = tables.arguments(__doc__, out="runs/measure_rollouts.json", side=64, rounds=3)
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--out", type=Path, default=Path("runs/measure_rollouts.json"))
     given = parser.parse_args(arguments)
-
     pipe = load_builtin_pipeline()
     TunedNetwork(pipe.unet, LoraSettings(8, 16, 0.0, EVERY_LAYER), seed=given.seed)
     generator = torch.Generator().manual_seed(given.seed)
     image = torch.rand(1, 3, given.side, given.side, generator=generator)
-    rows: list[dict[str, object]] = []
-    with threads(given.threads):
+    rows: list[list[object]] = []
+    with threads(1):
         for steps in given.lengths:
             configs = settings(steps)
             runs = {name: partial(learn_once, pipe, image, c) for name, c in configs.items()}
-            reference = partial(train_once, pipe, image)
-            seconds = interleaved_seconds({**runs, "training": reference}, rounds=given.rounds)
+            runs["training"] = partial(train_once, pipe, image)
+            seconds = interleaved_seconds(runs, rounds=given.rounds)
             times = ratios(seconds, seconds["training"])
-            for name, config in configs.items():
-                kept = kept_bytes(pipe, image, config) / 2**20
-                rows.append({"steps": steps, "method": name, "kept_mib": kept, "time": times[name]})
-                print(f"{steps:>3} steps  {name:<26} {kept:8.1f} MiB kept  {times[name]:6.1f} x")
-    record = {"side": given.side, "seed": given.seed, "rows": rows, **hardware()}
-    write_text_atomic(given.out, to_json(record, sort_keys=False))
+            kept = {name: kept_bytes(pipe, image, c) / 2**20 for name, c in configs.items()}
+            rows += [[name, steps, kept[name], times[name]] for name in configs]
+    tables.finish(given, tables.table(["method", "steps", "kept, MiB", "time"], rows, digits=1))
 
 
 if __name__ == "__main__":

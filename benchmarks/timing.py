@@ -1,17 +1,12 @@
 """Timing that survives a noisy machine: every round times every subject once, in turn."""
 
 import gc
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 
 import torch
-
-from zoomiqa_core.runs.folder import versions
 
 Run = Callable[[], object]
 
@@ -55,16 +50,4 @@ def ratios(measured: dict[str, list[float]], reference: list[float]) -> dict[str
     return {
         name: median(own / base for own, base in zip(times, reference, strict=True))
         for name, times in measured.items()
-    }
-
-
-def hardware() -> dict[str, str | int]:
-    """The processor, its cores and the versions behind a measurement."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
-        **versions(),
     }

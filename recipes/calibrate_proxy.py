@@ -9,7 +9,7 @@ For each scale the shift is the one at which the 90 % intervals hold 90 % of the
 BIQ2021's *validation* photos; the scale is the likeliest. Each of BIQ2021's subsets counts the
 same, however many of its photos there are: the largest, web photos of everyday quality, is the
 easiest, and nobody knows which kind a user's photos are. Ratings, maps and the model's code stay
-as they are. Under a minute on one free core; ``benchmarks.evaluate_uncertainty`` tests the result.
+as they are. Under a minute on one free core; ``benchmarks.evaluate_judge`` tests it.
 """
 
 from __future__ import annotations

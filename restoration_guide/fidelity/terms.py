@@ -37,14 +37,15 @@ class FidelityLimits:
     """How far a candidate may leave its input before it counts as another picture.
 
     The defaults were measured on 256² centre crops of 60 training photos, each degraded by the six
-    presets of ``zoomiqa_core.data.damage.restoration`` (``benchmarks/measure_fidelity_limits.py``).
+    presets of ``zoomiqa_core.data.damage.restoration`` (seed 0).
     The perfect restoration, the clean photo itself, must pass: the largest low-pass distance of the
     360 pairs was .028 and the smallest coarse PSNR 26.5 dB, so that all pass. What must not pass is
     the clean photo altered: of another photo (distance ≥ .127, ≤ 16.7 dB) none passed, of a foreign
     64² patch 2.8 %, of brightness + .08 4.7 %, of red + .1 5.0 %, of contrast × 1.3 11.4 %. No
-    limit parts the two wholly: in a chart that is nearly all white, clipping undoes the alteration,
-    and contrast changes a flat or dark photo little. The other terms have no limit: at the tightest
-    ones that all clean photos keep, they stop nothing that the low-pass distance lets pass.
+    threshold separates them perfectly: in a chart that is nearly all white, clipping undoes the
+    alteration, and contrast changes a flat or dark photo little. The other terms have no limit: at
+    the tightest ones that all clean photos keep, they stop nothing that the low-pass distance lets
+    pass.
     """
 
     max_low_pass_distance: float = 0.04

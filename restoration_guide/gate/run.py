@@ -32,7 +32,7 @@ class RetryPolicy:
     not name a setting leaves it to the pipeline, where it cannot be changed.
 
     The strength of the bundled restorer is not raised: corrections above the predicted one made
-    images worse (see `evaluate_best_of_n` in ``benchmarks/README.md``).
+    images worse (docs/measurements/best_of_n.md).
     """
 
     attempts: int = 3

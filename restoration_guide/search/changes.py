@@ -3,7 +3,8 @@
 Who restores an undamaged photo loses a little of its detail, everywhere in proportion to it. Damage
 differs from that: what noise adds and blur takes is large beside the fine detail the image has, and
 what JPEG adds lies on a grid of 8 × 8 blocks. So a change that is small and on no grid says that
-there was nothing to repair, whatever the judge says. Measured in ``benchmarks/measure_guard.py``.
+there was nothing to repair, whatever the judge says. Measured figures stand
+at :class:`~restoration_guide.search.choice.ChoiceRule`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""The tested photos: crops, numbers and streams; and what must not pass for a restoration."""
+"""The tested photos: crops, numbers and streams."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import measure_fidelity_limits
 from benchmarks.damaged_photos import (
     SIDE,
     centre_crop,
@@ -14,7 +13,6 @@ from benchmarks.damaged_photos import (
     read_crops,
     read_photos,
 )
-from restoration_guide.fidelity.terms import Fidelity
 from restoration_guide.restorers import candidate_generator
 from zoomiqa_core.images.sources import save_png
 
@@ -85,41 +83,3 @@ def test_no_stream_is_a_candidates() -> None:
     candidates = {candidate_generator(*pair).initial_seed() for pair in pairs}
     assert len(damages) == len(candidates) == 64
     assert not damages & candidates
-
-
-# --- the limits of fidelity ----------------------------------------------------------------------
-
-
-def test_alterations_by_hand() -> None:
-    clean, other = torch.full((3, 64, 64), 0.5), torch.full((3, 64, 64), 0.25)
-    clean[:, :32] = 0.9
-    changed = measure_fidelity_limits.alterations(
-        clean, other, generator=torch.Generator().manual_seed(0)
-    )
-    corners = {name: image[:, (0, -1), 0].T.tolist() for name, image in changed.items()}
-    assert corners["brightness + .08"] == [pytest.approx([0.98] * 3), pytest.approx([0.58] * 3)]
-    assert corners["red + .1"][0] == pytest.approx([1.0, 0.9, 0.9])
-    # around the mean of .7: .9 to .96, .5 to .44
-    assert corners["contrast × 1.3"] == [pytest.approx([0.96] * 3), pytest.approx([0.44] * 3)]
-    assert torch.equal(changed["foreign 64² patch"], other)  # the patch fills a photo this small
-    assert torch.equal(changed["another photo"], other)
-
-
-def test_tightest_limits_by_hand() -> None:
-    clean = [Fidelity(0.01, 30.0, 31.0, 0.02, 0.9, 1.0), Fidelity(0.03, 32.0, 29.0, 0.01, 0.8, 2.0)]
-    tightest = measure_fidelity_limits.worst(clean)
-    assert list(tightest.values()) == [0.03, 30.0, 29.0, 0.02, 0.8, 2.0]
-    altered = [
-        Fidelity(0.02, 35.0, 35.0, 0.01, 0.7, 1.0),  # only its structure is worse
-        Fidelity(0.05, 20.0, 20.0, 0.05, 0.9, 3.0),  # only its structure is not
-    ]
-    shares = measure_fidelity_limits.passing_shares(altered, tightest)
-    assert [shares[name] for name in tightest] == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    assert (shares["all terms"], shares["defaults"]) == (0.0, 0.5)
-    assert measure_fidelity_limits.passing_shares(clean, tightest)["all terms"] == 1.0
-
-
-def test_a_tiny_measurement(folder: Path, capsys) -> None:
-    measure_fidelity_limits.main(["--photos", str(folder), "--count", "2"])
-    printed = capsys.readouterr().out
-    assert "mixed" in printed and "another photo" in printed and "colour_drift" in printed

@@ -53,11 +53,11 @@ def test_a_whole_run_and_its_second_without_judging(biq2021, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", line)
     evaluate_gate.main()
     printed = capsys.readouterr().out
-    for words in ("from 16 images, 8 unacceptable", "test all", "test ss02", "3 random divisions"):
+    for words in ("from 16 images, 8 unacceptable", "| all |", "| ss02 |", "3 random divisions"):
         assert words in printed
     record = json.loads((out / "validation-3.5.json").read_text(encoding="utf-8"))
-    assert record["calibration"]["unacceptable"] == 8 and record["acceptable"] == 3.5
-    assert record["test all"][0][3] == 8  # unacceptable images of the test split
+    assert record["calibration"]["unacceptable"] == 8 and record["arguments"]["acceptable"] == 3.5
+    assert record["rates"]["all"][0][3] == 8  # unacceptable images of the test split
     monkeypatch.setattr("zoomiqa_core.proxy.scorer.ProxyScorer.assess", None)  # judging would raise
     evaluate_gate.main()
     figures = printed[printed.index("acceptable") :]

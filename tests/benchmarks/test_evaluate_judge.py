@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import evaluate_judge as command
-from benchmarks import evaluate_uncertainty as uncertainty
+from benchmarks import judge_measures
 from benchmarks.evaluate_judge import BARS, PARTS, Bar, at_least, at_most
 from zoomiqa_core.evaluation.correlation import Estimate
 from zoomiqa_core.images.sources import save_png
@@ -67,7 +67,7 @@ def test_the_table_shows_bars_first_and_the_rest_below() -> None:
     lines = table.splitlines()
     assert "| BIQ2021 SRCC | 0.826 [0.800, 0.900] | ≥ 0.8 | ≥ 0.85 | reached |" in lines
     assert "| BIQ2021 PLCC | nan | ≥ 0.82 | ≥ 0.88 | not measured |" in lines
-    assert lines[-2:] == ["| more | 1.000 | | | |", "| x | nan | | | |"]
+    assert lines[-2:] == ["| more | 1.000 |  |  |  |", "| x | nan |  |  |  |"]
 
 
 def test_parts_are_kept_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,8 @@ def test_a_tiny_run_of_the_quick_parts(data, tmp_path, monkeypatch, capsys) -> N
     command.main([*data, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     folder = tmp_path / command.digest(BUNDLED_WEIGHTS)
-    assert (folder / "table.md").read_text(encoding="utf-8") in printed
+    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))["table"]
+    assert "\n".join(table) in printed
     record = json.loads((folder / "people.json").read_text(encoding="utf-8"))
     assert record["setup"]["digest"] == command.digest(BUNDLED_WEIGHTS)
     named = {n for f in quick for n in json.loads((folder / f"{f}.json").read_text())["table"]}
@@ -119,11 +120,11 @@ def test_two_judges_stand_side_by_side_in_the_wanted_parts(data, tmp_path, capsy
     command.main([*data, *weights, "--parts", "local_damage", "--out", str(tmp_path / "out")])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert rows[0] == f"| measure | {BUNDLED_WEIGHTS.name} | no_map |"
-    assert [row.split(" | ")[0] for row in rows[1:]] == [
+    assert [row.split(" | ")[0] for row in rows[2:]] == [
         "| local damage: pointing",
         "| local damage: IoU",
     ]
-    assert rows[1].split(" | ")[1] != rows[1].split(" | ")[2]
+    assert rows[2].split(" | ")[1] != rows[2].split(" | ")[2]
     assert "nan" not in "".join(rows)
 
 
@@ -148,7 +149,7 @@ def test_every_bar_is_measured_by_a_part(data, tmp_path) -> None:
 def test_intervals_of_a_calibrated_judge() -> None:
     random = np.random.default_rng(0)
     std = random.uniform(0.2, 1.0, 2000)
-    table = uncertainty.interval_table(random.normal(size=2000) * std, std, seed=0)
+    table = judge_measures.interval_table(random.normal(size=2000) * std, std, seed=0)
     values = {name: float(np.ravel(value)[0]) for name, value in table.items()}
     for level in (50, 80, 90, 95):
         assert values[f"coverage of the {level} % interval"] == pytest.approx(level / 100, abs=0.03)
@@ -158,7 +159,7 @@ def test_intervals_of_a_calibrated_judge() -> None:
 
 def test_unfamiliar_images_are_the_same_again_and_differ(data) -> None:
     photos = sorted(Path(data[3]).iterdir())
-    first, again = (uncertainty.unfamiliar(photos, 0) for _ in range(2))
+    first, again = (judge_measures.unfamiliar(photos, 0) for _ in range(2))
     for kind, images in first.items():
         assert len(images) == 2 and not torch.equal(images[0], images[1]), kind
         assert all(torch.equal(a, b) for a, b in zip(images, again[kind], strict=True)), kind
@@ -167,22 +168,11 @@ def test_unfamiliar_images_are_the_same_again_and_differ(data) -> None:
     assert all((image < 0.2).float().mean() > 0.02 for image in first["text pages"])
 
 
-def test_the_reliability_diagram_is_a_picture(tmp_path: Path) -> None:
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    std = random.uniform(0.2, 1.0, 50)
-    path = tmp_path / "reliability.png"
-    uncertainty.draw_reliability(random.normal(size=50) * std, std, path)
-    with Image.open(path) as picture:
-        assert picture.size[0] > 800 and len(picture.convert("L").getcolors(256) or ()) > 5
-
-
 def test_the_std_of_kinds_by_a_judge_that_doubts_everything_alike(data) -> None:
     proxy = QualityProxy.from_pretrained()
     last: Any = proxy.error_head[2]
     torch.nn.init.zeros_(last.weight)
     photos = sorted(Path(data[3]).iterdir())
     with torch.no_grad():
-        table = uncertainty.out_of_distribution_table(proxy, photos, 0)
+        table = judge_measures.out_of_distribution_table(proxy, photos, 0)
     assert table["std on noise"] == pytest.approx(table["std on photos"], abs=1e-5)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from benchmarks import evaluate_tiny_judge as command
+from zoomiqa_core.evaluation.correlation import Estimate
+
+
+def first(figure) -> float:
+    return float(np.ravel(figure)[0])
 
 
 def answer(kind: str, target: float, rating: float, **known) -> command.Case:
@@ -32,28 +38,32 @@ def answers() -> list[command.Case]:
 def test_columns_by_hand():
     table = command.measure(answers(), seed=0)
     assert table["valid"] == pytest.approx(10 / 11)
-    assert table["BIQ2021 SRCC"] == pytest.approx(1)
-    assert table["unseen types SRCC"] == pytest.approx(-1)
-    assert table["expected: unseen types SRCC"] == pytest.approx(1)
+    assert first(table["BIQ2021 SRCC"]) == pytest.approx(1)
+    assert first(table["unseen types SRCC"]) == pytest.approx(-1)
+    assert first(table["expected: unseen types SRCC"]) == pytest.approx(1)
     assert table["tail error"] == pytest.approx((0.5 + 0.9) / 2)  # 1.5 and 4.9 of 1–5
-    assert table["box covers damage"] == 0.5
+    assert first(table["box covers damage"]) == 0.5
     assert table["box by chance"] == 0.25
     assert (table["zoom rate local"], table["zoom rate easy"]) == (1.0, 0.25)
-    assert table["round 2 error less by"] == pytest.approx(1.2 - 0.2)
+    assert first(table["round 2 error less by"]) == pytest.approx(1.2 - 0.2)
     assert table["distinct ratings"] == 1.0
     assert table["rating entropy"] == 0.0  # 1.6 and 2.4 round to one
 
 
 def test_intervals_hold_their_value():
     table = command.measure(answers(), seed=0)
-    assert table["box covers damage low"] <= 0.5 <= table["box covers damage high"]
+    value, low, high = np.ravel(table["box covers damage"])
+    assert low <= value == 0.5 <= high
 
 
 def test_seeds_share_a_column():
-    tables = {"sft-0": {"SRCC": 0.2}, "sft-1": {"SRCC": 0.4}, "grpo-0": {"SRCC": 0.5}}
-    tables["grpo-0"] |= {"SRCC low": 0.3, "SRCC high": 0.7}
-    assert command.show(tables).splitlines() == [
+    judges: dict[str, dict[str, Estimate | float]] = {
+        "sft-0": {"SRCC": 0.2},
+        "sft-1": {"SRCC": 0.4},
+        "grpo-0": {"SRCC": Estimate(0.5, 0.3, 0.7)},
+    }
+    assert command.show(judges).splitlines() == [
         "| measure | sft (2) | grpo (1) |",
-        "|---|---:|---:|",
+        "| --- | ---: | ---: |",
         "| SRCC | 0.300 ± 0.141 | 0.500 [0.300, 0.700] |",
     ]

@@ -9,25 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import (
-    evaluate_best_of_n,
-    evaluate_proxy,
-    evaluate_restorer,
-    measure_choice,
-    measure_guard,
-)
-from benchmarks.check_kadid_strengths import central_crop, differing_cells, read_cell_means
+from benchmarks import evaluate_best_of_n, evaluate_restorer, judge_measures
 from benchmarks.evaluate_best_of_n import Trial, strategies
-from benchmarks.kept_restorer import KeptRestorer
-from benchmarks.measure_choice import Case
-from benchmarks.measure_guard import Restored
-from benchmarks.training_crops import crops, kind_of
-from restoration_guide.fidelity.full_reference import ReferenceFigures
 from restoration_guide.fidelity.terms import FidelityLimits
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer, TinyRestorationPipeline
 from restoration_guide.search.best_of_n import BestOfN
-from restoration_guide.search.changes import Change
-from restoration_guide.search.choice import ChoiceRule
 from restoration_guide.search.selection import Index, Row
 from zoomiqa_core.data.damage.kadid import DISTORTIONS
 from zoomiqa_core.images.sources import save_png
@@ -105,92 +91,24 @@ def test_a_rank_correlation_needs_three_judged_candidates() -> None:
     assert evaluate_best_of_n.rank_correlation(A, "psnr") == pytest.approx(0.5)
 
 
-def test_a_trial_on_a_tiny_restorer(pipe: TinyRestorationPipeline, tmp_path: Path) -> None:
+def test_a_trial_on_a_tiny_restorer(pipe: TinyRestorationPipeline) -> None:
     clean = torch.rand(3, 176, 176, generator=torch.Generator().manual_seed(0))
     damaged = (clean * 0.8 + 0.1).clamp(0, 1)
-    kept = KeptRestorer(BuiltinRestorer(pipe), tmp_path)
-    search = BestOfN(kept, load_scorer("proxy"), n=3, limits=FidelityLimits(math.inf, -math.inf))
+    limits = FidelityLimits(math.inf, -math.inf)
+    search = BestOfN(BuiltinRestorer(pipe), load_scorer("proxy"), n=3, limits=limits)
     also = {"brisque": lambda image: -float(image.mean())}
-    first = evaluate_best_of_n.run_trial(search, "a", damaged, clean, 0, also)
-    assert set(first.figures) == {"input", 0, 1, 2}
-    assert first.picks["first"] == 0
-    darkest = min((0, 1, 2), key=lambda i: -first.figures[i]["brisque"])
-    assert first.picks["BRISQUE"] == darkest
-    ratings = {row.index: row.rating for row in first.rows if row.index != "input"}
-    assert first.picks["rating alone"] == max(ratings, key=lambda i: ratings[i])
-    # Kept candidates give the same trial, and their seconds count as if they had been made now.
-    again = evaluate_best_of_n.run_trial(search, "a", damaged, clean, 0, also)
-    assert again.figures == first.figures and again.rows[1].seconds == first.rows[1].seconds
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    made = evaluate_best_of_n.run_trial(search, "a", damaged, clean, 0, also)
+    assert set(made.figures) == {"input", 0, 1, 2}
+    assert made.picks["first"] == 0
+    assert made.picks["BRISQUE"] == max((0, 1, 2), key=lambda i: made.figures[i]["brisque"])
+    ratings = {row.index: row.rating for row in made.rows if row.index != "input"}
+    assert made.picks["rating alone"] == max(ratings, key=lambda i: ratings[i])
 
 
 def test_an_undamaged_photo_that_is_left_alone_is_not_restored() -> None:
     search = BestOfN(BuiltinRestorer.__new__(BuiltinRestorer), load_scorer("proxy"), good_rating=1)
     photo = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert evaluate_best_of_n.distance_when_undamaged(search, photo, 0) is None
-
-
-# --- the numbers of the choice -------------------------------------------------------------------
-
-
-def case(kind: str, psnrs: list[float], ratings: list[float], distances: list[float]) -> Case:
-    shown = trial("c", psnrs, ratings, "input")
-    figures = tuple(ReferenceFigures(p, p / 100) for p in psnrs)
-    gains = [rating - ratings[0] for rating in ratings[1:]]
-    return Case(kind, shown.rows, figures, {"rating": gains}, {0.5: distances})
-
-
-def test_measured_rules_by_hand() -> None:
-    # The rule takes the nearest of the better ones: 1 (24); random 24, oracle 26.
-    damaged = case("mixed", [20, 22, 24, 26], [3.0, 2.9, 3.5, 3.6], [0.1, 0.2, 0.3])
-    changed = case("undamaged", [100, 30, 40, 35], [3.0, 3.2, 3.1, 2.0], [0.2, 0.1, 0.0])
-    rule = ChoiceRule(temperature=0.5, good_rating=4.0)
-    assert measure_choice.rule_record([damaged, changed], rule) == pytest.approx(
-        {
-            "share, MS-SSIM": 0.0,
-            "share, PSNR": 0.0,
-            "inputs kept": 0,
-            "undamaged changed": 1,
-            "worst, dB": 40.0,
-        }
-    )
-    # 3.0 and 2.9 < 3: one sign of three is wrong; SRCC 1; the best by rating is the oracle's.
-    assert measure_choice.pair_record([damaged], "rating") == pytest.approx(
-        {"SRCC": 1.0, "share, MS-SSIM": 1.0, "share, PSNR": 1.0, "sign is right": 2 / 3}
-    )
-
-
-def test_what_a_guard_keeps_by_hand() -> None:
-    small, blocky, large = Change(0.05, 1.0), Change(0.05, 2.0), Change(0.5, 1.0)
-    found = [
-        Restored("undamaged", small, 30.0, -math.inf),
-        Restored("undamaged", small, 45.0, -math.inf),
-        Restored("undamaged", large, 35.0, -math.inf),
-        Restored("mixed", small, 30.0, 2.0),
-        Restored("x2", small, 30.0, -1.0),
-        Restored("noise_jpeg", blocky, 30.0, 4.0),
-    ]
-    record = measure_guard.guard_record(found, ChoiceRule(min_change=0.1, min_grid=1.25))
-    assert list(record.values()) == [2, 1, 1, 1, 0.5]
-    assert [measure_guard.damage_of(number) for number in range(4)] == [
-        "blur",
-        "mixed",
-        "noise_jpeg",
-        "mixed",
-    ]
-
-
-def test_training_crops_are_the_same_again_and_of_every_kind(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for name in "abcde":
-        save_png(torch.rand(3, 260, 257, generator=generator), tmp_path / f"{name}.png")
-    first, again = ([*crops(tmp_path, 5, 0, kind_of)] for _ in range(2))
-    assert [crop.kind for crop in first] == ["undamaged", "mixed", "undamaged", "mixed", "blur"]
-    for one, other in zip(first, again, strict=True):
-        assert torch.equal(one.image, other.image)
-        assert torch.equal(one.image, one.clean) == (one.kind == "undamaged")
-    with pytest.raises(ValueError, match="6 crops need as many photos"):
-        next(crops(tmp_path, 6, 0, kind_of))
 
 
 # --- the restorer --------------------------------------------------------------------------------
@@ -226,16 +144,12 @@ def test_a_tiny_run(pipe: TinyRestorationPipeline, tmp_path: Path, capsys) -> No
     evaluate_restorer.main(f"{folders} --presets blur --n 2".split())
     printed = capsys.readouterr().out
     record = json.loads(out.read_text(encoding="utf-8"))
-    table = {name: estimate[0] for name, estimate in _lists(record["blur"]["table"]).items()}
-    assert record["photos"] == 1 and len(record["blur"]["plan"]) == 2
+    table = {name: estimate[0] for name, estimate in record["tables"]["blur"].items()}
+    assert len(record["plans"]["blur"]) == 2
     assert all(name in printed for name in table)
     assert table["psnr headroom"] == pytest.approx(table["psnr best"] - table["psnr sample"])
     gain = table["ms_ssim one step"] - table["ms_ssim input"]
     assert table["ms_ssim gain of one step"] == pytest.approx(gain)
-
-
-def _lists(table: dict[str, dict[str, float]]) -> dict[str, list[float]]:
-    return {name: list(estimate.values()) for name, estimate in table.items()}
 
 
 # --- the proxy -----------------------------------------------------------------------------------
@@ -245,13 +159,13 @@ def test_ordered_share_by_hand() -> None:
     people = np.array([[[4.0, 3.0, 2.0], [4.0, 3.9, 1.0]]])
     rating = np.array([[[5.0, 4.0, 3.0], [1.0, 2.0, 3.0]]])
     # all three pairs of the first type; of the second none of two, the third is no clear pair
-    assert evaluate_proxy._ordered_share(rating, people) == pytest.approx(3 / 5)
-    assert evaluate_proxy._ordered_share(np.zeros_like(people), people) == 0.0
+    assert judge_measures._ordered_share(rating, people) == pytest.approx(3 / 5)
+    assert judge_measures._ordered_share(np.zeros_like(people), people) == 0.0
 
 
 def test_ordered_pairs_are_counted_with_and_without_ungraded_types() -> None:
     ratings = {name: np.array([d.mean_mos, d.mean_mos]) for name, d in DISTORTIONS.items()}
-    for name in evaluate_proxy.UNGRADED:
+    for name in judge_measures.UNGRADED:
         ratings[name] = -ratings[name]
     table = {n: float(np.ravel(v)[0]) for n, v in _distortions(ratings).items()}
     assert table["KADID types seen: ordered level pairs, graded types"] == 1.0
@@ -259,45 +173,13 @@ def test_ordered_pairs_are_counted_with_and_without_ungraded_types() -> None:
     assert table["KADID types unseen: ordered level pairs"] == 1.0
 
 
-def _distortions(ratings: dict[str, np.ndarray]) -> evaluate_proxy.Table:
-    return evaluate_proxy.against_distortions(ratings, seed=0)
+def _distortions(ratings: dict[str, np.ndarray]) -> judge_measures.Table:
+    return judge_measures.against_distortions(ratings, seed=0)
 
 
 def test_read_crop_cuts_to_cells(tmp_path: Path) -> None:
     photo = torch.linspace(0, 1, 40 * 50).reshape(1, 40, 50).expand(3, -1, -1)
     path = save_png(photo, tmp_path / "a.png")
-    crop = evaluate_proxy.read_crop(path, 48)
+    crop = judge_measures.read_crop(path, 48)
     assert crop.shape == (1, 3, 32, 48)
-    assert torch.equal(crop, evaluate_proxy.to_batch(path)[..., 4:36, 1:49])
-
-
-# --- KADID's table -------------------------------------------------------------------------------
-
-
-def test_differing_cells_by_hand() -> None:
-    means = {
-        (d.number, level): mos
-        for d in DISTORTIONS.values()
-        for level, mos in enumerate(d.mean_mos, 1)
-    }
-    assert differing_cells(means) == []
-    first = next(iter(DISTORTIONS.values()))
-    means[first.number, 2] += 0.004  # rounds to what the table says
-    assert differing_cells(means) == []
-    means[first.number, 2] += 0.016
-    del means[first.number, 5]
-    other, missing = differing_cells(means)
-    expected = f"table {first.mean_mos[1]}, labels {first.mean_mos[1] + 0.02:.3f}"
-    assert other == f"{first.name} 2: {expected}"
-    assert missing == f"{first.name} 5: table {first.mean_mos[4]}, labels nan"
-
-
-def test_cell_means_are_read_by_type_and_level(tmp_path: Path) -> None:
-    labels = tmp_path / "mos.csv"
-    labels.write_text("dist_image,mos\nI01_03_02.png,2\nI02_03_02.png,3\nI01_25_05.png,1.5\n")
-    assert read_cell_means(labels) == {(3, 2): 2.5, (25, 5): 1.5}
-
-
-def test_central_crop_keeps_a_smaller_side() -> None:
-    photo = torch.arange(5 * 8.0).reshape(1, 1, 5, 8)
-    assert torch.equal(central_crop(photo, 6), photo[..., 1:7])
+    assert torch.equal(crop, judge_measures.to_batch(path)[..., 4:36, 1:49])

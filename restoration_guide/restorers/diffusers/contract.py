@@ -3,7 +3,7 @@
 The signature says which arguments get the image, which callback there is, and whether words are
 taken. It does not say whether the tensors of a batch can shrink half-way, nor in which form and
 range the image is expected: the tables below do, read from the code of diffusers 0.42.1, and tried
-where `benchmarks.check_pipelines` has a small pipeline of the class.
+in the tests where there is a small pipeline of the class.
 """
 
 from __future__ import annotations

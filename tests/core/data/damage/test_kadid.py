@@ -49,7 +49,7 @@ METHODS_MOS = {
     24: (3.58, 2.64, 2.14, 1.61, 1.34),
     25: (3.42, 3.86, 4.29, 4.14, 3.32),
 }
-"""Means of KADID-10k's published labels over 81 references (`benchmarks/check_kadid_strengths`)."""
+"""Means of KADID-10k's published labels by type and level, over 81 references."""
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.scripted_server import sent_images
+from tests.core.zoom_iqa.served.scripted_server import sent_images
 from zoomiqa_core.images.sources import to_pil
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.local.decoding import Sampling

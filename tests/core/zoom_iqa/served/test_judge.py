@@ -20,9 +20,9 @@ import torch
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from benchmarks.check_threads import check
-from benchmarks.scripted_server import answer_chat, scripted_reply, sent_images
 from tests.core.judges import ScriptedBackend
+from tests.core.zoom_iqa.served.scripted_server import answer_chat, scripted_reply, sent_images
+from tests.core.zoom_iqa.test_shared_judge import judge_in_threads
 from zoomiqa_core.images.sources import to_pil
 from zoomiqa_core.zoom_iqa.answer import format_answer
 from zoomiqa_core.zoom_iqa.chain import Chain
@@ -240,9 +240,8 @@ def test_nothing_to_do_asks_nobody():
 
 def test_threads_share_a_judge(server):
     record(server)
-    found = check(judge(url_of(server)), threads=16, calls=10)
-    assert (found["calls"], found["equal"], found["threads_left"]) == (160, 160, 0)
-    assert found["different_results"] == 10
+    found = judge_in_threads(judge(url_of(server)), threads=16, calls=10)
+    assert found == (160, 160, 10, 0)
 
 
 # --- a server that does not ----------------------------------------------------------------------

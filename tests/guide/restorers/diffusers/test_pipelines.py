@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.check_pipelines import FEATURES, HalfObserver, as_markdown, check, picture
 from restoration_guide.restorers import Candidate, load_restorer
 from restoration_guide.restorers.diffusers.contract import SHRINKING, Contract, read_contract
 from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
+from tests.guide.restorers.diffusers.pipeline_features import (
+    FEATURES,
+    HalfObserver,
+    as_markdown,
+    check,
+    picture,
+)
 from zoomiqa_core import load_scorer
 
 # the schedulers' own: NumPy's protocols of before 2.0

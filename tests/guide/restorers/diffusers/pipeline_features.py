@@ -1,17 +1,13 @@
 """What works with which pipeline: tiny random-weight pipelines of the real diffusers classes.
 
-    python -m benchmarks.check_pipelines
-
 For each pipeline: best of 4 with the bundled judge; candidates with the same bytes whatever their
 number; previews, and candidates ended half-way whose rest stays as it was; words that change the
 image; a batch that shrinks; gradients to the image and to a LoRA adapter. Each cell is measured; a
-"no" is what the restorer declares, and what it does when it is asked all the same. Exit code 1 when
-a pipeline does not do what it declares.
+"no" is what the restorer declares, and what it does when asked all the same.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -196,29 +192,8 @@ def _yes(holds: bool) -> str:
 
 
 def as_markdown(rows: Sequence[dict[str, str]]) -> str:
-    """The table of the README."""
+    """The table of docs/restorers.md."""
     columns = ("class", *FEATURES)
     lines = [columns, tuple("---" for _ in columns)]
     lines += [tuple(row.get(column, "") for column in columns) for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def main() -> int:
-    import diffusers
-
-    import zoomiqa_core as zi
-
-    scorer, rows, failed = zi.load_scorer("proxy"), [], 0
-    for name in tiny_pipelines.NAMES:
-        try:
-            rows.append(check(name, scorer))
-        except Broken as error:
-            failed += 1
-            rows.append({"class": name, "best of N": f"broken: {error}"})
-    print(f"diffusers {diffusers.__version__}, torch {torch.__version__}, seed 0, on the CPU\n")
-    print(as_markdown(rows))
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,9 @@
-"""Does a killed `zoomiqa eval` end with the summary of an unbroken one?
+"""A `zoomiqa eval` that is killed at any moment ends with the summary of an unbroken one.
 
-    python -m benchmarks.check_resume --kills 20 --seed 0
-
-Starts the command on a miniature dataset, on one process or on two (torchrun), ends all of its
-processes with SIGKILL at a random moment, resumes it on one process or two, and compares
-`summary.json` without its timing. One thread per process throughout: their number moves a CPU's
-results in the seventh digit. Exits with 1 when a summary differs or an image is judged twice.
+The command judges a miniature dataset on one process or on two (torchrun); SIGKILL ends all of its
+processes at a random moment; it is resumed on one process or two, and `summary.json` is compared
+without its timing. One thread per process: their number changes a CPU's results in the seventh
+digit.
 """
 
 from __future__ import annotations
@@ -20,14 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import pytest
 import torch
 
-from benchmarks import killed_runs
+from zoomiqa_core.data.benchmarks.sets import read_benchmark
 from zoomiqa_core.images.sources import save_png
 
-IMAGES = 40
+IMAGES = 12
 SIDE = 192
-"""Pixels; judging the set then takes some seconds."""
+"""Pixels; judging the set then takes a second or two."""
 
 
 class Trial(NamedTuple):
@@ -72,23 +71,19 @@ def write_miniature(folder: Path, count: int = IMAGES, side: int = SIDE) -> Path
     return folder
 
 
+def log_file(out: Path) -> Path:
+    """Beside the run's folder, which is the run's own."""
+    return out.parent / f"{out.name}.log"
+
+
 def start(data: Path, out: Path, processes: int) -> psutil.Popen:
     """Start the command on one process, or on more through torchrun."""
-    command = [
-        "-m",
-        "zoomiqa_core.cli.main",
-        "eval",
-        "biq2021",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-    ]
+    command = f"-m zoomiqa_core.cli.main eval biq2021 --data {data} --out {out}".split()
     if processes > 1:
         # On CPUs `accelerate launch` starts several processes through MPI only.
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         command = [*launcher, "--nproc_per_node", str(processes), *command]
-    with killed_runs.log_file(out).open("a") as log:
+    with log_file(out).open("a") as log:
         return psutil.Popen(
             [sys.executable, *command],
             stdout=log,
@@ -110,7 +105,7 @@ def kill(process: psutil.Popen) -> None:
 def finish(process: psutil.Popen, out: Path) -> dict[str, Any]:
     """Wait for a run to end well; its summary without the timing."""
     if process.wait(timeout=600) != 0:
-        raise killed_runs.failed(out)
+        raise RuntimeError(f"the run failed:\n{log_file(out).read_text()[-3000:]}")
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     del summary["timing"]
     return summary
@@ -142,29 +137,19 @@ def trial(data: Path, out: Path, expected: dict[str, Any], chance: random.Random
     return Trial(processes, resumed_on, kept, images - kept, torn, shares, twice, same)
 
 
-def check(folder: Path, kills: int, seed: int, images: int = IMAGES) -> list[Trial]:
-    """Run all trials in ``folder`` and print a line for each."""
-    data = write_miniature(folder / "data", images)
-    expected = finish(start(data, folder / "unbroken", 1), folder / "unbroken")
-    print(f"unbroken: {expected['valid']} of {expected['images']} valid", expected["invalid"])
-    chance = random.Random(seed)
-    trials = []
-    for number in range(1, kills + 1):
-        result = trial(data, folder / f"killed-{number:02d}", expected, chance)
-        trials.append(result)
-        print(
-            f"kill {number:2d}: processes {result.processes}, judgements {result.kept:2d}"
-            f" ({result.torn} torn); resumed on {result.resumed_on}, judging on {result.shares},"
-            f" {result.twice} twice: {'the same summary' if result.same else 'ANOTHER SUMMARY'}",
-            flush=True,
-        )
-    return trials
+def test_the_miniature_is_a_dataset_with_two_faults(tmp_path: Path) -> None:
+    images = read_benchmark("biq2021", write_miniature(tmp_path, 8, 32), "test")
+    assert len(images) == 8
+    assert [image.path.exists() for image in images].count(False) == 1
+    assert images[0].mos > images[-1].mos
 
 
-def main() -> None:
-    """Check, and say how many ended alike."""
-    killed_runs.main(__doc__, lambda *given: [made.good for made in check(*given)])
-
-
-if __name__ == "__main__":
-    main()
+@pytest.mark.slow
+def test_killed_evaluations_end_like_the_unbroken_one(tmp_path: Path) -> None:
+    """20 kills (``ZOOMIQA_TEST_KILLS=20``, 40 images) all ended alike."""
+    data = write_miniature(tmp_path / "data")
+    expected = finish(start(data, tmp_path / "unbroken", 1), tmp_path / "unbroken")
+    chance = random.Random(0)
+    kills = range(int(os.environ.get("ZOOMIQA_TEST_KILLS", "2")))
+    trials = [trial(data, tmp_path / f"killed-{number}", expected, chance) for number in kills]
+    assert all(made.good for made in trials), trials

@@ -1,14 +1,10 @@
-"""How well the proxy judges: people's ratings, graded distortions, local damage, gradients.
+"""What :mod:`benchmarks.evaluate_judge` measures: agreement with people, damage, intervals.
 
-    python -m benchmarks.evaluate_proxy --biq2021 BIQ2021 --photos PHOTOS [--weights DIR]
-
-``BIQ2021`` is the dataset's folder (its test split is used), ``PHOTOS`` a folder of clean photos
-the proxy was not trained on. Prints a table with 95 % bootstrap intervals and writes it as JSON.
+Each function gives a part of the table, with 95 % bootstrap intervals.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.damaged_photos import centre_crop
@@ -25,19 +23,21 @@ from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.damage.local import damage_locally
 from zoomiqa_core.evaluation.correlation import (
     Estimate,
+    auc,
     bootstrap,
     damage_iou,
+    interval_calibration_error,
+    interval_coverage,
     mean_subset_srcc,
     ordered_pairs,
     plcc,
     pointing,
     srcc,
 )
-from zoomiqa_core.images.sources import find_images, to_batch
+from zoomiqa_core.images.sources import to_batch
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.proxy.preprocess import STRIDE
-from zoomiqa_core.runs.files import to_json, write_text_atomic
-from zoomiqa_core.runs.folder import versions
+from zoomiqa_core.runs.random import below
 
 MONOTONE = ("white_noise", "impulse_noise", "gaussian_blur", "jpeg", "jpeg2000")
 LOCAL = ("gaussian_blur", "white_noise", "jpeg", "impulse_noise", "pixelate", "lens_blur")
@@ -47,6 +47,11 @@ UNGRADED = ("mean_shift", "contrast_change")
 ordered pairs are counted with them and without."""
 MIN_GAP = 0.25
 """Two levels of a type count as ordered when people rate them this far apart on average."""
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+"""Of the intervals whose coverage is counted."""
+SIDE = 384
+"""Of the unfamiliar images, pixels."""
+WORDS = ("the", "image", "page", "quality", "of", "reading", "light", "a", "sharp", "photograph")
 
 Table = dict[str, Estimate | float]
 
@@ -88,11 +93,8 @@ def against_people(judged: Judged, seed: int) -> Table:
     )
     table["BIQ2021 SRCC"] = bootstrap(srcc, rating, people, seed=seed)
     table["BIQ2021 PLCC"] = bootstrap(plcc, rating, people, seed=seed)
-    table["BIQ2021 SRCC of std with |error|"] = bootstrap(
-        srcc, std, abs(rating - people), seed=seed
-    )
-    inside = (abs(rating - people) <= 1.645 * std).astype(float)
-    table["BIQ2021 coverage of the 90 % interval"] = bootstrap(np.mean, inside, seed=seed)
+    intervals = interval_table(rating - people, std, seed)
+    table.update({f"BIQ2021 {name}": value for name, value in intervals.items()})
     return table
 
 
@@ -179,21 +181,6 @@ def against_local_damage(proxy: QualityProxy, photos: list[Path], size: int, see
     }
 
 
-def input_gradient(proxy: QualityProxy, photos: list[Path], size: int) -> Table:
-    """Share of photos whose input gradient is finite everywhere; smallest share of pixels ≠ 0."""
-    finite, nonzero = [], []
-    for photo in photos:
-        clean = read_crop(photo, size).requires_grad_()
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(proxy(clean).rating.sum(), clean)
-        finite.append(bool(gradient.isfinite().all()))
-        nonzero.append(float((gradient.abs().amax(1) > 0).float().mean()))
-    return {
-        "input gradient: photos all finite": float(np.mean(finite)),
-        "input gradient: least share of pixels non-zero": min(nonzero),
-    }
-
-
 def read_crop(photo: Path, size: int) -> torch.Tensor:
     """Central (1, 3, ≤ size, ≤ size) crop with sides cut to multiples of the map's cell."""
     image = to_batch(photo)
@@ -201,40 +188,70 @@ def read_crop(photo: Path, size: int) -> torch.Tensor:
     return centre_crop(image, height, width)
 
 
-def main() -> None:
-    """Run all parts and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--biq2021", required=True)
-    parser.add_argument("--photos", required=True)
-    parser.add_argument("--weights", default=None, help="default: the bundled proxy")
-    parser.add_argument("--count", type=int, default=41, help="photos used at most")
-    parser.add_argument("--size", type=int, default=384, help="side of the central crops, px")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="runs/evaluate_proxy.json")
-    args = parser.parse_args()
-
-    proxy = QualityProxy.from_pretrained(args.weights)
-    photos = find_images([args.photos])[: args.count]
-    with torch.no_grad():
-        table = against_people(judge_rated(proxy, args.biq2021, "test"), args.seed)
-        ratings = distortion_ratings(proxy, photos, args.size, args.seed)
-        table |= against_distortions(ratings, args.seed)
-        table |= against_local_damage(proxy, photos, args.size, args.seed)
-    table |= input_gradient(proxy, photos[:10], args.size)
-
-    for name, value in table.items():
-        print(f"{name:52s} {value if isinstance(value, Estimate) else format(value, '.3f')}")
-    record = {
-        "seed": args.seed,
-        "photos": len(photos),
-        "versions": versions(),
-        "table": table,
-        "mean rating by type and level": {n: r.mean(0).tolist() for n, r in ratings.items()},
+def interval_table(error: np.ndarray, std: np.ndarray, seed: int) -> Table:
+    """Coverage of the intervals and their calibration error, of (N,) errors and deviations."""
+    table: Table = {
+        f"coverage of the {level:.0%} interval".replace("%", " %"): bootstrap(
+            lambda e, s, level=level: interval_coverage(e, s, level), error, std, seed=seed
+        )
+        for level in LEVELS
     }
-    print(f"written: {write_text_atomic(args.out, to_json(record, sort_keys=False))}")
+    table["calibration error of intervals"] = bootstrap(
+        interval_calibration_error, error, std, resamples=200, seed=seed
+    )
+    table["SRCC of std with |error|"] = bootstrap(srcc, std, abs(error), seed=seed)
+    return table
 
 
-if __name__ == "__main__":
-    main()
+def text_page(generator: torch.Generator) -> Tensor:
+    """(1, 3, SIDE, SIDE): black words on white, of one size."""
+    page = Image.new("RGB", (SIDE, SIDE), "white")
+    draw, height = ImageDraw.Draw(page), below(16, generator) + 12
+    font = ImageFont.load_default(size=height)
+    for top in range(8, SIDE - height, round(1.4 * height)):
+        line = " ".join(WORDS[below(len(WORDS), generator)] for _ in range(30))
+        draw.text((8, top), line, fill="black", font=font)
+    return to_batch(page)
+
+
+def twice_distorted(photo: Path, generator: torch.Generator) -> Tensor:
+    """A photo under two distortions of types held out, both at the highest level."""
+    first, second = torch.randperm(len(HELD_OUT), generator=generator)[:2].tolist()
+    image = read_crop(photo, SIDE)
+    for index in (first, second):
+        image = distort(image, HELD_OUT[index], 5, generator=generator)
+    return image
+
+
+def unfamiliar(photos: Sequence[Path], seed: int) -> dict[str, list[Tensor]]:
+    """Images of each kind, as many as there are photos."""
+    made: dict[str, list[Tensor]] = {}
+    for index, photo in enumerate(photos):
+        generator = torch.Generator().manual_seed(seed + index)
+        colour = torch.rand(1, 3, 1, 1, generator=generator)
+        images = {
+            "noise": torch.rand(1, 3, SIDE, SIDE, generator=generator),
+            "text pages": text_page(generator),
+            "flat fields": colour.expand(1, 3, SIDE, SIDE).contiguous(),
+            "two heavy distortions": twice_distorted(photo, generator),
+        }
+        for kind, image in images.items():
+            made.setdefault(kind, []).append(image)
+    return made
+
+
+def out_of_distribution_table(proxy: QualityProxy, photos: Sequence[Path], seed: int) -> Table:
+    """Mean std of each kind, and how surely it exceeds that of photos (AUC, chance .5)."""
+
+    def stds(images: Sequence[Tensor]) -> list[float]:
+        return [float(proxy(image).rating_std) for image in images]
+
+    familiar = stds([read_crop(photo, SIDE) for photo in photos])
+    table: Table = {"std on photos": float(np.mean(familiar))}
+    least = 1.0
+    for kind, images in unfamiliar(photos, seed).items():
+        found = stds(images)
+        table[f"std on {kind}"] = float(np.mean(found))
+        table[f"std on {kind}, AUC against photos"] = auc(familiar, found)
+        least = min(least, auc(familiar, found))
+    return {**table, "std apart from photos, least AUC": least}
