@@ -37,8 +37,8 @@ from zoomiqa_core.images.sources import ImageSource, find_images, read_image, to
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.local.model import TINY_SAMPLING, LocalVLM, local_scorer
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 SIDE = 308
 """Side of the crops of clean photos, as in training; whole visual tokens, so nothing is resized."""

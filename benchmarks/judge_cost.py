@@ -25,15 +25,15 @@ from torch import Tensor
 
 from benchmarks import tables
 from benchmarks.damaged_photos import centre_crop
-from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.assessment import Assessment, Chains
 from zoomiqa_core.images.sources import read_image, to_pil
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm, teach_replies
 from zoomiqa_core.zoom_iqa.answer import format_answer
 from zoomiqa_core.zoom_iqa.chain import Chain
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 REPLIES = {
     f"</think>{format_answer(2.31, (0.1, 0.2, 0.6, 0.7))}": 4.5,
@@ -143,8 +143,9 @@ def main() -> None:
     judge.config = replace(judge.config, max_rounds=1)
     one_round_alone, one_round_together, _ = compare(judge, image, options)
     expected, _ = measure(lambda: judge.assess(image, mode="expected"), options.device)
+    chains = said.chains or Chains()
     one = fmean(seconds for seconds, _ in alone)
-    zoomed = [seconds for seconds, one_said in alone if len(one_said.chains.rounds) == 2]
+    zoomed = [s for s, one in alone if one.chains and len(one.chains.rounds) == 2]
     two_rounds = fmean(zoomed) if zoomed else float("nan")
     one_round = fmean(seconds for seconds, _ in one_round_alone)
     figures = {
@@ -157,9 +158,9 @@ def main() -> None:
         "s, expected rating": expected,
         "expected / one that zooms": expected / two_rounds,
         "chains that zoomed": len(zoomed),
-        "chains that gave no rating": len(said.chains.errors),
-        "tokens written together": said.chains.tokens,
-        "same ratings": said.chains.ratings == tuple(s.rating for _, s in alone if s.valid),
+        "chains that gave no rating": len(chains.errors),
+        "tokens written together": chains.tokens,
+        "same ratings": chains.ratings == tuple(s.rating for _, s in alone if s.valid),
         "largest |log p generated - forced|": log_probability_difference(judge, image),
         "peak memory, MiB": peak_memory(options.device),
     }

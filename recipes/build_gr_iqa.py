@@ -211,7 +211,7 @@ def stage(picture: Picture, key: str, config: Config, generator: torch.Generator
     regions = ()
     if config.regions:
         regions = tuple(write_region(*region, generator=generator) for region in made.regions)
-    provenance |= {"label": "KADID-10k means", **made.provenance}
+    provenance |= made.provenance
     record = GRIQARecord(
         name, question, (), round(made.facts.rating, 4), name, made.region_truth, (), provenance
     )

@@ -24,8 +24,8 @@ from zoomiqa_core.training.grpo import Generation
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig
 from zoomiqa_core.training.policy import Dtype, LoraSettings, load_policy, lora_config
 from zoomiqa_core.training.resampling import ResamplingConfig, plot_shares
-from zoomiqa_core.training.reward_functions import RewardConfig
-from zoomiqa_core.training.rollout_data import rollout_dataset
+from zoomiqa_core.training.rewards import RewardConfig
+from zoomiqa_core.training.rows import rollout_dataset
 from zoomiqa_core.training.trainer_run import LoopSettings, train_to_judge, trainer_arguments
 from zoomiqa_core.zoom_iqa.prompts import Prompts, load_prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS

@@ -16,8 +16,8 @@ from tests.core.judges import BROKEN, CROP, FINAL, picture
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 pytestmark = pytest.mark.gpu
 

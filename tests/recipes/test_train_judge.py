@@ -21,7 +21,7 @@ from zoomiqa_core import load_scorer
 from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
 from zoomiqa_core.training.trainer_run import LoopSettings, last_checkpoint
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 pytest.importorskip("trl")
 ROOT = Path(__file__).parents[2]

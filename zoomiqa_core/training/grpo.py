@@ -29,7 +29,7 @@ from zoomiqa_core.training.kl_coverage import (
     rating_positions,
 )
 from zoomiqa_core.training.resampling import ResamplingConfig, ResamplingMixin
-from zoomiqa_core.training.reward_functions import RewardConfig, reward_functions
+from zoomiqa_core.training.rewards import RewardConfig, reward_functions
 from zoomiqa_core.training.zoom_rollouts import (
     draw_replies,
     fold,
@@ -39,9 +39,10 @@ from zoomiqa_core.training.zoom_rollouts import (
     unfold,
 )
 from zoomiqa_core.zoom_iqa.chain import Chain
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling, vision_token_ids
+from zoomiqa_core.zoom_iqa.local.decoding import vision_token_ids
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 
@@ -236,7 +237,7 @@ def _make_trainer() -> type:
             model: the policy, or its folder.
             args: ``GRPOConfig``; see :func:`check_settings`. ``max_completion_length`` bounds one
                 reply. ``reward_weights`` is set from ``rewards``.
-            train_dataset: from :func:`zoomiqa_core.training.rollout_data.rollout_dataset`.
+            train_dataset: from :func:`zoomiqa_core.training.rows.rollout_dataset`.
             processing_class: the processor, padding on the left.
             rewards: terms and weights.
             kl_coverage: what is held back.

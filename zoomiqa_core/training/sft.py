@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from PIL import Image
 from torch import Tensor
 
-from zoomiqa_core.training.lazy_rows import lazy_dataset
+from zoomiqa_core.training.rows import lazy_dataset
 from zoomiqa_core.zoom_iqa.protocol import Message
 
 SampleT = TypeVar("SampleT")

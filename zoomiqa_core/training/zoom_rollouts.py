@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 
 class Span(NamedTuple):

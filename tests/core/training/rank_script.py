@@ -7,7 +7,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from tests.core.judges import picture
-from zoomiqa_core.training.reward_functions import RewardConfig, reward_functions
+from zoomiqa_core.training.rewards import RewardConfig, reward_functions
 from zoomiqa_core.zoom_iqa.answer import format_answer
 
 if __name__ == "__main__":
@@ -24,6 +24,7 @@ if __name__ == "__main__":
         images=[[image]] * share,
         mos=[mos for _, mos, _ in rows[here]],
         image_id=[name for name, *_ in rows[here]],
+        label_source=["people"] * share,
     )
     everybody = gather_object(local)
     if state.is_main_process:

@@ -39,6 +39,7 @@ class Record:
     image_id: str
     mos: float
     question: str = "How good?"
+    label_source: str = "people"
     region_truth: tuple[tuple[float, float, float, float], ...] = ()
     rounds: tuple[str, ...] = ()
 

@@ -12,12 +12,12 @@ from tests.core.judges import BROKEN, CROP, FINAL, GOOD
 from tests.core.training.rollouts import picture_of, records
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig, Variant, coverage
 from zoomiqa_core.training.resampling import ProgressiveSampler, ResamplingConfig
-from zoomiqa_core.training.reward_functions import RewardConfig, ranks_of, reward_functions
-from zoomiqa_core.training.rollout_data import rollout_dataset
+from zoomiqa_core.training.rewards import RewardConfig
+from zoomiqa_core.training.rows import rollout_dataset
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
 from zoomiqa_core.zoom_iqa.chain import Chain
-from zoomiqa_core.zoom_iqa.local import decoding
 from zoomiqa_core.zoom_iqa.local import model as vlm
+from zoomiqa_core.zoom_iqa.local import prefix as prefixes
 from zoomiqa_core.zoom_iqa.local.prompt_encoding import EncodedImages
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
@@ -194,10 +194,10 @@ def test_contexts_are_the_judges_token_for_token(ragged):
                 assert request is not None
                 prompt = backend.encoder.encode(request, known)
                 assert prompt.ids.tolist() == context
-                prefix = decoding.read_prompts(trainer.model, [prompt], backend.pad_id)
+                prefix = prefixes.read_prompts(trainer.model, [prompt], backend.pad_id)
                 reply = torch.tensor([ids[n][start:end]])
                 first = prefix.logits[:, None]
-                logits = torch.cat([first, decoding.extend(trainer.model, prefix, reply)], 1)[
+                logits = torch.cat([first, prefixes.extend(trainer.model, prefix, reply)], 1)[
                     :, :-1
                 ]
                 said = logits.log_softmax(-1).gather(-1, reply[..., None])[0, :, 0]
@@ -386,40 +386,3 @@ def test_half_precision_and_checkpointed_activations_train_too(taught, tmp_path)
     trainer.train()
     assert trainer.state.log_history[0]["grad_norm"] > 0
     assert all(p.isfinite().all() for p in trainer.model.parameters())
-
-
-# --- rewards as TRL calls them -------------------------------------------------------------------
-
-
-def test_rewards_of_a_batch_are_counted_and_finite():
-    texts = [[FINAL], [CROP, GOOD], [BROKEN], [CROP, BROKEN]]
-    completions = [[{"role": "assistant", "content": text} for text in turns] for turns in texts]
-    logged: dict[str, float] = {}
-    columns = {
-        "completions": completions,
-        "images": [[records(1)[0].image]] * 4,
-        "mos": [3.5, 3.5, 4.75, 4.75],
-        "image_id": ["a", "a", "b", "b"],
-        "region_truth": [(), [(0.1, 0.2, 0.4, 0.9)], None, [(0.1, 0.2, 0.4, 0.9)]],
-        "log_metric": logged.__setitem__,
-    }
-    format_, score, rank, grounding = (
-        f(**columns) for f in reward_functions(RewardConfig(grounding=1.0))
-    )
-    assert format_ == [0.0] * 4 and score == [1.0, 0.0, 0.0, 0.0]
-    assert rank == [0.0] * 4  # image b has no rating, so a has no rival
-    assert grounding[0] is None and grounding[1] == pytest.approx(1.0) and grounding[3] == 0.0
-    assert logged == {"unparsable": 0.5, "zoom_share": 0.25, "distinct_ratings": 1.0}
-
-
-def test_ranks_do_not_depend_on_who_holds_a_sample():
-    ratings = [("a", 2.0, 2.5), ("a", 2.0, 1.5), ("b", 4.0, 3.0), ("b", 4.0, float("nan"))]
-    everybody = [(*one, False) for one in [*ratings, ("c", 3.0, 3.0)]]
-    whole = ranks_of(everybody, everybody)
-    for cut in range(6):
-        parts = ranks_of(everybody[:cut], everybody) + ranks_of(everybody[cut:], everybody)
-        assert parts == whole
-    with pytest.raises(ValueError, match="an id names one image"):
-        ranks_of([], [("a", 2.0, 2.5, True), ("a", 2.5, 1.5, True)])
-    with pytest.raises(ValueError, match="one above"):
-        RewardConfig(format=0, score=0, rank=0)

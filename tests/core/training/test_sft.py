@@ -11,8 +11,8 @@ from zoomiqa_core import load_scorer
 from zoomiqa_core.training.policy import LoraSettings, load_policy, lora_config, save_judge
 from zoomiqa_core.training.sft import last_turn_only, sft_dataset, sft_trainer
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 trl = pytest.importorskip("trl")
 
@@ -124,7 +124,7 @@ def test_it_learns_in_half_precision_with_checkpointed_activations(tmp_path):
 def test_senseless_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="rank ≥ 0"):
         LoraSettings(rank=-1)
-    with pytest.raises(ValueError, match="one record or more"):
+    with pytest.raises(ValueError, match="at least one record"):
         sft_dataset([], lambda sample: ([], []))
     build_tiny_vlm()[0].save_pretrained(tmp_path)
     build_tiny_vlm()[1].save_pretrained(tmp_path)

@@ -27,6 +27,7 @@ from torch import Tensor
 from zoomiqa_core.assessment import BBox
 from zoomiqa_core.data.gr_iqa.claims import Checker, Verdict
 from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord, GRIQARound, RecordError, reply_text
+from zoomiqa_core.data.gr_iqa.regions import box_iou
 from zoomiqa_core.zoom_iqa.answer import Tool
 from zoomiqa_core.zoom_iqa.reasoning import parse_reasoning
 
@@ -85,15 +86,6 @@ class Reliance(NamedTuple):
     rating: float
     entropy: float
     score: float
-
-
-def box_iou(a: BBox, b: BBox) -> float:
-    """Intersection over union of two boxes; 0 when they do not meet."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return shared / (sum(areas) - shared) if shared else 0.0
 
 
 def difference(a: Continuation, b: Continuation, config: RelianceConfig | None = None) -> Reliance:

@@ -130,6 +130,14 @@ class GRIQARecord:
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where image, label and words come from, as JSON."""
 
+    @property
+    def label_source(self) -> str:
+        """Where ``mos`` comes from; empty if the provenance does not say.
+
+        Labels of different sources are on different scales: do not rank them together.
+        """
+        return str(self.provenance.get("label", ""))
+
     def __post_init__(self) -> None:
         _check_text("image", self.image, needed=True)
         path = PurePosixPath(self.image)

@@ -1,4 +1,4 @@
-"""Names of image regions ("the upper left"), and the boxes that they stand for.
+"""Image regions: their names ("the upper left"), the boxes these stand for, and box overlap.
 
 Teachers write with these names, and :mod:`zoomiqa_core.data.gr_iqa.claims` checks a sentence inside
 the region that it names.
@@ -54,3 +54,16 @@ def in_region(name: str) -> str:
     if name in ("the top", "the bottom"):
         return f"at {name}"
     return f"{'on' if name.endswith('side') else 'in'} {name}"
+
+
+def box_iou(a: BBox, b: BBox) -> float:
+    """Intersection over union of two boxes (x0, y0, x1, y1); 0 if they do not overlap.
+
+    >>> box_iou((0.0, 0.0, 0.5, 1.0), (0.25, 0.0, 0.75, 1.0))
+    0.3333333333333333
+    """
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    shared = width * height
+    areas = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b))
+    return shared / (areas - shared) if shared else 0.0

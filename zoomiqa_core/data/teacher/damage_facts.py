@@ -45,6 +45,10 @@ MILD_RANGE = (3.2, 4.45)
 """Of the damage everywhere that comes under a local one."""
 
 
+CELL_MEANS, AREA_MEANS = "KADID-10k means", "area-weighted KADID-10k means"
+"""Names of the two sources of labels."""
+
+
 class InvisibleDamageError(ValueError):
     """No drawn damage changed the photo enough to be seen; it is too flat."""
 
@@ -79,7 +83,7 @@ def damage_photo(photo: Tensor, kind: DamageKind, *, generator: torch.Generator)
     """
     if kind == "clean":
         facts = Facts(CLEAN_RATING, (), detailed_region(photo), merits(photo))
-        return DamagedPhoto(photo, facts, provenance={"damage": "clean"})
+        return DamagedPhoto(photo, facts, provenance={"damage": "clean", "label": CELL_MEANS})
     for _ in range(TRIES):
         if kind == "global":
             damaged = _everywhere(photo, generator)
@@ -148,11 +152,13 @@ def _everywhere(photo: Tensor, generator: torch.Generator) -> DamagedPhoto | Non
     flaw = Flaw(flaw_kind(name, level), rating)
     place = strongest_region((image - photo).square().mean(0))  # where it shows most
     facts = Facts(rating, (flaw,), place)
-    return DamagedPhoto(image, facts, provenance={"damage": "global", "global": [name, level]})
+    return DamagedPhoto(
+        image, facts, provenance={"damage": "global", "label": CELL_MEANS, "global": [name, level]}
+    )
 
 
 def _locally(photo: Tensor, generator: torch.Generator, *, under: bool) -> DamagedPhoto | None:
-    provenance: dict[str, Any] = {"damage": "both" if under else "local"}
+    provenance: dict[str, Any] = {"damage": "both" if under else "local", "label": AREA_MEANS}
     ground, flaws, deficit = photo, (), 0.0
     if under:
         name, level = draw_cell(*MILD_RANGE, generator)

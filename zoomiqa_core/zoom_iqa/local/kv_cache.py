@@ -1,7 +1,8 @@
 """A key-value cache that grows in place.
 
-The dynamic cache of transformers copies everything for every new token. On a CPU that copying took
-two thirds of the time of eight chains (``benchmarks.judge_cost``); here room is reserved ahead.
+The dynamic cache of transformers copies all keys and values for every new token. On a CPU these
+copies took two thirds of the time of eight chains (``benchmarks.judge_cost``); here memory is
+reserved ahead.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 RESERVE = 128
-"""Tokens of room made when there is none left."""
+"""Number of tokens that memory is reserved for when none is left."""
 
 
 class InPlaceLayer(DynamicLayer):
-    """One layer: what transformers' dynamic layer holds, as views of a larger store."""
+    """One layer of the cache; its keys and values are views of a larger tensor."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,7 +34,7 @@ class InPlaceLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows of the batch; room is made again with the next token."""
+        """Keep these rows of the batch; memory is reserved again with the next token."""
         super().batch_select_indices(indices)
         self._stores.clear()
 
@@ -51,5 +52,5 @@ class InPlaceLayer(DynamicLayer):
 
 
 def new_cache() -> Cache:
-    """An empty cache; its layers come with the first pass of the model."""
+    """An empty cache; its layers are created in the first pass of the model."""
     return Cache(layer_class_to_replicate=InPlaceLayer)

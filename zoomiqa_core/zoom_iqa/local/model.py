@@ -1,82 +1,76 @@
-"""A Zoom-IQA model on this machine: chains answered in batches, and its expected rating."""
+"""A Zoom-IQA model in this process: batches of chains, and the expected rating."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from PIL import Image
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
-from zoomiqa_core.zoom_iqa.local.decoding import (
-    Prefix,
-    Sampling,
-    read_prompts,
-    sample_replies,
-    select_rows,
-    vision_token_ids,
-)
-from zoomiqa_core.zoom_iqa.local.expected import (
-    MIN_DIGIT_MASS,
-    RatingPrefix,
-    expected_rating,
-    rating_prefix,
-)
+from zoomiqa_core.zoom_iqa.local.decoding import sample_replies, vision_token_ids
+from zoomiqa_core.zoom_iqa.local.expected import RatingPrefix, expected_rating, rating_prefix
+from zoomiqa_core.zoom_iqa.local.memory import OUT_OF_MEMORY, halve_when_full
 from zoomiqa_core.zoom_iqa.local.model_files import model_file
-from zoomiqa_core.zoom_iqa.local.prompt_encoding import EncodedImages, PromptEncoder
+from zoomiqa_core.zoom_iqa.local.prefix import Prefix, read_prompts, select_rows
+from zoomiqa_core.zoom_iqa.local.prompt_encoding import (
+    EncodedImages,
+    PromptEncoder,
+    TokenizerLock,
+)
 from zoomiqa_core.zoom_iqa.prompts import PROMPTS_FILE, Prompts, load_prompts
+from zoomiqa_core.zoom_iqa.rating_digits import MIN_DIGIT_MASS
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
-"""Kinds of model (``model_type`` of ``config.json``) that can be run."""
+"""Supported values of ``model_type`` in ``config.json``."""
 MAX_ASPECT = 200
-"""Longer side over shorter; the models' image processors take no more."""
+"""Maximum ratio of the sides; the models' image processors accept no more."""
 
 TINY = Path(__file__).resolve().parents[2] / "weights" / "tiny"
 """The bundled small judge (``load_scorer("tiny")``)."""
 TINY_SAMPLING = Sampling(temperature=0.5, max_new_tokens=256)
-"""How it is asked; its model card says why not at temperature 1."""
+"""Its sampling; the model card says why not at temperature 1."""
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
-
-OUT_OF_MEMORY = "memory ran out with this image alone; give fewer pixels (max_pixels) or tokens"
 
 
 class Reply(NamedTuple):
-    """What a model replied."""
+    """One reply of a model."""
 
     text: str
     ids: tuple[int, ...]
-    """Tokens, without the end token."""
+    """Token ids, without the end token."""
     log_probs: tuple[float, ...]
     """Of each token and of the end token, see :class:`.decoding.Generated`."""
     finite: bool
-    """False when the model's output was not finite; the text is what came before."""
+    """False when the logits became NaN or infinite; the text is what came before."""
 
 
 class LocalVLM:
-    """Answers chains with a transformers model (Qwen2.5-VL or Qwen3-VL).
+    """The backend of a judge that runs a transformers model (Qwen2.5-VL or Qwen3-VL).
 
     An image is encoded once for all its chains and rounds; a prompt that several chains share is
-    read once. When memory runs out a batch is halved, with the same replies.
+    processed once. When memory runs out, batches are halved; the replies do not change.
 
     Args:
         model: ``Qwen2_5_VLForConditionalGeneration`` or ``Qwen3VLForConditionalGeneration``.
         processor: its processor.
-        sampling: how tokens are drawn.
-        batch_size: chains answered together.
-        max_pixels: largest image the model sees; larger ones are scaled down. None for the
-            processor's own budget.
-        min_digit_mass: see :func:`zoomiqa_core.zoom_iqa.local.expected.expected_rating`.
-        name: what reports call it.
+        sampling: how tokens are sampled.
+        batch_size: number of chains per batch.
+        max_pixels: larger images are reduced to this; None for the processor's own limit.
+        min_digit_mass: see :func:`~zoomiqa_core.zoom_iqa.rating_digits.digits_to_assessment`.
+        name: of the model, for reports.
+
+    >>> import zoomiqa_core as zi
+    >>> backend = zi.load_scorer("tiny").backend
+    >>> type(backend).__name__, backend.sampling.temperature
+    ('LocalVLM', 0.5)
     """
 
     def __init__(
@@ -98,7 +92,7 @@ class LocalVLM:
         self.batch_size = batch_size
         self.min_digit_mass = min_digit_mass
         self.name = name
-        self._lock = threading.Lock()  # fast tokenizers may not be used by two threads at once
+        self._lock = TokenizerLock()
         self.encoder = PromptEncoder(model, processor, self._lock, max_pixels)
         tokenizer = processor.tokenizer
         self.pad_id = tokenizer.pad_token_id
@@ -109,7 +103,7 @@ class LocalVLM:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What may change a reply, in plain values."""
+        """Settings that may change a reply, as plain values."""
         return {"sampling": asdict(self.sampling), "pixels": self.encoder.pixels["longest_edge"]}
 
     @classmethod
@@ -125,30 +119,33 @@ class LocalVLM:
         """Load a model and its processor from a folder or hub id.
 
         Args:
-            path: folder or hub id; one with a LoRA adapter loads its base model too.
-            device: where it runs.
+            path: folder (``~`` is expanded) or hub id; of a LoRA adapter the base model is loaded
+                too.
+            device: torch device.
             dtype: ``"auto"`` for that of the weights, or e.g. ``"bfloat16"``.
             attention: implementation.
             settings: see :class:`LocalVLM`.
 
         Raises:
             OSError: no model there.
-            ValueError: a model of another kind.
+            ValueError: an unsupported model.
         """
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+        name, folder = str(path), Path(path).expanduser()
+        path = folder if folder.is_dir() else name
         if model_file(path, "config.json"):  # an adapter's folder has none: its base model does
             kind = AutoConfig.from_pretrained(path).model_type
             if kind not in MODEL_TYPES:
-                raise ValueError(f"{path} is a {kind}; expected one of {', '.join(MODEL_TYPES)}")
+                raise ValueError(f"{name} is a {kind}; expected one of {', '.join(MODEL_TYPES)}")
         model: Any = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation=attention
         )
         processor = AutoProcessor.from_pretrained(path)
-        return cls(model.to(device), processor, **{"name": str(path), **settings})
+        return cls(model.to(device), processor, **{"name": name, **settings})
 
     def run(self, chains: Sequence[Chain]) -> None:
-        """Drive chains to their end, a round of all of them at a time."""
+        """Answer the chains' requests, one round of all of them after the other, to their end."""
         known: EncodedImages = {}
         waiting = list(chains)
         while waiting := [chain for chain in waiting if chain.request is not None]:
@@ -159,43 +156,43 @@ class LocalVLM:
         """Reply to requests in one batch.
 
         Raises:
-            ValueError: an image no model can take (see :data:`MAX_ASPECT`).
-            torch.OutOfMemoryError: use fewer at once; :meth:`run` does so by itself.
+            ValueError: the model accepts no such image (see :data:`MAX_ASPECT`).
+            torch.OutOfMemoryError: use smaller batches; :meth:`run` does so by itself.
         """
         return self._generate(requests, {})
 
     def continue_reply(self, request: Request, beginning: str) -> Reply:
-        """Reply to one request with a reply that is begun already; what follows is returned.
+        """Continue a reply that has already been started; returns what follows.
 
         Args:
             request: as for :meth:`generate`.
-            beginning: first words of the reply, tokenised by themselves.
+            beginning: start of the reply, tokenised by itself.
         """
         with self._lock:
             begun = self.processor.tokenizer(beginning, add_special_tokens=False)["input_ids"]
         prompt = self.encoder.encode(request, {}, begun)
         prefix = read_prompts(self.model, [prompt], self.pad_id)
-        return self._write(prefix, [request.seed])[0]
+        return self._sample(prefix, [request.seed])[0]
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
-        """The rating each chain would answer at once (see ``local/expected.py``)."""
+        """The expected rating of each chain's first request, without reasoning."""
         known: EncodedImages = {}
         with self._lock:
             prefix = rating_prefix(self.processor.tokenizer)
-        said: list[Assessment] = []
+        assessments: list[Assessment] = []
         for first in range(0, len(chains), self.batch_size):
-            said += self._expect(chains[first : first + self.batch_size], prefix, known)
-        return said
+            assessments += self._expect(chains[first : first + self.batch_size], prefix, known)
+        return assessments
 
     def _answer(self, chains: Sequence[Chain], known: EncodedImages) -> None:
-        kept = []
+        accepted = []
         for chain in chains:
-            if why := _too_elongated(chain.image):
-                chain.fail("bad_shape", why)
+            if problem := _too_elongated(chain.image):
+                chain.fail("bad_shape", problem)
             else:
-                kept.append(chain)
-        replies = halve_when_full(lambda part: self._generate(_requests(part), known), kept)
-        for chain, reply in zip(kept, replies, strict=True):
+                accepted.append(chain)
+        replies = halve_when_full(lambda part: self._generate(_requests(part), known), accepted)
+        for chain, reply in zip(accepted, replies, strict=True):
             if reply is None:
                 chain.fail("out_of_memory", OUT_OF_MEMORY)
             elif not reply.finite:
@@ -205,10 +202,9 @@ class LocalVLM:
 
     def _expect(
         self, chains: Sequence[Chain], prefix: RatingPrefix, known: EncodedImages
-    ) -> Iterator:
-        """Assessments of a batch, in order."""
-        why = [_too_elongated(chain.image) for chain in chains]
-        kept = [chain for chain, problem in zip(chains, why, strict=True) if not problem]
+    ) -> Iterator[Assessment]:
+        problems = [_too_elongated(chain.image) for chain in chains]
+        accepted = [chain for chain, problem in zip(chains, problems, strict=True) if not problem]
 
         def read(part: Sequence[Chain]) -> list[Assessment]:
             prompts = [
@@ -217,25 +213,25 @@ class LocalVLM:
             state = read_prompts(self.model, prompts, self.pad_id)
             return expected_rating(self.model, state, prefix, min_digit_mass=self.min_digit_mass)
 
-        found = iter(halve_when_full(read, kept))
-        for problem in why:
+        results = iter(halve_when_full(read, accepted))
+        for problem in problems:
             if problem:
                 yield Assessment.failed("bad_shape", problem)
             else:
-                yield next(found) or Assessment.failed("out_of_memory", OUT_OF_MEMORY)
+                yield next(results) or Assessment.failed("out_of_memory", OUT_OF_MEMORY)
 
     def _generate(self, requests: Sequence[Request], known: EncodedImages) -> list[Reply]:
-        """Replies in order. Requests that ask the same share one reading of the prompt."""
-        first: dict[int, Request] = {}
-        shared = [_same_prompt(request, first) for request in requests]
-        prompts = [self.encoder.encode(request, known) for request in first.values()]
+        """Replies in order. Requests with equal prompts share one forward pass over it."""
+        distinct: list[Request] = []
+        rows = [_index_of(request, distinct) for request in requests]
+        prompts = [self.encoder.encode(request, known) for request in distinct]
         prefix = read_prompts(self.model, prompts, self.pad_id)
-        select_rows(prefix, shared)
-        return self._write(prefix, [request.seed for request in requests])
+        select_rows(prefix, rows)
+        return self._sample(prefix, [request.seed for request in requests])
 
-    def _write(self, prefix: Prefix, seeds: Sequence[int]) -> list[Reply]:
-        """One reply per row of the prefix, which is used up."""
-        written = sample_replies(
+    def _sample(self, prefix: Prefix, seeds: Sequence[int]) -> list[Reply]:
+        """One reply per row of the prefix."""
+        sampled = sample_replies(
             self.model,
             prefix,
             seeds,
@@ -248,11 +244,11 @@ class LocalVLM:
                 self.processor.tokenizer.decode(
                     reply.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
                 )
-                for reply in written
+                for reply in sampled
             ]
         return [
             Reply(text, tuple(reply.ids), tuple(reply.log_probs), reply.finite)
-            for text, reply in zip(texts, written, strict=True)
+            for text, reply in zip(texts, sampled, strict=True)
         ]
 
 
@@ -263,66 +259,41 @@ def local_scorer(
     config: JudgeConfig | None = None,
     **settings: Any,
 ) -> ZoomIQA:
-    """A Zoom-IQA judge from a folder or hub id.
+    """Load a Zoom-IQA judge from a folder or hub id.
 
     Args:
-        path: folder or hub id.
+        path: folder (``~`` is expanded) or hub id.
         prompts: the texts it was trained on (:func:`zoomiqa_core.zoom_iqa.prompts.load_prompts`);
             None for those in its folder, or else the official ones.
         config: how it is asked.
         settings: see :meth:`LocalVLM.from_pretrained`.
 
     Raises:
-        PromptsError: its prompts are not to be had.
+        PromptsError: its prompts are not available.
         OSError, ValueError: see :meth:`LocalVLM.from_pretrained`.
+
+    >>> local_scorer(TINY, name="tiny", sampling=TINY_SAMPLING).name
+    'tiny'
     """
     if prompts is None:
         prompts = model_file(path, PROMPTS_FILE) or "official"
-    if not isinstance(prompts, Prompts):  # before the weights: what is wrong shows at once
+    if not isinstance(prompts, Prompts):  # before the weights, so that an error comes at once
         prompts = load_prompts(prompts)
     return ZoomIQA(LocalVLM.from_pretrained(path, **settings), prompts, config)
-
-
-def halve_when_full(
-    work: Callable[[Sequence[ItemT]], list[ResultT]], items: Sequence[ItemT]
-) -> list[ResultT | None]:
-    """Results of the items in order; when memory runs out, half of them at a time.
-
-    Args:
-        work: gives one result per item, and the same whatever else is in its batch.
-        items: all of them.
-
-    Returns:
-        One result per item, None for an item that does not fit alone.
-    """
-    if not items:
-        return []
-    try:
-        return [*work(items)]
-    except Exception as error:
-        if not should_reduce_batch_size(error):
-            raise
-    clear_device_cache(
-        garbage_collection=True
-    )  # outside the handler: the error's traceback holds on to tensors
-    if len(items) == 1:
-        return [None]
-    middle = len(items) // 2
-    return halve_when_full(work, items[:middle]) + halve_when_full(work, items[middle:])
 
 
 def _requests(chains: Sequence[Chain]) -> list[Request]:
     return [chain.request for chain in chains if chain.request is not None]
 
 
-def _same_prompt(request: Request, known: dict[int, Request]) -> int:
-    """Place in ``known`` of a request that asks the same about the same images; adds a new one."""
-    for place, other in known.items():
+def _index_of(request: Request, distinct: list[Request]) -> int:
+    """Index of the request with the same messages and images; a new request is appended."""
+    for index, other in enumerate(distinct):
         same_images = [id(image) for image in other.images] == [id(i) for i in request.images]
         if same_images and other.messages == request.messages:
-            return place
-    known[len(known)] = request
-    return len(known) - 1
+            return index
+    distinct.append(request)
+    return len(distinct) - 1
 
 
 def _too_elongated(image: Image.Image) -> str | None:
@@ -331,5 +302,5 @@ def _too_elongated(image: Image.Image) -> str | None:
         return None
     return (
         f"{width}×{height}: the longer side is over {MAX_ASPECT} times the shorter, more than the "
-        "model takes; crop the image first"
+        "model accepts; crop the image first"
     )

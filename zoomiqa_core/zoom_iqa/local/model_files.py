@@ -9,15 +9,20 @@ from pathlib import Path
 def model_file(model: str | Path, name: str) -> Path | None:
     """Path of a model's file; None when the model has no such file.
 
-    A hub id is looked up in the local cache first when the hub is out of reach.
+    Offline, the Hub cache is used.
 
     Args:
-        model: folder, or hub id ``OWNER/NAME``.
+        model: folder (``~`` is expanded), or hub id ``OWNER/NAME``.
         name: of the file.
 
     Raises:
         FileNotFoundError: neither a folder nor a hub id.
-        OSError: the hub id cannot be had: no such model, or no network.
+        OSError: the hub id is not available: no such model, or no network.
+
+    >>> from pathlib import Path
+    >>> Path("judge").mkdir()
+    >>> print(model_file("judge", "config.json"))
+    None
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -31,7 +36,7 @@ def model_file(model: str | Path, name: str) -> Path | None:
         return Path(hf_hub_download(str(model), name))
     except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it means no network
         raise OSError(
-            f"cannot get {name} of {model}: it is no folder here, and the hub is out of reach. "
+            f"cannot get {name} of {model}: it is no local folder, and the hub is out of reach. "
             "Download the model and give its folder"
         ) from error
     except EntryNotFoundError:

@@ -1,4 +1,4 @@
-"""A request → tokens and visual features, each image of a call encoded once."""
+"""A request as tokens and visual features; each image of a call is encoded once."""
 
 from __future__ import annotations
 
@@ -11,35 +11,54 @@ from PIL import Image
 from torch import Tensor
 
 from zoomiqa_core.zoom_iqa.chain import Request
-from zoomiqa_core.zoom_iqa.local.decoding import Prompt, VisualFeatures, encode_images
+from zoomiqa_core.zoom_iqa.local.prefix import Prompt, VisualFeatures, encode_images
 
 
 class EncodedImage(NamedTuple):
-    """An image and what the model makes of it."""
+    """An image and its visual features."""
 
     image: Image.Image
-    """Kept, so that its id stays its own."""
+    """Kept alive, so that its id is not reused."""
     grid: Tensor
     """(1, 3) temporal, vertical and horizontal patches."""
     features: VisualFeatures
 
 
 EncodedImages = dict[int, EncodedImage]
-"""The images of one call by their id."""
+"""The images of one call, by ``id``."""
+
+
+class TokenizerLock:
+    """Held while the tokenizer is used: fast tokenizers may not be used by two threads at once.
+
+    Unlike a :class:`threading.Lock` it can be pickled and copied; the copy is a new lock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[TokenizerLock], tuple[()]]:
+        return TokenizerLock, ()
 
 
 class PromptEncoder:
-    """Prepares requests for a model.
+    """Turns requests into prompts for a model.
 
     Args:
         model: a Qwen2.5-VL or Qwen3-VL.
         processor: its processor.
-        lock: held while the tokenizer is used: fast tokenizers may not be used by two threads.
-        max_pixels: largest image the model sees; None for the processor's own budget.
+        lock: of the processor's tokenizer.
+        max_pixels: larger images are reduced to this; None for the processor's own limit.
     """
 
     def __init__(
-        self, model: Any, processor: Any, lock: threading.Lock, max_pixels: int | None = None
+        self, model: Any, processor: Any, lock: TokenizerLock, max_pixels: int | None = None
     ) -> None:
         self._model = model
         self._processor = processor
@@ -52,12 +71,12 @@ class PromptEncoder:
         """Tokens and visual features of a request.
 
         Args:
-            request: what is asked.
-            known: images encoded already; gains those of the request.
-            beginning: tokens the reply is to begin with.
+            request: messages and images.
+            known: images that are already encoded; those of the request are added.
+            beginning: tokens that the reply starts with.
         """
         encoded = [self._encoded(image, known) for image in request.images]
-        grids = torch.cat([found.grid for found in encoded])
+        grids = torch.cat([image.grid for image in encoded])
         merged = self._model.config.vision_config.spatial_merge_size**2
         counts = (grids.prod(-1) // merged).tolist()
         token = self._processor.image_token
@@ -70,7 +89,7 @@ class PromptEncoder:
                 text += token * count + part
             ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return Prompt(
-            torch.tensor([*ids, *beginning]), grids, [found.features for found in encoded]
+            torch.tensor([*ids, *beginning]), grids, [image.features for image in encoded]
         )
 
     def _encoded(self, image: Image.Image, known: EncodedImages) -> EncodedImage:
@@ -84,10 +103,10 @@ class PromptEncoder:
 
 
 def pixel_budget(image_processor: Any, max_pixels: int | None) -> dict[str, int]:
-    """Smallest and largest image in pixels, under the processor's names for them.
+    """Minimum and maximum number of pixels of an image, under the processor's names for them.
 
     Raises:
-        ValueError: ``max_pixels`` is below the processor's smallest image.
+        ValueError: ``max_pixels`` is below the processor's minimum.
     """
     smallest, largest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
     if max_pixels is not None and max_pixels < smallest:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 
 from zoomiqa_core.zoom_iqa.chain import Request
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 ServerErrorCode = Literal[
     "server_busy",

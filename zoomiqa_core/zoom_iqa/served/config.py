@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 MAX_WAIT_S = 8.0
 """Longest wait between two tries that the server did not ask for."""

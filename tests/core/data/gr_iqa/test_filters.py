@@ -14,7 +14,6 @@ from zoomiqa_core.data.gr_iqa.claims import CLAIMS, HintChecker, Verdict
 from zoomiqa_core.data.gr_iqa.filters import (
     Continuation,
     RelianceConfig,
-    box_iou,
     check_consistency,
     difference,
     measure_reliance,
@@ -65,14 +64,6 @@ def noisy(where: tuple[float, float, float, float]) -> torch.Tensor:
 
 
 # --- reliance ------------------------------------------------------------------------------------
-
-
-def test_iou_by_hand() -> None:
-    # boxes of ½ × ½ that share ¼ × ¼: 1/16 of (1/4 + 1/4 − 1/16)
-    assert box_iou((0, 0, 0.5, 0.5), (0.25, 0.25, 0.75, 0.75)) == pytest.approx(1 / 7)
-    assert box_iou(BOX, BOX) == 1.0
-    assert box_iou((0, 0, 0.5, 0.5), BOX) == 0.0
-    assert box_iou((0, 0, 0.2, 0.2), (0.7, 0.8, 1, 1)) == 0.0
 
 
 def test_difference_by_hand() -> None:

@@ -3,7 +3,9 @@
 import pytest
 
 from zoomiqa_core.assessment import BBox
-from zoomiqa_core.data.gr_iqa.regions import NAMED_REGIONS, in_region, region_name
+from zoomiqa_core.data.gr_iqa.regions import NAMED_REGIONS, box_iou, in_region, region_name
+
+LOWER_RIGHT = (0.5, 0.5, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,11 @@ def test_a_box_is_named_by_its_centre(box: BBox | None, name: str, phrase: str) 
 
 def test_names_lead_back_to_their_boxes() -> None:
     assert [region_name(box) for box in NAMED_REGIONS.values()] == list(NAMED_REGIONS)
+
+
+def test_iou_by_hand() -> None:
+    # boxes of ½ × ½ that share ¼ × ¼: 1/16 of (1/4 + 1/4 − 1/16)
+    assert box_iou((0, 0, 0.5, 0.5), (0.25, 0.25, 0.75, 0.75)) == pytest.approx(1 / 7)
+    assert box_iou(LOWER_RIGHT, LOWER_RIGHT) == 1.0
+    assert box_iou((0, 0, 0.5, 0.5), LOWER_RIGHT) == 0.0
+    assert box_iou((0, 0, 0.2, 0.2), (0.7, 0.8, 1, 1)) == 0.0

@@ -9,10 +9,10 @@ from zoomiqa_core.data.gr_iqa.filters import partial_rationale
 from zoomiqa_core.data.gr_iqa.records import GRIQARound, reply_text
 from zoomiqa_core.data.teacher.model import Budget, ModelTeacher, vlm_continuation
 from zoomiqa_core.zoom_iqa.chain import Request
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 from zoomiqa_core.zoom_iqa.protocol import messages
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 FIRST = GRIQARound(
     "Some blur.", "Crisp edges.", "Blur.", "Unsure.", 3.0, "crop", (0.1, 0.1, 0.5, 0.5)

@@ -167,13 +167,14 @@ def test_clean_photos_are_rated_as_changes_nobody_sees() -> None:
     made = damage_photo(photo(), "clean", generator=seeded())
     assert torch.equal(made.image, photo())
     assert made.facts.rating == CLEAN_RATING and made.facts.flaws == ()
-    assert made.region_truth == () and made.provenance == {"damage": "clean"}
+    assert made.region_truth == () and made.provenance["damage"] == "clean"
 
 
 def test_global_damage_is_rated_by_its_cell() -> None:
     made = damage_photo(photo(), "global", generator=seeded(1))
     name, level = made.provenance["global"]
     assert made.facts.rating == cell_rating(name, level)
+    assert made.provenance["label"] == "KADID-10k means"
     assert made.facts.flaws == (Flaw(flaw_kind(name, level), cell_rating(name, level)),)
     assert made.region_truth == () and not torch.equal(made.image, photo())
     x0, y0, x1, y1 = (round(96 * share) for share in made.facts.look_at or ())
@@ -197,6 +198,7 @@ def test_local_damage_knows_its_place_and_rating(kind) -> None:  # type: ignore[
             deficit += CLEAN_RATING - cell_rating(*made.provenance["global"])
             assert len(made.facts.flaws) == 2 and made.facts.flaws[1].bbox is None
         assert made.facts.rating == pytest.approx(CLEAN_RATING - deficit, abs=0.12)
+        assert made.provenance["label"] == "area-weighted KADID-10k means"
         if kind == "local":
             inside = torch.zeros(1, 96, 96, dtype=torch.bool)
             x0, y0, x1, y1 = (round(96 * share) for share in truth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,17 +11,13 @@ import torch
 
 from tests.core.judges import picture
 from zoomiqa_core.zoom_iqa.chain import Request
-from zoomiqa_core.zoom_iqa.local.decoding import (
-    Sampling,
-    draw,
-    extend,
-    read_prompts,
-    sample_replies,
-    select_rows,
-)
+from zoomiqa_core.zoom_iqa.local import expected
+from zoomiqa_core.zoom_iqa.local.decoding import draw, sample_replies
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.local.prefix import extend, read_prompts, select_rows
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 from zoomiqa_core.zoom_iqa.protocol import messages
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 SHORT = Sampling(max_new_tokens=12)
 QUESTION = messages(BUILTIN, "How good?")
@@ -175,3 +172,47 @@ def test_sampling_out_of_range_is_refused(settings):
     for settings in bad:
         with pytest.raises(ValueError, match="max_new_tokens ≥ 1 and repetition_penalty > 0"):
             Sampling(**settings)
+
+
+class OnMps(torch.Tensor):
+    """A tensor that refuses fp64 as one on MPS does."""
+
+    device = torch.device("mps")  # pyright: ignore[reportAssignmentType]
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name == "double":
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        if name == "cpu":
+            return args[0].as_subclass(torch.Tensor)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_tokens_are_drawn_where_there_is_no_fp64():
+    logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert draw(logits.as_subclass(OnMps), uniform).tolist() == draw(logits, uniform).tolist()
+
+
+def test_an_expected_rating_is_read_where_there_is_no_fp64(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(1, 12, generator=generator), torch.randn(5, 2, 12)
+    prefix = expected.RatingPrefix((), tuple(range(10)), 11)
+    monkeypatch.setattr(expected, "select_rows", lambda *_: None)
+
+    def rate(kind):
+        monkeypatch.setattr(expected, "extend", lambda *_: second.as_subclass(kind))
+        state: Any = SimpleNamespace(logits=first.as_subclass(kind))
+        return expected.expected_rating(None, state, prefix, min_digit_mass=0)
+
+    assert rate(OnMps) == rate(torch.Tensor)
+
+
+def test_taking_every_row_as_it_is_copies_no_cache(vlm):
+    prefix = read_prompts(vlm.model, prompts(vlm, (96, 64), (140, 56)), vlm.pad_id)
+    keys = prefix.cache.layers[0].keys.data_ptr()
+    select_rows(prefix, [0, 1])
+    assert prefix.cache.layers[0].keys.data_ptr() == keys
+    select_rows(prefix, [1, 0])
+    assert prefix.cache.layers[0].keys.data_ptr() != keys

@@ -12,13 +12,9 @@ import torch
 from tests.core.judges import picture
 from zoomiqa_core.zoom_iqa.judge import ZoomIQA
 from zoomiqa_core.zoom_iqa.local import expected
-from zoomiqa_core.zoom_iqa.local.expected import (
-    BEGINNING,
-    expected_rating,
-    rating_moments,
-    rating_prefix,
-)
+from zoomiqa_core.zoom_iqa.local.expected import expected_rating, rating_prefix
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.rating_digits import BEGINNING, rating_moments
 
 
 def test_moments_by_hand():
@@ -49,7 +45,7 @@ def test_a_tokenizer_that_joins_digits_is_refused():
         def __call__(self, text, add_special_tokens):
             return {"input_ids": [ord(c) for c in text[:-3]] + [hash(text[-3:]) % 1000]}
 
-    with pytest.raises(ValueError, match="every digit a token of its own"):
+    with pytest.raises(ValueError, match="every digit as a token of its own"):
         rating_prefix(Joining())
 
 

@@ -15,12 +15,14 @@ from zoomiqa_core import load_scorer
 from zoomiqa_core.training.tiny_vlm import build_processor
 from zoomiqa_core.zoom_iqa.chain import Request
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
-from zoomiqa_core.zoom_iqa.local import decoding, prompt_encoding
 from zoomiqa_core.zoom_iqa.local import model as vlm
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
-from zoomiqa_core.zoom_iqa.local.model import LocalVLM, halve_when_full
+from zoomiqa_core.zoom_iqa.local import prefix as prefixes
+from zoomiqa_core.zoom_iqa.local import prompt_encoding
+from zoomiqa_core.zoom_iqa.local.memory import halve_when_full
+from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, PromptsError, save_prompts
 from zoomiqa_core.zoom_iqa.protocol import messages
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 SHORT = Sampling(max_new_tokens=6, top_p=1, top_k=0)
 IMAGES = [picture(96, 64), picture(64, 128, shade=200), picture(70, 70, shade=0)]
@@ -86,11 +88,11 @@ def test_an_image_is_encoded_once_and_a_shared_prompt_read_once(answering, monke
 
     def encode(model, pixels, grids):
         encoded.append(len(grids))
-        return decoding.encode_images(model, pixels, grids)
+        return prefixes.encode_images(model, pixels, grids)
 
     def prefill(model, prompts, pad_id):
         read.append(len(prompts))
-        return decoding.read_prompts(model, prompts, pad_id)
+        return prefixes.read_prompts(model, prompts, pad_id)
 
     monkeypatch.setattr(prompt_encoding, "encode_images", encode)
     monkeypatch.setattr(vlm, "read_prompts", prefill)
@@ -129,7 +131,7 @@ def test_when_memory_runs_out_the_judgement_is_the_same(answering, monkeypatch):
     def prefill(model, prompts, pad_id):
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return decoding.read_prompts(model, prompts, pad_id)
+        return prefixes.read_prompts(model, prompts, pad_id)
 
     monkeypatch.setattr(vlm, "read_prompts", prefill)
     halved = judge(answering, samples=6, batch_size=18).assess(IMAGES)
@@ -189,7 +191,7 @@ def test_prompts_are_tokenised_as_the_processor_does(tiny):
         assert prompt.ids.tolist() == inputs["input_ids"][0].tolist()
         assert prompt.grids.tolist() == inputs["image_grid_thw"].tolist()
         with torch.no_grad():
-            own = decoding.read_prompts(model, [prompt], backend.pad_id).logits
+            own = prefixes.read_prompts(model, [prompt], backend.pad_id).logits
             theirs = model(**inputs).logits[:, -1]
         torch.testing.assert_close(own, theirs, atol=1e-5, rtol=0)
 
@@ -308,7 +310,7 @@ def test_qwen3_vl_runs_too(tiny):
     chat = messages(BUILTIN, "How good?", "Dull.</think>")
     request = Request(chat, (IMAGES[0], IMAGES[1]), 0)
     prompt = backend.encoder.encode(request, {})
-    own = decoding.read_prompts(model, [prompt], backend.pad_id).logits
+    own = prefixes.read_prompts(model, [prompt], backend.pad_id).logits
     text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     inputs = processor(text=[text], images=IMAGES[:2], return_tensors="pt")
     with torch.no_grad():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -55,3 +60,12 @@ def test_the_command_line_knows_it():
     words = ["score", str(DEMO_PHOTO), "--scorer", "tiny", "--words"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
+
+
+def test_it_is_copied_pickled_and_sent_to_a_spawned_process(tiny):
+    rating = tiny.assess(DEMO_PHOTO, mode="expected").rating
+    for judge in (copy.deepcopy(tiny), pickle.loads(pickle.dumps(tiny))):
+        assert judge.assess(DEMO_PHOTO, mode="expected").rating == rating
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as workers:
+        there = workers.submit(tiny.assess, DEMO_PHOTO, mode="expected").result()
+    assert there.rating == pytest.approx(rating, abs=1e-5)

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.core.zoom_iqa.served.scripted_server import sent_images
 from zoomiqa_core.images.sources import to_pil
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 from zoomiqa_core.zoom_iqa.served.chat_completions import (
     MAX_WORDS_CHARS,
     ServerError,

@@ -7,13 +7,18 @@ import random
 import pytest
 from scipy.stats import norm
 
+from tests.core.judges import BROKEN, CROP, FINAL, GOOD, picture
 from tests.core.training.rollouts import BOX, FIRST_THOUGHT, reply
-from zoomiqa_core.training.completion_rewards import (
+from zoomiqa_core.training.rewards import (
     Outcome,
+    RewardConfig,
+    Sample,
     format_reward,
     grounding_reward,
     rank_rewards,
+    ranks_of,
     read_outcome,
+    reward_functions,
     score_reward,
 )
 
@@ -55,32 +60,32 @@ def test_replies_as_asked_for_earn_the_format_reward():
     assert format_reward([reply(3.5, BOX), reply(3.0, later=True)]) == 1.0
 
 
-GOOD = reply(3.5)
+WELL_FORMED = reply(3.5)
 
 
 @pytest.mark.parametrize(
     "bad",
     [
         "",
-        GOOD.removeprefix("<think>"),
-        GOOD.replace("</think>", ""),
-        "So: " + GOOD,
-        GOOD + " Done.",
-        GOOD + "<answer>{}</answer>",
-        GOOD.replace("Issues to Avoid: Noise in the corner.\n", ""),
-        GOOD.replace("Noise in the corner.", ""),
-        GOOD.replace("Decision & Rationale", "Issues to Avoid"),
-        GOOD.replace("Image Quality Summary", "Crop Inspection Summary"),
-        GOOD.replace("3.50", "5.50"),
-        GOOD.replace("3.50", "NaN"),
-        GOOD.replace("3.50", '"3.50"'),
-        GOOD.replace("3.50", "true"),
-        GOOD.replace('"final"', '"crop"'),
-        GOOD.replace('"final"', "null"),
-        GOOD.replace("[0, 0, 0, 0]", "[0.1, 0.1, 0.5, 0.5]"),
-        GOOD.replace("[0, 0, 0, 0]", "[0, 0, 0]"),
-        GOOD.replace('"tool"', '"note": 1, "tool"'),
-        GOOD.replace('"rating"', '"tool": "final", "rating"'),
+        WELL_FORMED.removeprefix("<think>"),
+        WELL_FORMED.replace("</think>", ""),
+        "So: " + WELL_FORMED,
+        WELL_FORMED + " Done.",
+        WELL_FORMED + "<answer>{}</answer>",
+        WELL_FORMED.replace("Issues to Avoid: Noise in the corner.\n", ""),
+        WELL_FORMED.replace("Noise in the corner.", ""),
+        WELL_FORMED.replace("Decision & Rationale", "Issues to Avoid"),
+        WELL_FORMED.replace("Image Quality Summary", "Crop Inspection Summary"),
+        WELL_FORMED.replace("3.50", "5.50"),
+        WELL_FORMED.replace("3.50", "NaN"),
+        WELL_FORMED.replace("3.50", '"3.50"'),
+        WELL_FORMED.replace("3.50", "true"),
+        WELL_FORMED.replace('"final"', '"crop"'),
+        WELL_FORMED.replace('"final"', "null"),
+        WELL_FORMED.replace("[0, 0, 0, 0]", "[0.1, 0.1, 0.5, 0.5]"),
+        WELL_FORMED.replace("[0, 0, 0, 0]", "[0, 0, 0]"),
+        WELL_FORMED.replace('"tool"', '"note": 1, "tool"'),
+        WELL_FORMED.replace('"rating"', '"tool": "final", "rating"'),
         reply(3.5, (0.5, 0.2, 0.4, 0.8)),
         reply(3.5, (10, 20, 60, 80)),
         reply(3.5, later=True),
@@ -103,7 +108,7 @@ def test_every_round_must_keep_to_the_grammar():
 
 def test_score_by_hand():
     assert [score_reward(3.0, m) for m in (3.0, 3.34, 3.36, 2.66, 2.64)] == [1, 1, 0, 1, 0]
-    assert score_reward(3.5, 3.0, "smooth", sigma=0.5) == pytest.approx(math.exp(-0.5))
+    assert score_reward(3.5, 3.0, "smooth") == pytest.approx(math.exp(-0.5))
     assert score_reward(3.0, 3.0, "smooth") == 1.0
 
 
@@ -187,6 +192,21 @@ def test_rank_names_its_edge_cases():
     assert single["a"][0] > 1 and all(map(math.isfinite, single["b"]))
 
 
+def test_images_are_ranked_inside_one_label_source_only():
+    """Two people's labels and two modelled ones: each group earns what it earns alone."""
+    ratings = {"a": [4.0, 4.5], "b": [2.0, 2.5], "x": [3.0, 3.5], "y": [1.0, 5.0]}
+    mos = {"a": 4.0, "b": 2.0, "x": 4.6, "y": 1.5}
+    people, model = {"a", "b"}, {"x", "y"}
+    sources = {image: "people" if image in people else "model" for image in ratings}
+    ranked = rank_rewards(ratings, mos, sources)
+    for group in (people, model):
+        alone = rank_rewards({i: ratings[i] for i in sorted(group)}, mos)
+        assert {image: ranked[image] for image in alone} == alone
+    assert ranked != rank_rewards(ratings, mos)
+    single = rank_rewards(ratings, mos, {**sources, "y": "another"})
+    assert single["x"] == [0.0, 0.0] and single["y"] == [0.0, 0.0]  # nobody to compare with
+
+
 # --- grounding -----------------------------------------------------------------------------------
 
 
@@ -196,21 +216,56 @@ def test_grounding_by_hand():
     assert grounding_reward(half, [(0.0, 0.0, 0.5, 1.0)]) == 1.0
     assert grounding_reward(half, [(0.6, 0.0, 1.0, 1.0)]) == 0.0
     assert grounding_reward(half, [(0.6, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)]) == 1.0
-    assert grounding_reward(half, [(0.2, 0.4, 0.3, 0.6)], "centre") == 1.0
-    assert grounding_reward(half, [(0.3, 0.4, 0.5, 0.6)], "centre") == 0.0
 
 
-def test_the_whole_image_is_no_cheap_grounding():
+def test_the_whole_image_earns_little_grounding():
     everything = Outcome(3.0, None, (0.0, 0.0, 1.0, 1.0), True)
-    assert grounding_reward(everything, [(0.0, 0.0, 0.2, 0.2)], "centre") == 0.0
     assert grounding_reward(everything, [(0.0, 0.0, 0.2, 0.2)]) == pytest.approx(0.04)
 
 
-@pytest.mark.parametrize("kind", ["iou", "centre"])
-def test_no_look_or_a_failed_one_is_not_grounded(kind):
+def test_grounding_is_0_without_a_usable_crop():
     truth = (0.0, 0.0, 1.0, 1.0)
-    assert grounding_reward(Outcome(3.0), [truth], kind) == 0.0
-    assert grounding_reward(Outcome(math.nan, "x", truth, True), [truth], kind) == 0.0
+    assert grounding_reward(Outcome(3.0), [truth]) == 0.0
+    assert grounding_reward(Outcome(math.nan, "x", truth, True), [truth]) == 0.0
     empty = Outcome(3.0, None, (0.5, 0.5, 0.5, 0.5), True)
-    assert math.isfinite(grounding_reward(empty, [(0.5, 0.5, 0.5, 0.5)], kind))
-    assert grounding_reward(empty, [], kind) == 0.0
+    assert grounding_reward(empty, [(0.5, 0.5, 0.5, 0.5)]) == 0.0
+    assert grounding_reward(empty, []) == 0.0
+
+
+# --- as TRL calls them ---------------------------------------------------------------------------
+
+
+def test_rewards_of_a_batch_are_counted_and_finite():
+    texts = [[FINAL], [CROP, GOOD], [BROKEN], [CROP, BROKEN]]
+    completions = [[{"role": "assistant", "content": text} for text in turns] for turns in texts]
+    logged: dict[str, float] = {}
+    columns = {
+        "completions": completions,
+        "images": [[picture()]] * 4,
+        "mos": [3.5, 3.5, 4.75, 4.75],
+        "label_source": ["people"] * 4,
+        "image_id": ["a", "a", "b", "b"],
+        "region_truth": [(), [(0.1, 0.2, 0.4, 0.9)], None, [(0.1, 0.2, 0.4, 0.9)]],
+        "log_metric": logged.__setitem__,
+    }
+    format_, score, rank, grounding = (
+        f(**columns) for f in reward_functions(RewardConfig(grounding=1.0))
+    )
+    assert format_ == [0.0] * 4 and score == [1.0, 0.0, 0.0, 0.0]
+    assert rank == [0.0] * 4  # image b has no rating, so there is nothing to compare a with
+    assert grounding[0] is None and grounding[1] == pytest.approx(1.0) and grounding[3] == 0.0
+    assert logged == {"unparsable": 0.5, "zoom_share": 0.25, "distinct_ratings": 1.0}
+
+
+def test_rank_rewards_do_not_depend_on_which_process_holds_a_sample():
+    rows = [("a", 2.0, 2.5), ("a", 2.0, 1.5), ("b", 4.0, 3.0), ("b", 4.0, math.nan), ("c", 3, 3.0)]
+    samples = [Sample(image, "people", mos, rating) for image, mos, rating in rows]
+    whole = ranks_of(samples, samples)
+    for split in range(6):
+        assert ranks_of(samples[:split], samples) + ranks_of(samples[split:], samples) == whole
+    with pytest.raises(ValueError, match="an id of its own"):
+        ranks_of([], [Sample("a", "people", 2.0, 2.5), Sample("a", "people", 2.5, 1.5)])
+    with pytest.raises(ValueError, match="an id of its own"):
+        ranks_of([], [Sample("a", "people", 2.0, 2.5), Sample("a", "model", 2.0, 1.5)])
+    with pytest.raises(ValueError, match="at least one > 0"):
+        RewardConfig(format=0, score=0, rank=0)
