@@ -56,20 +56,18 @@ class Config:
     generation: Generation = "judge"
     """``judge``, or ``transformers`` for DeepSpeed's ZeRO-3 and FSDP."""
     beta: float = 1e-3
-    """Weight of the plain KL term. Above 0 it loads the reference, which ``kl_coverage`` needs and
-    which then takes the plain term's place."""
-    epsilon: float = 0.2
-    """Clipping of the probability ratio."""
-    loss_type: str = "dapo"
-    """TRL's name for how token losses are averaged."""
+    """Weight of the plain KL term on all tokens. Above 0 the reference model is loaded, which
+    ``kl_coverage`` needs."""
     max_pixels: int | None = None
     """Pixel budget of an image; None for the processor's own."""
     dtype: Dtype = "auto"
     """Of the weights: ``auto``, ``float32`` or ``bfloat16``."""
+    attn_implementation: str | None = None
+    """Attention by transformers' name, e.g. ``flash_attention_2``; None for the model's default."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Weights and kinds of the rewards."""
     kl_coverage: KLCoverageConfig = field(default_factory=KLCoverageConfig)
-    """Which tokens are held back."""
+    """Which tokens get an extra KL term."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
     """Which images are drawn when."""
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -83,8 +81,11 @@ class Config:
                 "expected images ≥ 1, rollouts ≥ 2, iterations ≥ 1 and max_rounds ≥ 1, got "
                 f"{self.images}, {self.rollouts}, {self.iterations}, {self.max_rounds}"
             )
-        if self.kl_coverage.variant == "kl_coverage" and not self.beta > 0:
-            raise ValueError("kl_coverage.variant=kl_coverage needs beta above 0: the reference")
+        if self.kl_coverage.penalises_reference and not self.beta > 0:
+            raise ValueError(
+                f"kl_coverage.variant={self.kl_coverage.variant} needs the reference model, which "
+                "is loaded if beta is above 0"
+            )
 
 
 def passes(config: Config, processes: int) -> int:
@@ -121,10 +122,14 @@ def main(arguments: list[str] | None = None) -> None:
         num_iterations=config.iterations,
         max_completion_length=config.max_new_tokens,
         beta=config.beta,
-        epsilon=config.epsilon,
-        loss_type=config.loss_type,
+        loss_type="dapo",
     )
-    model, processor = load_policy(config.model, dtype=config.dtype, max_pixels=config.max_pixels)
+    model, processor = load_policy(
+        config.model,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+        max_pixels=config.max_pixels,
+    )
     trainer = ZoomGRPOTrainer(
         model,
         args,

@@ -59,6 +59,8 @@ class Config:
     """Pixel budget of an image; None for the processor's own."""
     dtype: Dtype = "auto"
     """Of the weights: ``auto``, ``float32`` or ``bfloat16``."""
+    attn_implementation: str | None = None
+    """Attention by transformers' name, e.g. ``flash_attention_2``; None for the model's default."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Adapters; ``lora.rank=0`` trains the whole model."""
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -91,7 +93,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = SFTConfig(
         **trainer_arguments(config.loop, run), gradient_accumulation_steps=config.accumulation
     )
-    model, processor = load_policy(config.model, dtype=config.dtype, max_pixels=config.max_pixels)
+    model, processor = load_policy(
+        config.model,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+        max_pixels=config.max_pixels,
+    )
     if not config.train_vision:
         freeze_vision(model)
     dataset = chats(config.data, prompts, regions=config.regions)

@@ -38,7 +38,7 @@ from zoomiqa_core.training.zoom_rollouts import (
     render,
     unfold,
 )
-from zoomiqa_core.zoom_iqa.chain import Chain
+from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.local.decoding import vision_token_ids
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
@@ -62,6 +62,11 @@ def check_settings(args: Any) -> None:
                 f"{name} must be {value}, got {getattr(args, name)}: tokens drawn from a changed "
                 "distribution have other log-probabilities than the training computes"
             )
+    if args.loss_type != "dapo":
+        raise ValueError(
+            f"loss_type must be 'dapo', got {args.loss_type!r}: the KL-Coverage term is normalised "
+            "as in dapo"
+        )
     if args.mask_truncated_completions:
         raise ValueError(
             "mask_truncated_completions must be False: it hides image tokens from the attention "
@@ -114,35 +119,59 @@ class ZoomRolloutMixin(Base):
     def _tool_call_loop(
         self, prompts, prompt_ids, completion_ids, completions, logprobs, images, multimodal_fields
     ):
-        """The later rounds. Returns what TRL's own loop does."""
+        """Generate the later rounds; returns what TRL's own loop returns.
+
+        Every process calls the generation equally often, whatever its roll-outs ask for: under
+        FSDP and ZeRO-3 a call is collective and would wait forever for a process that makes none.
+        """
         rows = [list(ids) for ids in completion_ids]
-        own = [[1] * len(ids) for ids in rows]
-        shown: list[list[Any]] = [[] for _ in rows]
+        model_mask = [[1] * len(ids) for ids in rows]
+        drawn = None if logprobs is None else [list(row) for row in logprobs]
+        extra_images: list[list[Any]] = [[] for _ in rows]
         zooms = 0
         read_replies(self._chains, rows, self._tokenizer)
-        while waiting := [n for n, chain in enumerate(self._chains) if chain.request]:
-            requests = [request for chain in self._chains if (request := chain.request)]
-            asked = [render(request, self.processing_class) for request in requests]
-            names = asked[0].inputs
-            said, _ = self._generate_single_turn(
-                [prompt.ids for prompt in asked],
-                [list(request.images) for request in requests],
-                {name: torch.cat([prompt.inputs[name] for prompt in asked]) for name in names},
-                num_generations=1,
-                has_tool_images=True,
-            )
-            for place, n in enumerate(waiting):
-                rows[n] += [*asked[place].ids, *said[place]]
-                own[n] += [0] * len(asked[place].ids) + [1] * len(said[place])
-                shown[n] += requests[place].images
-            read_replies([self._chains[n] for n in waiting], said, self._tokenizer)
+        for _ in range(self.max_rounds - 1):
+            waiting = [n for n, chain in enumerate(self._chains) if chain.request]
+            if not self._anywhere(bool(waiting)):
+                break
+            if not waiting:
+                first = Chain(self._chains[0].image, self.prompts, self._chains[0].question)
+                if self.generation == "transformers" and first.request:
+                    self._answer([first.request])  # takes part in the others' call
+                continue
+            requests = [request for n in waiting if (request := self._chains[n].request)]
+            asked, replies, log_probs = self._answer(requests)
+            for index, n in enumerate(waiting):
+                rows[n] += [*asked[index], *replies[index]]
+                model_mask[n] += [0] * len(asked[index]) + [1] * len(replies[index])
+                extra_images[n] += requests[index].images
+                if drawn is not None:
+                    drawn[n] += [*[0.0] * len(asked[index]), *log_probs[index]]
+            read_replies([self._chains[n] for n in waiting], replies, self._tokenizer)
             zooms += len(waiting)
-        self._model_mask = _padded(own)
+        self._model_mask = _padded(model_mask)
         turns = [
-            [{"role": "assistant", "content": look.text} for look in chain.rounds]
+            [{"role": "assistant", "content": round_.text} for round_ in chain.rounds]
             for chain in self._chains
         ]
-        return own, turns, rows, logprobs, zooms, 0, shown
+        return model_mask, turns, rows, drawn, zooms, 0, extra_images
+
+    def _anywhere(self, here: bool) -> bool:
+        """Whether it is so on any process."""
+        flag = torch.tensor(float(here), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+
+    def _answer(self, requests: Sequence[Request]) -> tuple[list[list[int]], Any, Any]:
+        """Tokens of the requests, tokens of their replies, and log-probabilities of the latter."""
+        asked = [render(request, self.processing_class) for request in requests]
+        replies, log_probs = self._generate_single_turn(
+            [prompt.ids for prompt in asked],
+            [list(request.images) for request in requests],
+            {name: torch.cat([p.inputs[name] for p in asked]) for name in asked[0].inputs},
+            num_generations=1,
+            has_tool_images=True,
+        )
+        return [prompt.ids for prompt in asked], replies, log_probs
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         """Replies to the chains' requests, which are the prompts TRL asks about, in order."""

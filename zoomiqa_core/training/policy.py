@@ -1,4 +1,4 @@
-"""The model in training: loaded from a folder, adapted with LoRA or whole, saved as a judge."""
+"""The model in training: loading, freezing, LoRA adapters, and saving as a judge."""
 
 from __future__ import annotations
 
@@ -13,21 +13,29 @@ from zoomiqa_core.zoom_iqa.prompts import Prompts, save_prompts
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Linear layers of the language model; the vision tower rests."""
+"""Linear layers of the language model; the vision tower gets no adapters."""
+VISION_MODULES = frozenset({"visual", "vision_tower", "vision_model"})
+"""Names of vision towers in transformers' models."""
+PROJECTORS = ("merger", "projector", "connector", "resampler")
+"""Parts of names of the modules that map vision features to the language model."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters (Hu et al., arXiv 2106.09685)."""
+    """Low-rank adapters (Hu et al., arXiv 2106.09685).
+
+    >>> LoraSettings(rank=16, alpha=32)
+    LoraSettings(rank=16, alpha=32, dropout=0.0, targets='.*language_model...')
+    """
 
     rank: int = 64
     """0 trains the whole model instead."""
     alpha: int = 128
     """The update is scaled by alpha / rank."""
     dropout: float = 0.0
-    """Keep it at 0 in GRPO, where it is switched off anyway."""
+    """Keep it at 0 in GRPO, which switches it off."""
     targets: str = LORA_TARGETS
-    """Regular expression of the adapted layers' names."""
+    """Regular expression for the names of the adapted layers."""
 
     def __post_init__(self) -> None:
         if self.rank < 0 or self.alpha < 1 or not 0 <= self.dropout < 1:
@@ -38,7 +46,7 @@ class LoraSettings:
 
 
 def lora_config(settings: LoraSettings, model: Any) -> Any:
-    """Configuration of a new adapter; None for the whole model, or one that has an adapter."""
+    """Configuration of a new adapter; None to train the whole model or an adapter it has."""
     from peft import LoraConfig, PeftModel
 
     if isinstance(model, PeftModel) or settings.rank == 0:
@@ -53,32 +61,42 @@ def lora_config(settings: LoraSettings, model: Any) -> Any:
 
 
 def load_policy(
-    path: str | Path, *, dtype: Dtype = "auto", max_pixels: int | None = None
+    path: str | Path,
+    *,
+    dtype: Dtype = "auto",
+    attn_implementation: str | None = None,
+    max_pixels: int | None = None,
 ) -> tuple[Any, Any]:
-    """Model and processor for training.
+    """Load model and processor for training.
 
     Args:
-        path: folder or hub id of a model, or of a LoRA adapter, whose training then goes on.
+        path: folder or hub id of a model, or of a LoRA adapter, which is then trained further.
         dtype: of the weights.
-        max_pixels: pixel budget of an image; it is saved with the processor, so the judge keeps it.
+        attn_implementation: transformers' name, e.g. ``"sdpa"`` or ``"flash_attention_2"``; None
+            for the model's default.
+        max_pixels: pixel budget of an image; saved with the processor, so that the judge uses it.
 
     Raises:
         OSError: no model there.
-        ValueError: a pixel budget below the smallest image.
+        ValueError: a pixel budget below that of the smallest image.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    load = AutoModelForImageTextToText.from_pretrained
+    def load(folder: str | Path) -> Any:
+        return AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attn_implementation
+        )
+
     if model_file(path, "config.json"):
-        model: Any = load(path, dtype=dtype)
+        model = whole = load(path)
     else:
         from peft import PeftConfig, PeftModel
 
         base: Any = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
-        # is_trainable=False, the default, would train nothing and say nothing
-        model = PeftModel.from_pretrained(load(base, dtype=dtype), str(path), is_trainable=True)
-    if model.config.model_type == "qwen2_5_vl":
-        whole: Any = model if model_file(path, "config.json") else model.get_base_model()
+        # With is_trainable=False, the default, nothing would be trained, without a warning.
+        model = PeftModel.from_pretrained(load(base), str(path), is_trainable=True)
+        whole = model.get_base_model()
+    if whole.config.model_type == "qwen2_5_vl":
         join_chunks(whole.model.visual)
     processor = AutoProcessor.from_pretrained(path, padding_side="left")
     if max_pixels is not None:
@@ -90,20 +108,74 @@ def load_policy(
 
 
 def freeze_vision(model: Any) -> None:
-    """Keep the vision tower as it is, but for the mergers that speak to the language model."""
+    """Freeze the vision tower, but not the projector that feeds the language model.
+
+    Raises:
+        ValueError: no parameter belongs to a vision tower of a known name.
+    """
+    frozen = 0
     for name, parameter in model.named_parameters():
-        if ".visual." in f".{name}" and "merger" not in name:
+        modules = name.split(".")
+        if VISION_MODULES.intersection(modules) and not any(
+            part in module for module in modules for part in PROJECTORS
+        ):
             parameter.requires_grad_(False)
+            frozen += 1
+    if not frozen:
+        known = ", ".join(sorted(VISION_MODULES))
+        children = sorted({".".join(n.split(".")[:2]) for n, _ in model.named_parameters()})
+        raise ValueError(
+            f"no vision tower found in {type(model).__name__}: expected a module called {known}, "
+            f"got {', '.join(children)}. Train with train_vision=true, or add its name to "
+            "VISION_MODULES"
+        )
+
+
+def is_sharded(accelerator: Any) -> bool:
+    """Whether each process holds only a part of the weights (FSDP, DeepSpeed)."""
+    from accelerate.utils import DistributedType
+
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def gathered_model(accelerator: Any, model: Any, folder: Path) -> Any:
+    """The trained model with all its weights, on the main process; call it on every process.
+
+    Args:
+        accelerator: of the trainer.
+        model: the prepared model.
+        folder: where sharded weights are gathered: a model, or an adapter that names its base.
+
+    Returns:
+        The model itself if its weights are not sharded; else the gathered one on the main process
+        and None on the others.
+    """
+    unwrapped = accelerator.unwrap_model(model)
+    if not is_sharded(accelerator):
+        return unwrapped
+    state = accelerator.get_state_dict(model)  # every process takes part
+    if not accelerator.is_main_process:
+        return None
+    # Read back from the folder: adapters cannot be merged into weights that are still sharded.
+    unwrapped.save_pretrained(folder, state_dict=state)
+    if model_file(folder, "config.json"):
+        return type(unwrapped).from_pretrained(folder, dtype=unwrapped.dtype)
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    base: Any = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    loaded = AutoModelForImageTextToText.from_pretrained(base, dtype=unwrapped.dtype)
+    return PeftModel.from_pretrained(loaded, str(folder))
 
 
 def save_judge(model: Any, processor: Any, prompts: Prompts, folder: str | Path) -> Path:
-    """Save a folder that ``zoomiqa_core.load_scorer`` loads: adapters are merged into the model.
+    """Save a folder that ``zoomiqa_core.load_scorer`` loads; adapters are merged into the model.
 
     Args:
-        model: trained, unwrapped; an adapter is unloaded from it.
+        model: trained and unwrapped; an adapter is removed from it.
         processor: its processor.
-        prompts: the texts it was trained on.
-        folder: made when missing.
+        prompts: texts it was trained on.
+        folder: created if missing.
     """
     from peft import PeftModel
 

@@ -1,6 +1,7 @@
-"""Rank rewards of a fixed batch, dealt to the processes of `accelerate launch`; prints them all."""
+"""Rank rewards of a fixed batch, dealt to the processes of torchrun; prints them all."""
 
 import json
+import os
 import random
 
 from accelerate import PartialState
@@ -12,6 +13,7 @@ from zoomiqa_core.zoom_iqa.answer import format_answer
 
 if __name__ == "__main__":
     state = PartialState(cpu=True)
+    assert state.num_processes == int(os.environ["EXPECTED_WORLD_SIZE"]), state
     draw = random.Random(0)
     rows = [(f"i{n // 4}", 1.0 + n // 4 // 2, draw.uniform(1, 5)) for n in range(24)]
     texts = [format_answer(rating) if n % 7 else "?" for n, (*_, rating) in enumerate(rows)]

@@ -10,7 +10,7 @@ import torch
 
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD
 from tests.core.training.rollouts import picture_of, records
-from zoomiqa_core.training.kl_coverage import KLCoverageConfig, Variant, coverage
+from zoomiqa_core.training.kl_coverage import KLCoverageConfig, Variant
 from zoomiqa_core.training.resampling import ProgressiveSampler, ResamplingConfig
 from zoomiqa_core.training.rewards import RewardConfig
 from zoomiqa_core.training.rows import rollout_dataset
@@ -69,7 +69,7 @@ def trainer_of(
         rollout_dataset(records(8), picture_of),
         pair[1],
         rewards=RewardConfig(grounding=0.5),
-        kl_coverage=KLCoverageConfig(kl, top=0.1),
+        kl_coverage=KLCoverageConfig(kl, top=0.1, min_entropy=0.05),
         peft_config=peft_config,
         generation=generation,
     )
@@ -276,6 +276,7 @@ def test_rating_tokens_are_marked(ragged):
         ({"top_k": 50}, "top_k must be 0"),
         ({"repetition_penalty": 1.1}, "repetition_penalty must be 1.0"),
         ({"use_vllm": True}, "no ban on the vision tokens"),
+        ({"loss_type": "grpo"}, "loss_type must be 'dapo'"),
         (
             {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 1},
             "a resumed run draws others",
@@ -333,33 +334,105 @@ def test_a_frozen_adapter_is_refused(taught, tmp_path):
 # --- KL-Coverage inside the trainer --------------------------------------------------------------
 
 
-def test_kl_coverage_moves_the_chosen_tokens_alone(taught, tmp_path):
+@pytest.fixture
+def drifted(taught, tmp_path):
+    """A trainer whose policy, an adapter, has left its reference, the frozen model."""
     from peft import LoraConfig
 
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
     trainer = trainer_of(taught, tmp_path, peft_config=lora, kl="kl_coverage", beta=1e-3)
-    with torch.no_grad():  # the policy has left its reference, the frozen model
+    with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.5)
-    batch = rolled_out(trainer)
-    own = batch["tool_mask"] * batch["completion_mask"]
-    batch["advantages"] = torch.linspace(-1, 1, len(own))
+    return trainer
+
+
+def test_kl_coverage_moves_the_selected_tokens_alone(drifted):
+    batch = rolled_out(drifted)
+    selected = batch["coverage_mask"]
     gradients = {}
     variants: list[Variant] = ["off", "kl_cov", "kl_coverage"]
     for variant in variants:
-        trainer.kl_coverage = KLCoverageConfig(variant, top=0.1)
-        trainer.beta = 0.0
-        gradients[variant], log_probs = token_gradients(trainer, batch)
+        drifted.kl_coverage = KLCoverageConfig(variant, top=0.1)
+        gradients[variant], _ = token_gradients(drifted, batch)
     assert torch.equal(gradients["off"], gradients["kl_cov"])  # on-policy: no pull at all
-    chosen = coverage(log_probs, batch["advantages"], own, 0.1).selected
-    assert chosen.any() and torch.equal(gradients["off"] != gradients["kl_coverage"], chosen)
-    logged = trainer._metrics["train"]
-    assert logged["kl_coverage/kl"][-1] > 0 and 0 < logged["kl_coverage/selected"][-1] <= 0.1
-    assert logged["entropy/rating"] and logged["entropy/rationale"] and logged["distinct_ratings"]
+    moved = gradients["off"] != gradients["kl_coverage"]
+    assert selected.any() and torch.equal(moved, selected)
     del batch["ref_per_token_logps"]
     with pytest.raises(ValueError, match="set beta above 0"):
-        trainer._compute_loss(trainer.model, batch)
+        drifted._compute_loss(drifted.model, batch)
+
+
+def test_the_plain_kl_term_stays(drifted):
+    """With KL-Coverage on tokens that do not matter (coef 0), beta still holds the policy."""
+    batch = rolled_out(drifted)
+    drifted.kl_coverage = KLCoverageConfig("kl_coverage", coef=0.0)
+    gradients = {}
+    for drifted.beta in (0.0, 1e-1):
+        gradients[drifted.beta], _ = token_gradients(drifted, batch)
+    own = (batch["tool_mask"] * batch["completion_mask"]).bool()
+    assert ((gradients[0.1] - gradients[0.0])[own] != 0).float().mean() > 0.9
+
+
+def test_tokens_are_selected_over_the_generation_batch(drifted):
+    """Among uncertain tokens of above-average roll-outs; and what they are is logged."""
+    batch = rolled_out(drifted)
+    selected, own = batch["coverage_mask"], batch["tool_mask"] * batch["completion_mask"]
+    assert selected.shape == own.shape and not selected[~own.bool()].any()
+    better = batch["advantages"] > (batch["advantages"] * own.sum(1)).sum() / own.sum()
+    assert better[selected.any(1)].all()
+    assert 0 < int(selected.sum()) <= 0.1 * int(own.sum())
+    logged = {name: values[-1] for name, values in drifted._metrics["train"].items()}
+    assert logged["kl_coverage/selected"] == pytest.approx(int(selected.sum()) / int(own.sum()))
+    assert 0 < logged["kl_coverage/probability"] < 1 and logged["kl_coverage/entropy"] >= 0.05
+    assert 0 <= logged["frac_reward_zero_std"] <= 1 and logged["distinct_ratings"] >= 1
+    token_gradients(drifted, batch)
+    logged = {name: values[-1] for name, values in drifted._metrics["train"].items()}
+    assert logged["kl_coverage/kl"] > 0
+    assert logged["entropy/rating"] and logged["entropy/rationale"]
+
+
+# --- later rounds --------------------------------------------------------------------------------
+
+
+def test_a_process_without_crops_calls_generate_as_often_as_the_others(ragged, monkeypatch):
+    """Under FSDP and ZeRO-3 every call is collective: one call fewer would hang all processes."""
+    trainer, _, _ = ragged
+    calls = []
+
+    def generate(prompt_ids, *_, **__):
+        calls.append(len(prompt_ids))
+        return [[5]] * len(prompt_ids), None
+
+    monkeypatch.setattr(trainer, "_generate_single_turn", generate)
+    for elsewhere in (True, False):
+        trainer._chains = [Chain(record.image, BUILTIN, "?", retries=0) for record in records(2)]
+        monkeypatch.setattr(trainer, "_anywhere", lambda here, there=elsewhere: here or there)
+        done = trainer.processing_class.tokenizer(FINAL).input_ids
+        rows = trainer._tool_call_loop([], [], [done, done], [], None, [], {})[2]
+        assert rows == [done, done]  # the reply to the stand-in is dropped
+    assert calls == ([1] if trainer.generation == "transformers" else [])
+
+
+def test_log_probabilities_of_every_round_are_kept(ragged, monkeypatch):
+    trainer, _, _ = ragged
+    tokenize = trainer.processing_class.tokenizer
+    final, crop = tokenize(FINAL).input_ids, tokenize(CROP).input_ids
+    reply = tokenize(GOOD).input_ids
+
+    def generate(prompt_ids, *_, **__):
+        return [reply] * len(prompt_ids), [[-0.7] * len(reply)] * len(prompt_ids)
+
+    monkeypatch.setattr(trainer, "_generate_single_turn", generate)
+    trainer._chains = [Chain(record.image, BUILTIN, "?", retries=0) for record in records(2)]
+    first = [[-0.5] * len(final), [-0.5] * len(crop)]
+    own, _, rows, drawn, *_ = trainer._tool_call_loop([], [], [final, crop], [], first, [], {})
+    assert drawn[0] == first[0]
+    between = len(rows[1]) - len(crop) - len(reply)
+    assert between > 0
+    assert drawn[1] == [*first[1], *[0.0] * between, *[-0.7] * len(reply)]
+    assert [value != 0 for value in drawn[1]] == [bool(mark) for mark in own[1]]
 
 
 # --- training ------------------------------------------------------------------------------------
