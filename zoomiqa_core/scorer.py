@@ -88,7 +88,12 @@ def load_scorer(
 
             return local_scorer(name, device=device, **settings)
     if settings:
-        raise TypeError(f"the proxy takes no settings, got {', '.join(sorted(settings))}")
+        options = {"config": "config (--samples, --seed)", "model": "model (--model)"}
+        given = ", ".join(options.get(key, key) for key in sorted(settings))
+        raise TypeError(
+            f"the proxy takes no settings, got {given}; these are settings of Zoom-IQA judges, "
+            'e.g. load_scorer("tiny", …)'
+        )
     if str(name) == "alarm":
         from zoomiqa_core.alarm.model import Alarm
         from zoomiqa_core.alarm.scorer import AlarmScorer

@@ -1,6 +1,6 @@
-"""The chat API of OpenAI-compatible servers, as pure functions: request out, reply or error in.
+"""The chat API of OpenAI-compatible servers as pure functions: requests, replies, errors.
 
-Nothing here touches the network; :mod:`zoomiqa_core.zoom_iqa.served.judge` does.
+The network is used by :mod:`zoomiqa_core.zoom_iqa.served.client`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 
 from zoomiqa_core.zoom_iqa.chain import Request
+from zoomiqa_core.zoom_iqa.protocol import Message
 from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 ServerErrorCode = Literal[
@@ -28,25 +30,32 @@ ServerErrorCode = Literal[
 ]
 
 SEED_BITS = 31
-"""A request's seed is reduced to its lowest bits: servers take signed 64-, 32- or unsigned 32-bit
-numbers, and all of them take these."""
+"""Number of bits of a request's seed that are sent: servers accept signed 64-bit, signed 32-bit or
+unsigned 32-bit seeds, and all of them accept 31 bits."""
 PNG_LEVEL = 1
-"""Compression of the images sent, 0–9. Every level is lossless; higher ones cost more time than the
-bytes they save, which travel to this machine or its neighbour."""
+"""PNG compression of the images, 0–9, always lossless; on a local network a higher level costs more
+time than it saves."""
+TOP_LOGPROBS = 20
+"""Number of likely tokens whose probability is requested; OpenAI and vLLM allow 20 by default."""
 MAX_WORDS_CHARS = 200
-"""How much of a server's own error message is kept."""
+"""Maximum length of a server's error message in ours."""
 
 _ENCODED = re.compile(r"data:[\w/+.-]*;base64,[A-Za-z0-9+/=_-]*|[A-Za-z0-9+/=_-]{64,}")
 
 
 class ServerError(Exception):
-    """A try that gave no reply; ``code`` names the reason.
+    """A request that got no usable reply; ``code`` names the reason.
 
     Args:
         code: name of the failure.
-        message: in words; holds neither key nor image data.
+        message: in words, without API key or image data.
         again: whether another try may succeed.
-        retry_after_s: how long the server asks to wait before it, in seconds.
+        away: whether the server is unreachable or overloaded, as while it restarts.
+        retry_after_s: wait before the next try that the server asks for, in seconds.
+
+    >>> error = status_error(503, "loading")
+    >>> error.code, error.again, error.message
+    ('server_error', True, 'HTTP 503: loading')
     """
 
     def __init__(
@@ -55,12 +64,14 @@ class ServerError(Exception):
         message: str,
         *,
         again: bool = False,
+        away: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(code, message)
         self.code: ServerErrorCode = code
         self.message = message
         self.again = again
+        self.away = away
         self.retry_after_s = retry_after_s
 
 
@@ -69,34 +80,44 @@ class Completion(NamedTuple):
 
     text: str
     tokens: int
-    """As the server counts them; 0 when it does not say."""
+    """Number of generated tokens by the server's count; 0 when it gives none."""
+
+
+def reduced(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The image, reduced to at most ``max_pixels`` (bicubic); a smaller one is returned as it is.
+
+    >>> reduced(Image.new("RGB", (4000, 3000)), 1_003_520).size
+    (1156, 867)
+    """
+    width, height = image.size
+    if max_pixels is None or width * height <= max_pixels:
+        return image
+    scale = math.sqrt(max_pixels / (width * height))
+    # An extreme aspect, whose shorter side stays at one pixel: the longer one is bounded as well.
+    size = max(1, min(int(width * scale), max_pixels)), max(1, min(int(height * scale), max_pixels))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def data_url(image: Image.Image) -> str:
-    """The image as a PNG data URL: its exact pixels."""
+    """The image as a PNG data URL (lossless)."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=PNG_LEVEL)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def chat_body(request: Request, urls: Sequence[str], model: str, sampling: Sampling) -> bytes:
-    """The JSON body that asks for a completion.
+    """JSON body of a request for a reply.
 
     Args:
-        request: what is asked.
-        urls: of its images, in order.
-        model: the name the server gave it.
-        sampling: ``top_k`` and ``repetition_penalty`` are no fields of OpenAI's own; they are sent
-            only where they do something (not 0, not 1).
+        request: messages, images and seed.
+        urls: data URLs of its images, in order.
+        model: served name.
+        sampling: ``top_k`` and ``repetition_penalty`` are not part of OpenAI's API; they are sent
+            only when they have an effect (not 0, not 1).
     """
-    places = iter(urls)
-    messages = [
-        {**message, "content": [_part(part, places) for part in message["content"]]}
-        for message in request.messages
-    ]
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages,
+        "messages": _messages(request.messages, urls),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
@@ -109,22 +130,72 @@ def chat_body(request: Request, urls: Sequence[str], model: str, sampling: Sampl
     return json.dumps(body).encode("ascii")
 
 
+def next_token_body(request: Request, urls: Sequence[str], model: str, beginning: str) -> bytes:
+    """JSON body of a request for the probabilities of the token after a started reply.
+
+    ``continue_final_message`` is a field of vLLM and SGLang, not of OpenAI's API.
+
+    Args:
+        request: messages and images.
+        urls: data URLs of its images, in order.
+        model: served name.
+        beginning: start of the reply.
+    """
+    begun = {"role": "assistant", "content": [{"type": "text", "text": beginning}]}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [*_messages(request.messages, urls), begun],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+        "temperature": 0,
+        "max_tokens": 2,  # some chat templates strip the final space, which is then the first
+        "logprobs": True,
+        "top_logprobs": TOP_LOGPROBS,
+    }
+    return json.dumps(body).encode("ascii")
+
+
+def read_next_token(body: bytes) -> dict[str, float]:
+    """Probabilities of the most likely tokens, by their text without surrounding space.
+
+    They are those of the first token that is not blank.
+
+    Raises:
+        ServerError: ``bad_response``, for anything but a completion with log-probabilities.
+
+    >>> tops = [{"token": "3", "logprob": -0.5}, {"token": "4", "logprob": -1.0}]
+    >>> logprobs = {"content": [{"token": "3", "top_logprobs": tops}]}
+    >>> read_next_token(json.dumps({"choices": [{"logprobs": logprobs}]}).encode())
+    {'3': 0.6065306597126334, '4': 0.36787944117144233}
+    """
+    logprobs = _first_choice(_record(body)).get("logprobs")
+    positions = logprobs.get("content") if isinstance(logprobs, dict) else None
+    probabilities: dict[str, float] = {}
+    try:
+        position = next(p for p in positions or () if p["token"].strip())
+        for token in position["top_logprobs"]:
+            text, probability = str(token["token"]).strip(), math.exp(float(token["logprob"]))
+            probabilities[text] = probabilities.get(text, 0.0) + probability
+    except (StopIteration, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise _bad(
+            'mode="expected" needs log-probabilities (logprobs, top_logprobs and '
+            "continue_final_message of the chat API, as vLLM has them), and the reply has none; "
+            'use mode="rounds"'
+        ) from None
+    return probabilities
+
+
 def read_completion(body: bytes) -> Completion:
-    """The text of a completion; the first choice counts.
+    """The text of the first choice of a completion.
 
     Raises:
         ServerError: ``bad_response``, for anything but a completion with text.
+
+    >>> read_completion(b'{"choices": [{"message": {"content": "Sharp."}}]}')
+    Completion(text='Sharp.', tokens=0)
     """
-    try:
-        record = json.loads(body)
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested too deep
-        raise _bad(f"expected JSON, got {len(body)} bytes of something else") from error
-    if not isinstance(record, dict):
-        raise _bad(f"expected a JSON object, got {_kind(record)}")
-    choices = record.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise _bad(f"expected a list of choices, got {_kind(choices)}")
-    message = choices[0].get("message") if isinstance(choices[0], dict) else None
+    record = _record(body)
+    message = _first_choice(record).get("message")
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
         raise _bad(f"expected a message with text as its content, got {_kind(text)}")
@@ -137,21 +208,22 @@ def read_completion(body: bytes) -> Completion:
 
 
 def status_error(status: int, words: str, retry_after: str | None = None) -> ServerError:
-    """What a status other than 200 means.
+    """The error of an HTTP status other than 200.
 
     Args:
-        status: of HTTP.
-        words: the server's own, see :func:`error_words`.
-        retry_after: the header of that name; a number of seconds, a date is ignored.
+        status: HTTP status code.
+        words: the server's error message, see :func:`error_words`.
+        retry_after: the header of that name, in seconds; a date is ignored.
     """
     said = f"HTTP {status}" + (f": {words}" if words else "")
     wait_s = (
         float(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,9}", retry_after) else None
     )
     if status == 429:
-        return ServerError("server_busy", said, again=True, retry_after_s=wait_s)
+        return ServerError("server_busy", said, again=True, away=True, retry_after_s=wait_s)
     if status >= 500:
-        return ServerError("server_error", said, again=True, retry_after_s=wait_s)
+        away = status in (502, 503, 504)  # a proxy without its server, or one that starts
+        return ServerError("server_error", said, again=True, away=away, retry_after_s=wait_s)
     if 300 <= status < 400:
         return ServerError(
             "server_refused", f"{said} (redirects are not followed; give its target)"
@@ -165,8 +237,11 @@ def error_words(body: bytes, secret: str | None = None) -> str:
     """A server's error message in one printable line, cut to :data:`MAX_WORDS_CHARS`.
 
     Args:
-        body: as the server sent it, JSON or not.
-        secret: left out wherever it occurs, like all that looks like encoded data.
+        body: of the response, JSON or not.
+        secret: replaced wherever it occurs, like everything that looks like encoded data.
+
+    >>> error_words(b'{"error": {"message": "no model sk-1"}}', secret="sk-1")
+    'no model [key]'
     """
     text = _message_of(body)
     if secret:
@@ -176,15 +251,37 @@ def error_words(body: bytes, secret: str | None = None) -> str:
     return text if len(text) <= MAX_WORDS_CHARS else f"{text[: MAX_WORDS_CHARS - 1]}…"
 
 
-def _part(part: dict[str, Any], urls: Any) -> dict[str, Any]:
-    """A part of a message as the API writes it."""
-    if part["type"] == "image":
-        return {"type": "image_url", "image_url": {"url": next(urls)}}
-    return part
+def _messages(messages: Sequence[Message], urls: Sequence[str]) -> list[Message]:
+    """The messages in the form of the API, with the URLs in place of the images."""
+    remaining = iter(urls)
+
+    def converted(part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] == "image":
+            return {"type": "image_url", "image_url": {"url": next(remaining)}}
+        return part
+
+    return [{**message, "content": [*map(converted, message["content"])]} for message in messages]
+
+
+def _record(body: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(body)
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested too deep
+        raise _bad(f"expected JSON, got {len(body)} bytes of something else") from error
+    if not isinstance(record, dict):
+        raise _bad(f"expected a JSON object, got {_kind(record)}")
+    return record
+
+
+def _first_choice(record: dict[str, Any]) -> dict[str, Any]:
+    choices = record.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise _bad(f"expected a list of choices, got {_kind(choices)}")
+    return choices[0] if isinstance(choices[0], dict) else {}
 
 
 def _message_of(body: bytes) -> str:
-    """The message inside the error forms that servers use, or the body itself."""
+    """The message in one of the JSON forms that servers use for errors, or the body itself."""
     text = body.decode("utf-8", "replace")
     try:
         record = json.loads(text)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import logging
+import math
 import os
+import pickle
 import random
 import signal
 import socket
@@ -15,23 +18,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from tests.core.judges import ScriptedBackend
+from tests.core.judges import ScriptedBackend, picture
 from tests.core.zoom_iqa.served.scripted_server import answer_chat, scripted_reply, sent_images
 from tests.core.zoom_iqa.test_shared_judge import judge_in_threads
+from zoomiqa_core import load_scorer
 from zoomiqa_core.images.sources import to_pil
 from zoomiqa_core.zoom_iqa.answer import format_answer
 from zoomiqa_core.zoom_iqa.chain import Chain
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, PromptsError
+from zoomiqa_core.zoom_iqa.rating_digits import BEGINNING
 from zoomiqa_core.zoom_iqa.served import client as server_calls
 from zoomiqa_core.zoom_iqa.served.client import wait_before
 from zoomiqa_core.zoom_iqa.served.config import ServerConfig
-from zoomiqa_core.zoom_iqa.served.judge import ServedVLM, served_scorer
+from zoomiqa_core.zoom_iqa.served.judge import ServedVLM, _tls_context, served_scorer
 
 KEY = "sk-test-0123456789"
 PATH = "/v1/chat/completions"
@@ -489,6 +495,8 @@ def test_proxies_are_used_on_request_only(server, monkeypatch):
         ({"deadline_s": float("inf")}, "finite"),
         ({"timeout_s": float("nan")}, "finite"),
         ({"backoff_s": -1}, "backoff_s"),
+        ({"max_pixels": 0}, "max_pixels"),
+        ({"restart_s": -1}, "restart_s"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, says):
@@ -498,7 +506,7 @@ def test_settings_out_of_range_are_refused(settings, says):
 
 
 def test_certificates_are_verified():
-    tls = ServedVLM(ServerConfig("https://127.0.0.1/v1", "m"))._tls
+    tls = _tls_context(None, None)
     assert tls.verify_mode is ssl.CERT_REQUIRED and tls.check_hostname
 
 
@@ -514,9 +522,101 @@ def test_a_trailing_slash_is_no_other_server():
     assert urls == {"https://host/v1/chat/completions"}
 
 
-def test_the_expected_rating_needs_the_model_here():
-    with pytest.raises(ValueError, match="needs the model on this machine"):
-        judge("http://127.0.0.1:1/v1").assess(photos(1)[0], mode="expected")
+@pytest.mark.parametrize("strips_the_space", [False, True])
+def test_the_expected_rating_is_read_from_log_probabilities(server, strips_the_space):
+    """3 with .6 and 4 with .2, of which the decimal is 5 after 3, 0 or 1 after 4."""
+    digits = {BEGINNING: {"3": 0.6, "4": 0.2, "I": 0.1}}
+    digits |= {f"{BEGINNING}3.": {"5": 0.9}, f"{BEGINNING}4.": {"0": 0.3, "1": 0.3}}
+
+    def answer_digits(request: Request) -> Response:
+        *_, begun = request.get_json()["messages"]
+        text = begun["content"][0]["text"]
+        tops = [{"token": t, "logprob": math.log(p)} for t, p in digits[text].items()]
+        positions = [{"token": tops[0]["token"], "top_logprobs": tops}]
+        if strips_the_space and text == BEGINNING:
+            positions.insert(0, {"token": " ", "top_logprobs": [{"token": " ", "logprob": 0}]})
+        return Response(json.dumps({"choices": [{"logprobs": {"content": positions}}]}))
+
+    bodies = record(server, answer_digits)
+    (said,) = judge(url_of(server)).assess([photos(1)[0]], mode="expected")
+    # 3.545 with probability .75, 4.045 and 4.145 with .125 each
+    assert said.rating == pytest.approx(0.75 * 3.545 + 0.125 * 4.045 + 0.125 * 4.145)
+    assert said.chains.distribution == pytest.approx((0, 0, 0.75, 0.25, 0))
+    assert said.chains.digit_mass == pytest.approx(0.8)
+    assert len(bodies) == 3  # none about digits that are impossible
+    assert all(b["continue_final_message"] and b["logprobs"] for b in bodies)
+
+
+def test_a_server_without_log_probabilities_is_named(server):
+    record(server, lambda request: say("3"))
+    said = judge(url_of(server)).assess(photos(1)[0], mode="expected")
+    assert said.error == "bad_response" and "needs log-probabilities" in said.message
+
+
+def test_images_are_reduced_to_what_the_server_uses(server):
+    asked = Chain(picture(800, 600), BUILTIN, "?", seed=0, retries=0)
+    crop = format_answer(2, (0.2, 0.2, 0.8, 0.8))
+    bodies = record(server, in_turn(say(crop), say(format_answer(3))))
+    run(url_of(server), [asked], max_pixels=12_000)
+    assert [image.size for body in bodies for image in sent_images(body)] == [(126, 94)] * 3
+    assert asked.image.size == (800, 600)
+    mean = np.asarray(next(sent_images(bodies[0]))).mean((0, 1))
+    assert mean == pytest.approx(np.asarray(asked.image).mean((0, 1)), abs=1)
+
+
+# --- a server that goes away ---------------------------------------------------------------------
+
+
+def test_a_server_that_has_answered_is_waited_for(server, caplog):
+    good, away = say(format_answer(3)), Response("loading", 503)
+    bodies = record(server, in_turn(good, *[away] * 7, good))
+    scorer = judge(url_of(server))
+    assert [scorer.assess(photos(1)[0]).rating for _ in range(2)] == [3, 3]
+    assert len(bodies) == 9
+    assert [r.message for r in caplog.records if "waiting up to 300 s" in r.message] == [
+        "HTTP 503: loading; waiting up to 300 s for the server"
+    ]
+
+
+def test_a_server_that_never_answered_or_stays_away_is_given_up(server):
+    bodies = record(server, in_turn(Response("", 503)))
+    said = judge(url_of(server)).assess(photos(1)[0])
+    assert said.error == "server_error" and "(3 tries)" in said.message and len(bodies) == 3
+    server.clear()
+    record(server, in_turn(say(format_answer(3)), Response("", 503)))
+    scorer = judge(url_of(server), restart_s=0.3)
+    start = time.perf_counter()
+    assert [said.error for said in map(scorer.assess, photos(2))] == [None, "server_error"]
+    assert time.perf_counter() - start < 5
+
+
+def test_a_server_that_is_stopped_and_started_again_costs_no_image():
+    with HTTPServer(host="127.0.0.1", threaded=True) as first:
+        record(first)
+        port, scorer = first.port, judge(url_of(first), backoff_s=0.05)
+        before = scorer.assess(photos(1)[0])
+    again = HTTPServer(host="127.0.0.1", port=port, threaded=True)
+    record(again)
+    starting = threading.Timer(0.8, again.start)
+    starting.start()
+    try:
+        assert scorer.assess(photos(1)[0]).to_dict() == before.to_dict()
+    finally:
+        starting.join()
+        again.stop()
+
+
+def test_a_judge_on_a_server_is_pickled_and_copied(server):
+    record(server)
+    scorer = judge(url_of(server))
+    rating = scorer.assess(photos(1)[0]).rating
+    for copied in (copy.deepcopy(scorer), pickle.loads(pickle.dumps(scorer))):
+        assert copied.assess(photos(1)[0]).rating == rating
+
+
+def test_a_server_without_a_models_name_is_refused_with_the_fix():
+    with pytest.raises(TypeError, match=r"give the name of one, model=… \(--model"):
+        load_scorer("http://127.0.0.1:1/v1")
 
 
 def test_waits_double_up_to_a_limit_and_never_undercut_the_server():
