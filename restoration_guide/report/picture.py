@@ -199,7 +199,9 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) ->
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, cut with an ellipsis to at most ``width`` pixels."""
+    """The text in one line, cut with an ellipsis to at most ``width`` pixels."""
+    # a font lays out no control characters, which file names may have
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

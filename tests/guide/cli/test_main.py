@@ -137,7 +137,7 @@ def test_ctrl_c_stays_one_when_its_report_cannot_be_written(
     run, photo_file, stubs, tmp_path
 ) -> None:
     def block_and_interrupt(*_):
-        (tmp_path / "out").mkdir()
+        (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / "photo.png").write_text("in the way", encoding="utf-8")
         raise KeyboardInterrupt
 
