@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS_SINCE = printf '%s: %s s\n' "make $@" "$$(( $$(date +%s) - $$start ))"
 
-.PHONY: demo test test-slow test-gpu test-oldest lint format speed dev clean
+.PHONY: demo test test-slow test-gpu test-oldest lint format docs speed dev clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -49,6 +49,9 @@ lint: $(VENV)/installed-dev  ## ruff, pyright and the layers of the architecture
 format: $(VENV)/installed-dev  ## let ruff fix and lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/installed-docs  ## the documentation as HTML in docs/_build; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
 
 speed: $(VENV)/installed-eval  ## the judge's speed beside its peers, in one table
 	$(BIN)/python -m benchmarks.judge_speed

@@ -1,7 +1,10 @@
-"""Run the README's examples, so that it stays true.
+"""Run the examples of the README and of documentation pages, so that they stay true.
+
+    python .ci/readme.py README.md docs/*.md
 
 Every fenced block that follows a line `<!-- ci -->` is run from the repository's root, in order and
 with the environment's programs first on the path: `bash` blocks by bash, `python` blocks by Python.
+A page without such a block is passed over.
 """
 
 import os
@@ -13,20 +16,25 @@ from pathlib import Path
 
 BLOCK = re.compile(r"^<!-- ci -->\n+```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNNERS = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def main(readme: Path) -> int:
-    blocks = BLOCK.findall(readme.read_text(encoding="utf-8"))
+def main(pages: list[Path]) -> int:
+    blocks = [
+        (page, language, text)
+        for page in pages
+        for language, text in BLOCK.findall(page.read_text(encoding="utf-8"))
+    ]
     if not blocks:
-        print(f"{readme}: no block is marked <!-- ci -->", file=sys.stderr)
+        print(f"no block of {', '.join(map(str, pages))} is marked <!-- ci -->", file=sys.stderr)
         return 1
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for language, text in blocks:
-        print(f"--- {language}\n{text}---", flush=True)
+    for page, language, text in blocks:
+        print(f"--- {page}: {language}\n{text}---", flush=True)
         start = time.perf_counter()
         ended = subprocess.run(
             [*RUNNERS[language], text],
-            cwd=readme.resolve().parent,
+            cwd=ROOT,
             env={**os.environ, "PATH": programs},
             stdin=subprocess.DEVNULL,
             check=False,
@@ -38,4 +46,4 @@ def main(readme: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main([Path(name) for name in sys.argv[1:]]))

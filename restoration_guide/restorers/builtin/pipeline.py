@@ -148,7 +148,7 @@ class TinyRestorationPipeline(DiffusionPipeline):
         return scheduler.step(model_output, timestep, latents, return_dict=False)[0], residual
 
     def restored_image(self, degraded: Tensor, residual: Tensor, size: Sequence[int]) -> Tensor:
-        """Images (B, 3, *size) in [0, 1] from the padded input and a residual of any scale."""
+        """Images (B, 3, height, width) in [0, 1] from the padded input and a residual."""
         restored = rf.apply_residual(degraded, residual, self.flow)[..., : size[0], : size[1]]
         return ((restored + 1.0) / 2.0).clamp(0.0, 1.0)
 

@@ -40,7 +40,7 @@ def conversation(
         prompts: the texts the model is trained on.
         round_number: from 1.
         image: of the record, RGB, at its own size
-        (:func:`zoomiqa_core.data.gr_iqa.records.read_picture`).
+            (:func:`zoomiqa_core.data.gr_iqa.records.read_picture`).
 
     Returns:
         Round 1: one image. Later rounds: the image and the crop that the round before asked for.
