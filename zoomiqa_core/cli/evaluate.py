@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from zoomiqa_core.cli.inputs import check_output
 from zoomiqa_core.cli.options import Batch, JudgeOptions, finish, stop, with_options
 from zoomiqa_core.cli.results import progress
 
@@ -53,10 +54,11 @@ def evaluate_judge(
     with launched_process(judge.device) as process, _run_errors():
         benchmark = find_benchmark(dataset)
         images = sample(read_benchmark(dataset, data, split), limit, seed)
-        scorer = judge.load()
         identity = {"dataset": benchmark.title, "split": split or "", "scorer": judge.scorer}
         identity |= {"labels": str(benchmark.scale), "seed": seed}
         folder = out or default_folder(identity)
+        check_output(folder)
+        scorer = judge.load()
         judgements = evaluate(
             images,
             scorer,

@@ -1,12 +1,13 @@
-"""Judge a dataset with any scorer: sharded over processes, resumable, one JSON line per image.
+"""Judge a dataset with any scorer: distributed over processes, resumable, one JSON line per image.
 
-The run's folder holds ``config.yaml`` (what was judged by whom; another configuration is refused)
-and ``judgements-LAUNCH-PROCESS.jsonl``, one file per process of every launch, so that no process
-ever writes where another has. A launch judges what no file has yet, shared out anew over however
-many processes there are now. :mod:`zoomiqa_core.evaluation.summary` makes figures of the lines.
+The run's folder holds ``config.yaml`` (dataset, judge, hash of its weights; another configuration
+is refused) and ``judgements-LAUNCH-PROCESS.jsonl``, one file per process of every launch, so that
+processes never write to the same file. A launch judges the images without a judgement, and again
+those whose failure may pass (:data:`TRANSIENT`), distributed over the processes there are now.
+:mod:`zoomiqa_core.evaluation.summary` computes figures from the lines.
 
-On a CPU the number of threads (``OMP_NUM_THREADS``, which ``accelerate launch`` sets) moves a
-rating in its seventh digit: keep it equal where two runs are to agree to the last.
+On a CPU the number of threads (``OMP_NUM_THREADS``, which ``accelerate launch`` sets) changes a
+rating in its seventh digit: keep it equal between runs that must agree exactly.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from zoomiqa_core.assessment import Assessment
@@ -29,13 +31,16 @@ from zoomiqa_core.runs.launch import Process
 from zoomiqa_core.scorer import Scorer
 
 Judgement = dict[str, Any]
-"""One line: ``index``, ``name``, ``mos``, what the judge said, ``seconds``."""
+"""One line: ``index``, ``name``, ``mos``, the fields of the assessment, ``seconds``."""
+
+TRANSIENT = frozenset({"connection", "timeout", "server_busy", "server_error", "out_of_memory"})
+"""Errors of a judgement that another launch may not meet: it judges these images again."""
 
 
 def sample(images: Sequence[RatedImage], limit: int | None, seed: int = 0) -> list[RatedImage]:
-    """At most ``limit`` of the images, drawn without regard to their order, which they keep.
+    """At most ``limit`` of the images, drawn at random, in their order.
 
-    (The first images of a table are often of one kind.)
+    Not the first ones, because a table often starts with images of one kind.
     """
     if limit is None or limit >= len(images):
         return list(images)
@@ -44,17 +49,40 @@ def sample(images: Sequence[RatedImage], limit: int | None, seed: int = 0) -> li
 
 
 def fingerprint(images: Sequence[RatedImage], root: Path) -> str:
-    """A digest of names and labels in their order: the same list, the same digest."""
+    """SHA-256 of the images' names and labels, in their order."""
     lines = (f"{image_name(image, root)}\t{image.mos!r}\n" for image in images)
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
 def default_folder(identity: dict[str, Any]) -> Path:
-    """``runs/eval/DATASET-SPLIT-SCORER``, in lower case."""
+    """``runs/eval/DATASET-SPLIT-SCORER``, in lower case.
+
+    >>> identity = {"dataset": "KonIQ-10k", "split": "", "scorer": "models/My-Judge"}
+    >>> default_folder(identity).as_posix()
+    'runs/eval/koniq-10k-all-my-judge'
+    """
     scorer = Path(identity["scorer"]).name
     return (
         Path("runs/eval") / f"{identity['dataset']}-{identity['split'] or 'all'}-{scorer}".lower()
     )
+
+
+def weights_digest(scorer: Scorer) -> str | None:
+    """SHA-256 of the parameters and buffers of a judge's model; None for a judge without one here.
+
+    >>> from zoomiqa_core.scorer import load_scorer
+    >>> proxy, alarm = load_scorer("proxy"), load_scorer("alarm")
+    >>> weights_digest(proxy) == weights_digest(alarm)
+    False
+    """
+    model = getattr(scorer, "model", getattr(getattr(scorer, "backend", None), "model", None))
+    if not isinstance(model, torch.nn.Module):
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def image_name(image: RatedImage, root: Path) -> str:
@@ -73,17 +101,18 @@ def evaluate(
     process: Process | None = None,
     progress: Callable[[Sequence[list[int]]], Iterable[list[int]]] = iter,
 ) -> list[Judgement]:
-    """Judge what ``out`` does not hold yet, and return every image's judgement.
+    """Judge the images that ``out`` has no judgement of, and return the judgements of all.
 
     Args:
-        images: what to judge.
-        scorer: the judge. It must turn a bad image into an invalid assessment; an exception
-            ends the launch, and the next one goes on from the lines on disk.
+        images: with their labels.
+        scorer: the judge. A bad image must give an invalid assessment; an exception ends the
+            launch, and the next launch resumes from the lines on disk.
         out: the run's folder.
         root: the dataset's folder, which names are relative to.
-        config: plain values that identify the run; the images' digest is added.
+        config: plain values that identify the run; hashes of the images' names and labels and of
+            the judge's weights are added.
         batch: images per call of the scorer.
-        process: this process; None is a process of its own.
+        process: this process of a launch; None for a single process.
         progress: wraps the chunks of this process, e.g. with a bar.
 
     Returns:
@@ -91,15 +120,24 @@ def evaluate(
 
     Raises:
         ValueError: ``out`` holds another configuration or a malformed line.
-        RuntimeError: an image has no judgement though every process ended.
+        RuntimeError: an image has no judgement although every process ended.
+
+    >>> from PIL import Image
+    >>> from zoomiqa_core.scorer import load_scorer
+    >>> Image.effect_noise((64, 64), 40).save("a.png")
+    >>> images, root = [RatedImage(Path("a.png"), 31.0, 2.2)], Path(".")
+    >>> (judgement,) = evaluate(images, load_scorer("proxy"), Path("run"), root=root, config={})
+    >>> judgement["name"], judgement["mos"], judgement["valid"]
+    ('a.png', 31.0, True)
     """
     process = process or Process()
     identity = {**config, "images": len(images), "fingerprint": fingerprint(images, root)}
+    identity["weights"] = weights_digest(scorer)
     RunFolder(out, yaml.safe_dump(identity, sort_keys=False, allow_unicode=True))
     done = read_judgements(out)
     file = out / f"judgements-{_launches(out):03d}-{process.index:03d}.jsonl"
-    process.wait()  # everybody has seen the same lines before anybody adds one
-    todo = [index for index in range(len(images)) if index not in done]
+    process.wait()  # all processes have read the same lines before one adds any
+    todo = [index for index in range(len(images)) if _may_pass(done.get(index))]
     mine = process.share(todo)
     chunks = [mine[at : at + batch] for at in range(0, len(mine), batch)]
     if chunks:
@@ -121,10 +159,10 @@ def evaluate(
 
 
 def read_judgements(out: Path) -> dict[int, Judgement]:
-    """All judgements in a run's folder by index; of two for one image the first launch's.
+    """All judgements in a run's folder by index.
 
-    A line counts once its line end is written: a last line without one was cut short by a kill
-    and is left out.
+    Of several for one image the first counts that is not a transient failure. A last line without
+    a line end was cut short by a kill and is left out.
 
     Raises:
         ValueError: any other line is malformed (file and line named).
@@ -135,7 +173,9 @@ def read_judgements(out: Path) -> dict[int, Judgement]:
         for number, line in enumerate(lines, start=1):
             try:
                 judgement = json.loads(line)
-                found.setdefault(int(judgement["index"]), judgement)
+                index = int(judgement["index"])
+                if _may_pass(found.get(index)):
+                    found[index] = judgement
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
                     f"{file}, line {number} is no judgement ({error!r}); delete the line to have "
@@ -144,16 +184,21 @@ def read_judgements(out: Path) -> dict[int, Judgement]:
     return found
 
 
+def _may_pass(judgement: Judgement | None) -> bool:
+    """Whether an image has no judgement, or a failure that another launch may not meet."""
+    return judgement is None or judgement.get("error") in TRANSIENT
+
+
 def to_judgement(
     index: int, image: RatedImage, assessment: Assessment, root: Path, seconds: float
 ) -> Judgement:
-    """What is kept of one assessment, in plain JSON values."""
-    said = assessment.to_dict()
+    """One assessment as plain JSON values, without the text of the replies."""
+    fields = assessment.to_dict()
     judgement = {"index": index, "name": image_name(image, root), "mos": image.mos}
     keys = ("rating", "rating_std", "valid", "error", "message", "chains")
-    judgement |= {key: said[key] for key in keys}
+    judgement |= {key: fields[key] for key in keys}
     if judgement["chains"]:
-        judgement["chains"].pop("rounds")  # the words would be most of the file
+        judgement["chains"].pop("rounds")  # their text would be most of the file
     return {**judgement, "seconds": round(seconds, 6)}
 
 
@@ -170,5 +215,5 @@ def _judge(
 
 
 def _launches(out: Path) -> int:
-    """How many launches have left judgements: the number of the next one."""
+    """Number of launches that have left judgements."""
     return max((int(f.name.split("-")[1]) + 1 for f in out.glob("judgements-*.jsonl")), default=0)

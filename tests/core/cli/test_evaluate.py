@@ -110,7 +110,7 @@ def test_nothing_valid_exits_with_2(zoomiqa, tmp_path):
         (["eval", "spaq", "--data", "BIQ"], "scores.xlsx not found"),
         (["eval", "biq2021", "--data", "BIQ", "--split", "dev"], "no image of split 'dev'"),
         (["eval", "biq2021", "--data", "BIQ", "--batch", "0"], "Invalid value"),
-        (["eval", "biq2021", "--data", "BIQ", "--out", "BIQ/mos.csv"], "error: "),
+        (["eval", "biq2021", "--data", "BIQ", "--out", "BIQ/mos.csv"], "error: cannot write: "),
     ],
 )
 def test_errors_exit_with_1(zoomiqa, arguments, message):

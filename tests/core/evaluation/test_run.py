@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from zoomiqa_core.assessment import Assessment, Chains, Round
 from zoomiqa_core.data.benchmarks.rated_images import RatedImage
@@ -192,6 +193,38 @@ def test_a_malformed_line_is_named(tmp_path, line):
     file.write_bytes(b'{"index": 0}\n' + line + b'\n{"index": 1}\n')
     with pytest.raises(ValueError, match=r"judgements-000-000.jsonl, line 2 is no judgement"):
         read_judgements(tmp_path)
+
+
+def test_failures_that_may_pass_are_judged_again(tmp_path):
+    class Flaky(StubScorer):
+        def assess(self, paths):
+            errors = {"1": "connection", "2": "timeout", "3": "server_error", "5": "out_of_memory"}
+            return [
+                Assessment.failed(errors[path.stem]) if path.stem in errors else said
+                for path, said in zip(paths, super().assess(paths), strict=True)
+            ]
+
+    first = run(tmp_path, scorer=Flaky())
+    assert [judgement["valid"] for judgement in first].count(False) == 5
+    scorer = StubScorer()
+    second = run(tmp_path, scorer=scorer)
+    assert [name for chunk in scorer.asked for name in chunk] == [f"{n}.png" for n in (1, 2, 3, 5)]
+    assert without_seconds(second) == without_seconds(run(tmp_path / "unbroken"))
+    assert second[4]["error"] == "truncated"  # lasting: not judged again
+
+
+def test_new_weights_under_the_same_name_are_another_run(tmp_path):
+    class Model(StubScorer):
+        def __init__(self, bias):
+            super().__init__()
+            self.model = torch.nn.Linear(1, 1)
+            torch.nn.init.constant_(self.model.weight, 1)
+            torch.nn.init.constant_(self.model.bias, bias)
+
+    run(tmp_path, scorer=Model(0.0))
+    assert run(tmp_path, scorer=Model(0.0)) == run(tmp_path, scorer=Model(0.0))
+    with pytest.raises(ValueError, match="holds a run of another configuration"):
+        run(tmp_path, scorer=Model(0.5))
 
 
 def test_another_configuration_is_refused(tmp_path):
