@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from recipes import train_grpo, train_sft
 from tests.core.judges import picture
 from tests.recipes.gr_iqa_sets import write_set
 from tests.recipes.launched_recipe import taught_policy
+from tests.torchrun import launch
 from zoomiqa_core import load_scorer
 from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.training import trainer_run
@@ -123,23 +121,6 @@ def test_senseless_configurations_are_refused():
         train_grpo.passes(config, 3)
     with pytest.raises(ValueError, match="save_every ≥ 1"):
         LoopSettings(save_every=0)
-
-
-def launch(processes: int, script: str, *words: str) -> str:
-    """Standard output of a script under torchrun; each process asserts how many there are."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
-    command += ["--nproc-per-node", str(processes), sys.executable]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "EXPECTED_WORLD_SIZE": str(processes)}
-    ended = subprocess.run(
-        [*command, str(ROOT / "tests" / script), *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended.stdout
 
 
 @pytest.mark.slow

@@ -88,7 +88,8 @@ def load_policy(
         )
 
     if model_file(path, "config.json"):
-        model = whole = load(path)
+        model: Any = load(path)
+        whole = model
     else:
         from peft import PeftConfig, PeftModel
 

@@ -10,7 +10,6 @@ from tests.core.training.rollouts import conversation, records
 from zoomiqa_core import load_scorer
 from zoomiqa_core.training.policy import (
     LoraSettings,
-    freeze_vision,
     load_policy,
     lora_config,
     save_judge,
@@ -136,46 +135,3 @@ def test_senseless_settings_are_refused(tmp_path):
     build_tiny_vlm()[1].save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="at least 3136"):
         load_policy(tmp_path, max_pixels=10)
-
-
-class Named(torch.nn.Module):
-    """Stands for a model of another family: one linear layer per name."""
-
-    def __init__(self, *names: str) -> None:
-        super().__init__()
-        for name in names:
-            module = self
-            for part in name.split("."):
-                if not hasattr(module, part):
-                    module.add_module(part, torch.nn.Module())
-                module = getattr(module, part)
-            module.weight = torch.nn.Parameter(torch.zeros(1))
-
-
-@pytest.mark.parametrize(
-    ("vision", "projector"),
-    [
-        ("model.visual.blocks", "model.visual.merger"),
-        ("model.vision_tower.layers", "model.multi_modal_projector"),
-        ("model.vision_model.encoder", "model.connector"),
-    ],
-)
-def test_vision_towers_of_several_families_are_frozen_without_their_projectors(vision, projector):
-    model = Named(vision, projector, "model.language_model.layers")
-    freeze_vision(model)
-    learning = {n.removesuffix(".weight") for n, p in model.named_parameters() if p.requires_grad}
-    assert learning == {projector, "model.language_model.layers"}
-
-
-def test_a_model_without_a_known_vision_tower_is_refused():
-    with pytest.raises(ValueError, match=r"no vision tower found in Named.* got model\.eyes"):
-        freeze_vision(Named("model.eyes.layers"))
-
-
-def test_the_attention_is_the_one_asked_for(tmp_path):
-    model, processor = build_tiny_vlm()
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    eager, _ = load_policy(tmp_path, attn_implementation="eager")
-    assert eager.config._attn_implementation == "eager"
-    assert load_policy(tmp_path)[0].config._attn_implementation == "sdpa"
