@@ -55,10 +55,11 @@ def load_scorer(
     """Load a judge.
 
     Args:
-        name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, by
-            which what was tuned against the proxy is checked; ``"tiny"`` for the bundled small
-            Zoom-IQA model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
-            (Qwen2.5-VL or Qwen3-VL); or the address of an OpenAI-compatible server that has one,
+        name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, which
+            checks what was tuned against the proxy; ``"tiny"`` for the bundled small Zoom-IQA
+            model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
+            (Qwen2.5-VL or Qwen3-VL), or a folder holding an ``Alarm`` (``~`` is expanded; a
+            ``Path`` is always a folder); or the address of an OpenAI-compatible server,
             ``"http://…/v1"``.
         device: where it judges; a server judges where it is.
         settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.zoom_iqa.local.model.local_scorer`
@@ -67,19 +68,27 @@ def load_scorer(
 
     Raises:
         FileNotFoundError: a folder that does not exist or holds no judge.
-        OSError: a hub id that cannot be had.
-        PromptsError: the model's prompts are not to be had; the message says how to get them.
+        OSError: a hub id that cannot be downloaded.
+        PromptsError: the model's prompts cannot be loaded; the message says how to get them.
         TypeError, ValueError: settings this judge does not take.
+
+    >>> import torch
+    >>> scorer = load_scorer("proxy")
+    >>> noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> smooth = torch.linspace(0, 1, 64).expand(3, 64, 64)
+    >>> worse, better = scorer.assess([noise, smooth])
+    >>> worse.rating < better.rating
+    True
     """
     if str(name).startswith(("http://", "https://")):
         from zoomiqa_core.zoom_iqa.served.judge import served_scorer
 
         return served_scorer(str(name), **settings)
-    if str(name) == "tiny":
+    if name == "tiny":
         from zoomiqa_core.zoom_iqa.local.model import TINY, TINY_SAMPLING
 
         name, settings = TINY, {"name": "tiny", "sampling": TINY_SAMPLING, **settings}
-    bundled = str(name) in ("proxy", "alarm")
+    bundled = name in ("proxy", "alarm")  # Path("proxy") is a folder
     if not bundled:
         from zoomiqa_core.zoom_iqa.local.model_files import is_transformers_model
 
@@ -91,15 +100,17 @@ def load_scorer(
         options = {"config": "config (--samples, --seed)", "model": "model (--model)"}
         given = ", ".join(options.get(key, key) for key in sorted(settings))
         raise TypeError(
-            f"the proxy takes no settings, got {given}; these are settings of Zoom-IQA judges, "
-            'e.g. load_scorer("tiny", …)'
+            f"the judge {name} takes no settings, got {given}; these are settings of Zoom-IQA "
+            'judges, e.g. load_scorer("tiny", …)'
         )
-    if str(name) == "alarm":
-        from zoomiqa_core.alarm.model import Alarm
+    from zoomiqa_core.alarm.model import Alarm
+
+    folder = None if bundled else name
+    if name == "alarm" or (folder is not None and Alarm.is_saved_in(folder)):
         from zoomiqa_core.alarm.scorer import AlarmScorer
 
-        return AlarmScorer(Alarm.from_pretrained(), device, "alarm")
+        return AlarmScorer(Alarm.from_pretrained(folder), device, str(name))
     from zoomiqa_core.proxy.model import QualityProxy
     from zoomiqa_core.proxy.scorer import ProxyScorer
 
-    return ProxyScorer(QualityProxy.from_pretrained(None if bundled else name), device, str(name))
+    return ProxyScorer(QualityProxy.from_pretrained(folder), device, str(name))

@@ -17,7 +17,7 @@ truth            PSNR to the clean image, where there is one                    
 truth_ms_ssim    MS-SSIM to the clean image, of as many scales as fit                  0 to 1
 ===============  ====================================================================  ==========
 
-The lower bound is that of :func:`zoomiqa_core.proxy.model.counted_on`.
+The lower bound is that of :func:`zoomiqa_core.proxy.model.lower_bound`.
 
 Terms have different units and spreads, so each is divided by its scale before the sum. The gate g
 in (0, 1) of an image comes from the rating of its *input*: quality terms count g times, and
@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from restoration_guide.fidelity.full_reference import ms_ssim
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
-from zoomiqa_core.proxy.model import Rated, counted_on
+from zoomiqa_core.proxy.model import Rated, lower_bound
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 QUALITY = ("rating", "map", "worst_region")
@@ -198,7 +198,7 @@ class Reward:
         if any(name in self.names for name in QUALITY):
             views = random_views(restored, self.config.views, generator)
             outputs = [self.judge(view) for view in views]
-            found["rating"] = counted_on(outputs, self.config.confidence)
+            found["rating"] = lower_bound(outputs, self.config.confidence)
             if "map" in self.names or "worst_region" in self.names:
                 found |= map_terms(outputs, self.config.worst_share)
         if "low_pass" in self.names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,3 +83,23 @@ def test_a_saved_proxy_loads_by_folder(tmp_path):
     torch.manual_seed(0)
     QualityProxy(width=8).save_pretrained(tmp_path)
     assert load_scorer(tmp_path).assess(photo()).valid
+
+
+def test_a_path_is_a_folder_and_home_is_expanded(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    mine = QualityProxy(width=8)
+    mine.save_pretrained(tmp_path / "proxy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    image = photo()
+    wanted = pytest.approx(mine(image[None]).rating.item(), abs=1e-5)
+    for folder in (Path("proxy"), Path("./proxy"), "./proxy", "~/proxy"):
+        assert load_scorer(folder).assess(image).rating == wanted, folder
+    assert load_scorer("proxy").assess(image).rating != wanted
+
+
+def test_settings_that_a_judge_does_not_take_are_named():
+    with pytest.raises(TypeError, match="the judge proxy takes no settings, got samples"):
+        load_scorer("proxy", samples=3)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="give the name of one.*--model"):
+        load_scorer("http://127.0.0.1:1/v1")

@@ -1,4 +1,4 @@
-"""Alarm: a small committee over statistics of natural scenes; it shares nothing with the proxy."""
+"""Alarm: small networks over natural-scene statistics; independent of the proxy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch.nn import functional
 from zoomiqa_core.alarm.statistics import COUNT, statistics
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 from zoomiqa_core.proxy.model import squash
-from zoomiqa_core.proxy.preprocess import check_batch, fit
+from zoomiqa_core.proxy.preprocess import at_least_fp32, check_batch, fit
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "alarm"
 LEAST_VARIANCE = 1e-4
-"""Directions of the standardised statistics with less are not blown up any further."""
+"""Whitening scales directions of less variance as if they had this much."""
 
 
 class AlarmOutput(NamedTuple):
-    """What the alarm makes of a batch of B images."""
+    """The alarm's output for a batch of B images."""
 
     rating: Tensor
     """(B,) in 1–5."""
@@ -33,11 +33,11 @@ class AlarmOutput(NamedTuple):
 
 
 class Alarm(nn.Module):
-    """How near an image looks to a clean photo; no reference is needed.
+    """How close an image looks to a clean photo, without a reference.
 
     The image's :func:`~.statistics.statistics` are standardised and whitened over training images;
-    small networks, each taught by other families, give a rating and an error each. The rating is
-    their mean; its standard deviation adds their error and their disagreement.
+    small networks, each trained on other families, predict a rating and an error each. The rating
+    is their mean; its variance is their mean squared error plus the variance of their ratings.
 
     Args:
         members: networks.
@@ -45,6 +45,11 @@ class Alarm(nn.Module):
         max_pixels: images with more pixels are judged at this area (antialiased).
 
     A new alarm has random weights.
+
+    >>> alarm = Alarm.from_pretrained()
+    >>> out = alarm(torch.rand(2, 3, 96, 96))
+    >>> tuple(out.rating.shape), bool((out.rating_std > 0).all())
+    ((2,), True)
     """
 
     centre: Tensor
@@ -54,6 +59,7 @@ class Alarm(nn.Module):
         super().__init__()
         self.config = {"members": members, "hidden": hidden, "max_pixels": max_pixels}
         self.max_pixels = max_pixels
+        self.check_range = True
         self.register_buffer("centre", torch.zeros(COUNT))
         self.register_buffer("whitening", torch.eye(COUNT))
         self.members = nn.ModuleList(
@@ -86,6 +92,12 @@ class Alarm(nn.Module):
         load_model(alarm, folder / "model.safetensors", strict=True)
         return alarm.eval()
 
+    @staticmethod
+    def is_saved_in(path: str | Path) -> bool:
+        """Whether a folder was written by :meth:`save_pretrained`."""
+        config = Path(path).expanduser() / "config.json"
+        return config.is_file() and "members" in json.loads(config.read_text(encoding="utf-8"))
+
     def save_pretrained(self, path: str | Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder."""
         folder = Path(path)
@@ -94,39 +106,44 @@ class Alarm(nn.Module):
         write_text_atomic(folder / "config.json", to_json(self.config))
 
     @torch.no_grad()
-    def standardise(self, found: Tensor) -> None:
-        """Learn centre and whitening from (N, ``COUNT``) statistics of training images."""
-        self.centre.copy_(found.mean(0))
-        spread = found.std(0).clamp_min(1e-6)
-        scaled = (found - self.centre) / spread
+    def standardise(self, features: Tensor) -> None:
+        """Compute centre and whitening from (N, ``COUNT``) statistics of training images."""
+        self.centre.copy_(features.mean(0))
+        spread = features.std(0).clamp_min(1e-6)
+        scaled = (features - self.centre) / spread
         variance, axes = torch.linalg.eigh(scaled.double().T @ scaled.double() / len(scaled))
         scale = variance.clamp_min(LEAST_VARIANCE).rsqrt()
         self.whitening.copy_((axes * scale).float() / spread[:, None])
 
     def forward(self, images: Tensor) -> AlarmOutput:
-        """Judge a batch (B, 3, H, W) in [0, 1].
+        """Judge a batch (B, 3, H, W) in [0, 1] of any floating-point type.
+
+        Statistics and ratings are computed in single precision at least, under autocast too.
 
         Raises:
             TypeError, ValueError: not such a batch (see ``zoomiqa_core.proxy.preprocess``).
         """
-        check_batch(images)
-        return self.judge(statistics(fit(images, self.max_pixels)))
+        check_batch(images, check_range=self.check_range)
+        with torch.autocast(images.device.type, enabled=False):
+            images = images.to(at_least_fp32(self.centre).dtype)
+            return self.judge(statistics(fit(images, self.max_pixels)))
 
-    def judge(self, found: Tensor) -> AlarmOutput:
+    def judge(self, features: Tensor) -> AlarmOutput:
         """Judge (B, ``COUNT``) statistics."""
-        ratings, errors = self.opinions(found).unbind(-1)
+        ratings, errors = self.opinions(features).unbind(-1)
         variance = errors.square().mean(0) + ratings.var(0, correction=0)
         return AlarmOutput(ratings.mean(0), variance.sqrt())
 
-    def opinions(self, found: Tensor, members: Sequence[int] | None = None) -> Tensor:
+    def opinions(self, features: Tensor, members: Sequence[int] | None = None) -> Tensor:
         """Rating and error by every member, or by some of them: (members, ..., 2).
 
         Args:
-            found: (..., ``COUNT``) statistics.
-            members: numbers of those asked.
+            features: (..., ``COUNT``) statistics.
+            members: indices of those asked.
         """
-        seen = squash((found - self.centre) @ self.whitening)
-        numbers = range(len(self.members)) if members is None else members
-        out = torch.stack([self.members[number](seen) for number in numbers])
+        whitened = (features - self.centre.to(features)) @ self.whitening.to(features)
+        inputs = squash(whitened).to(self.centre.dtype)
+        indices = range(len(self.members)) if members is None else members
+        out = at_least_fp32(torch.stack([self.members[index](inputs) for index in indices]))
         rating = MIN_RATING + (MAX_RATING - MIN_RATING) * out[..., 0].sigmoid()
         return torch.stack([rating, functional.softplus(out[..., 1]) + 1e-2], -1)

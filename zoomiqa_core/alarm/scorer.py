@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.assessment import BBox, RegionScore, check_bbox
+from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.images.inputs import read_to_judge
-from zoomiqa_core.images.sources import ImageSource
-from zoomiqa_core.proxy.preprocess import fit
+from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource
+from zoomiqa_core.proxy.regions import region_score
 from zoomiqa_core.proxy.scorer import ModelScorer
 
 TILE = 128
@@ -24,53 +26,71 @@ class AlarmScorer(ModelScorer[Alarm]):
 
     It judges statistics of a whole image and has no quality map: a region is judged by the
     statistics of the window around it alone, so its rating is rougher than the image's.
+
+    >>> scorer = AlarmScorer(Alarm.from_pretrained())
+    >>> image = torch.rand(3, 256, 384)
+    >>> tuple(scorer.quality_map(image).shape)
+    (1, 2, 3)
+    >>> [region.valid for region in scorer.score_regions(image, [(0, 0, 0.5, 1)])]
+    [True]
     """
 
     def __init__(
-        self, model: Alarm, device: str | torch.device = "cpu", name: str = "alarm"
+        self, model: Alarm, device: str | torch.device | None = None, name: str = "alarm"
     ) -> None:
         super().__init__(model, device, name)
 
-    def score_regions(self, image: ImageSource, bboxes: Sequence[BBox]) -> list[RegionScore]:
+    def score_regions(
+        self,
+        image: ImageSource,
+        bboxes: Sequence[BBox],
+        *,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> list[RegionScore]:
         """Rate regions by what is inside them, and around them up to ``TILE / 2`` px a side.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or is one flat colour.
             ValueError: a box is malformed.
         """
-        pixels = self._fitted(image)
-        regions = []
-        for bbox in bboxes:
-            x0, y0, x1, y1 = check_bbox(bbox)
+        pixels = self._fitted(read_to_judge(image, limits=limits))
+        windows = []
+        for x0, y0, x1, y1 in map(check_bbox, bboxes):
             (top, bottom), (left, right) = (
                 _window(start, stop, side)
-                for start, stop, side in zip((y0, x0), (y1, x1), pixels.shape[1:], strict=True)
+                for start, stop, side in zip((y0, x0), (y1, x1), pixels.shape[2:], strict=True)
             )
-            regions.append(RegionScore(bbox, *self._rate(pixels[:, top:bottom, left:right])))
-        return regions
+            windows.append(pixels[..., top:bottom, left:right])
+        ratings = self._rate_windows(windows).tolist()
+        return [region_score(bbox, *row) for bbox, row in zip(bboxes, ratings, strict=True)]
 
-    def quality_map(self, image: ImageSource) -> Tensor:
-        """(1, h, w) ratings of tiles of about ``TILE`` px, each judged by itself.
+    def quality_map(self, image: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+        """(1, h, w) ratings of tiles of about ``TILE`` px, each judged without its surroundings.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or is one flat colour.
         """
-        pixels = self._fitted(image)
-        rows = pixels.tensor_split(max(1, round(pixels.shape[1] / TILE)), 1)
-        columns = max(1, round(pixels.shape[2] / TILE))
-        ratings = [[self._rate(t)[0] for t in row.tensor_split(columns, 2)] for row in rows]
-        return torch.tensor([ratings])
+        pixels = self._fitted(read_to_judge(image, limits=limits))
+        rows, columns = (max(1, round(side / TILE)) for side in pixels.shape[2:])
+        tiles = [
+            tile for row in pixels.tensor_split(rows, 2) for tile in row.tensor_split(columns, 3)
+        ]
+        return self._rate_windows(tiles)[:, 0].view(1, rows, columns)
 
-    def _fitted(self, image: ImageSource) -> Tensor:
-        return fit(read_to_judge(image).pixels[None], self.model.max_pixels)[0]
-
-    def _rate(self, pixels: Tensor) -> tuple[float, float]:
-        out = self._judge(pixels)
-        return float(out.rating), float(out.rating_std)
+    def _rate_windows(self, windows: Sequence[Tensor]) -> Tensor:
+        """Rating and standard deviation of (1, 3, h, w) windows, equal sizes together: (N, 2)."""
+        same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, window in enumerate(windows):
+            same_size[tuple(window.shape)].append(index)
+        ratings = torch.empty(len(windows), 2)
+        for indices in same_size.values():
+            out = self._judge(torch.cat([windows[index] for index in indices]))
+            ratings[indices] = torch.stack([out.rating, out.rating_std], 1).cpu()
+        return ratings
 
 
 def _window(start: float, stop: float, side: int) -> tuple[int, int]:
-    """First pixel and end of a share of ``side``, widened to ``TILE / 2`` px if it can be."""
+    """First pixel and end of a fraction of ``side``, widened to ``TILE / 2`` px if it can be."""
     first, end = math.floor(start * side), math.ceil(stop * side)
     length = max(end - first, min(TILE // 2, side))
     first = min(max(0, first - (length - (end - first)) // 2), side - length)

@@ -238,9 +238,19 @@ def check_range(values: Tensor, name: str) -> bool:
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int((~values.isfinite()).sum())
         raise NotFiniteError(f"{name}: {count} values are NaN or infinite; fix what produced them")
-    if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
+    if is_in_range(low, high):
         return True
-    raise BadValuesError(
+    raise out_of_range(values, low, high, name)
+
+
+def is_in_range(low: float, high: float) -> bool:
+    """Whether a smallest and a largest value lie in [0, 1], give or take ``RANGE_TOLERANCE``."""
+    return low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE
+
+
+def out_of_range(values: Tensor, low: float, high: float, name: str) -> BadValuesError:
+    """The error for values from ``low`` to ``high``, with the likely fix."""
+    return BadValuesError(
         f"{name}: values from {low:.9g} to {high:.9g}, expected [0, 1]; "
         + _range_advice(values.detach().double(), low, high)
     )

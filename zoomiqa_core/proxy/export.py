@@ -9,18 +9,15 @@ than ``proxy.max_pixels`` to that area before (:func:`~.preprocess.fit`). Needs 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
-from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, squash, weighted_mean
-from zoomiqa_core.proxy.preprocess import ALIGNMENT, STRIDE
+from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
+from zoomiqa_core.proxy.preprocess import ALIGNMENT, STRIDE, coverage
 from zoomiqa_core.runs.files import atomic_path
 
 INPUT = "images"
@@ -45,31 +42,13 @@ class ExportableProxy(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Judge (B, 3, H, W) images; a :class:`ProxyOutput` as a plain tuple."""
-        proxy = self.proxy
         height, width = images.shape[-2], images.shape[-1]
-        rows, columns = _places(height), _places(width)
+        rows, columns = _padded(height), _padded(width)
         padded = images.index_select(2, rows.clamp(max=height - 1))
         padded = padded.index_select(3, columns.clamp(max=width - 1))
-        covered = (_shares(rows, height)[:, None] * _shares(columns, width)[None, :])[None, None]
-
-        pyramid = proxy.backbone((padded - proxy.mean) / proxy.std)
-        fused = proxy.project[2](pyramid[2])
-        for index, factor in ((0, 4), (1, 2)):
-            fused = fused + proxy.project[index](functional.avg_pool2d(pyramid[index], factor))
-        fused = fused + functional.interpolate(
-            proxy.project[3](pyramid[3]), scale_factor=2.0, mode="bilinear", align_corners=False
-        )
-        whole = proxy.whole(squash(proxy.statistics(_moments(pyramid, covered))))
-        fused = fused + whole[..., None, None]
-        fused = fused + proxy.context(fused)
-
-        below, right = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
-        fused, covered = fused[:, :, :below, :right], covered[:, :, :below, :right]
-        spread = MAX_RATING - MIN_RATING
-        quality_map = MIN_RATING + spread * torch.sigmoid(proxy.rating_head(fused))
-        weight = (functional.softplus(proxy.weight_head(fused)) + 1e-3) * covered
-        error = functional.softplus(proxy.error_head(fused)) + 1e-2
-        return weighted_mean(quality_map, weight), weighted_mean(error, weight), quality_map, weight
+        covered = coverage(height, width, rows[::STRIDE], columns[::STRIDE])
+        cells = ((side + STRIDE - 1) // STRIDE for side in (height, width))
+        return tuple(self.proxy.judge_padded(padded, covered, *cells)[1])
 
 
 def export_onnx(proxy: QualityProxy, path: str | Path) -> Path:
@@ -94,7 +73,7 @@ def export_onnx(proxy: QualityProxy, path: str | Path) -> Path:
         ) from error
     free = {INPUT: {0: "batch", 2: "height", 3: "width"}, "rating": {0: "batch"}}
     free["rating_std"] = free["rating"]
-    free["map"] = free["weight"] = {0: "batch", 2: "rows", 3: "columns"}
+    free["map"] = free["weight"] = free["map_std"] = {0: "batch", 2: "rows", 3: "columns"}
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
@@ -112,32 +91,10 @@ def export_onnx(proxy: QualityProxy, path: str | Path) -> Path:
     return Path(path)
 
 
-def _places(side: int) -> Tensor:
-    """0, 1 … up to the padded side."""
+def _padded(side: int) -> Tensor:
+    """0, 1 … up to the padded side, for a side unknown beforehand."""
     count = (side + ALIGNMENT - 1) // ALIGNMENT
-    return torch.arange((count + 1 // count) * ALIGNMENT)  # two at least, as MIN_SIDE has it
-
-
-def _shares(places: Tensor, side: int) -> Tensor:
-    """Share of each cell of the padded side that lies on the image, in [0, 1]."""
-    return ((side - places[::STRIDE]).clamp(0, STRIDE) / STRIDE).float()
-
-
-def _moments(pyramid: Sequence[Tensor], covered: Tensor) -> Tensor:
-    """:func:`.model.moments` with ``covered`` (1, 1, H'/16, W'/16) of the padded image."""
-    shares = (
-        functional.interpolate(covered, scale_factor=4.0, mode="nearest"),
-        functional.interpolate(covered, scale_factor=2.0, mode="nearest"),
-        covered,
-        functional.avg_pool2d(covered, 2),
-    )
-    found = []
-    for features, share in zip(pyramid, shares, strict=True):
-        weight = share / share.sum()
-        mean = (features * weight).sum((2, 3))
-        spread = (features.square() * weight).sum((2, 3)) - mean.square()
-        found += [mean, (spread.clamp_min(0) + 1e-6).sqrt()]
-    return torch.cat(found, dim=1)
+    return torch.arange((count + 1 // count) * ALIGNMENT)  # 1 becomes 2: MIN_PADDED_SIDE
 
 
 def _pad_by_constants(backbone: nn.Module) -> None:

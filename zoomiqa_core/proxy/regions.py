@@ -1,7 +1,8 @@
-"""Ratings of regions: the proxy's own weighted mean, taken inside a box."""
+"""Ratings of regions: the proxy's weighted mean, taken inside a box."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,7 +32,7 @@ def box_coverage(bbox: BBox, height: int, width: int) -> Tensor:
 
 
 def pool_regions(out: ProxyOutput, bboxes: Sequence[BBox], height: int, width: int) -> Tensor:
-    """Rating of each box: the map's mean inside it under the proxy's weights.
+    """Rating of each box: the map's weighted mean inside it.
 
     Cells count by their exact area inside the box, a box average without sampling points: what
     RoIAlign (He et al., *Mask R-CNN*, ICCV 2017) approaches with more of them, here weighted.
@@ -48,6 +49,12 @@ def pool_regions(out: ProxyOutput, bboxes: Sequence[BBox], height: int, width: i
 
     Raises:
         ValueError: a box is malformed, or the map is not that of such images.
+
+    >>> from zoomiqa_core.proxy.model import QualityProxy
+    >>> out = QualityProxy.from_pretrained()(torch.rand(2, 3, 64, 96))
+    >>> left, right = (0, 0, 0.5, 1), (0.5, 0, 1, 1)
+    >>> tuple(pool_regions(out, [left, right], 64, 96).shape)
+    (2, 2)
     """
     cells = (-(-height // STRIDE), -(-width // STRIDE))
     if out.map.shape[-2:] != cells:
@@ -56,27 +63,49 @@ def pool_regions(out: ProxyOutput, bboxes: Sequence[BBox], height: int, width: i
             f"{tuple(out.map.shape[-2:])}; give the judged size, fitted_size(height, width, "
             "proxy.max_pixels)"
         )
-    boxes = torch.stack([box_coverage(bbox, height, width) for bbox in bboxes]).to(out.weight)
-    inside = out.weight * boxes  # (B, R, h, w)
-    return (out.map * inside).sum((2, 3)) / inside.sum((2, 3))
+    return _pool(out.map, out.weight, bboxes, height, width)
 
 
 def region_ratings(
     out: ProxyOutput, bboxes: Sequence[BBox], height: int, width: int
 ) -> list[RegionScore]:
-    """:func:`pool_regions` of one image, as numbers.
-
-    The error scale is the image's: the proxy keeps no map of it.
+    """Rating and standard deviation of regions of one image, pooled from its two maps.
 
     Args:
         out: the proxy's output for a batch of one.
         bboxes, height, width: see :func:`pool_regions`.
+
+    Returns:
+        One score per box; one whose rating is not finite has the error ``"not_finite"``.
     """
     if not bboxes:
         return []
-    std = out.rating_std[0].item()
-    ratings = pool_regions(out, bboxes, height, width)[0].tolist()
-    return [RegionScore(bbox, rating, std) for bbox, rating in zip(bboxes, ratings, strict=True)]
+    ratings = pool_regions(out, bboxes, height, width)[0]
+    stds = _pool(out.map_std, out.weight, bboxes, height, width)[0]
+    return [
+        region_score(bbox, *values)
+        for bbox, values in zip(bboxes, torch.stack([ratings, stds], 1).tolist(), strict=True)
+    ]
+
+
+def region_score(bbox: BBox, rating: float, std: float) -> RegionScore:
+    """A region's score; where rating or standard deviation is not finite, a failed one.
+
+    >>> region_score((0, 0, 1, 1), math.nan, 0.3).error
+    'not_finite'
+    """
+    if math.isfinite(rating) and math.isfinite(std):
+        return RegionScore(bbox, rating, std)
+    message = f"rating {rating}, standard deviation {std}"
+    return RegionScore(bbox, math.nan, math.nan, "not_finite", message)
+
+
+def _pool(values: Tensor, weight: Tensor, bboxes: Sequence[BBox], height: int, width: int):
+    """(B, 1, h, w) values inside each box under the weights: (B, R)."""
+    boxes = torch.stack([box_coverage(bbox, height, width) for bbox in bboxes]).to(weight)
+    inside = weight * boxes  # (B, R, h, w)
+    # outside of the box a NaN, too, counts nothing
+    return (values.where(inside > 0, 0.0) * inside).sum((2, 3)) / inside.sum((2, 3))
 
 
 def _overlap(start: float, stop: float, side: int) -> Tensor:

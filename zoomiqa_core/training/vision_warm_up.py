@@ -47,7 +47,7 @@ def teacher_grids(proxy: QualityProxy, images: Tensor) -> Tensor:
 
     The channels are those of ``MAP`` and ``WEIGHT``, then the proxy's features.
     """
-    fused, out = proxy.see(images)
+    fused, out = proxy.forward_with_features(images)
 
     def pooled(values: Tensor) -> Tensor:
         return functional.avg_pool2d(values, AROUND, 1, AROUND // 2, count_include_pad=False)

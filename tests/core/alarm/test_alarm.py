@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -124,3 +126,45 @@ def test_it_is_a_scorer_with_map_and_regions(scorer, demo):
     assert whole.rating == pytest.approx(scorer.assess(halves).rating, abs=1e-4)
     with pytest.raises(ValueError, match="box"):
         scorer.score_regions(halves, [(0.5, 0, 0.2, 1)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_of_model_and_images(alarm, dtype):
+    batch = images(2, 64, 64)
+    wanted = alarm(batch)
+    tolerance = {torch.float16: 0.02, torch.bfloat16: 0.2, torch.float64: 1e-4}[dtype]
+    whole = copy.deepcopy(alarm).to(dtype)
+    for model, given in ((whole, batch.to(dtype)), (whole, batch), (alarm, batch.to(dtype))):
+        rating = model(given).rating.float()
+        torch.testing.assert_close(rating, wanted.rating, rtol=0, atol=tolerance)
+
+
+def test_under_bf16_autocast_the_rating_is_the_same(alarm):
+    batch = images(2, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = alarm(batch).rating
+    assert torch.equal(found, alarm(batch).rating)
+
+
+def test_values_out_of_range_are_refused(alarm):
+    with pytest.raises(ValueError, match="divide by 255"):
+        alarm(images(1, 64, 64) * 255)
+
+
+def test_tiles_judged_together_have_the_ratings_of_tiles_judged_alone(scorer, demo):
+    image = torch.cat([demo[0], demo[0].flip(2)], 2)[..., :390]  # tiles of 130 px
+    found = scorer.quality_map(image)
+    rows, columns = found.shape[1:]
+    for y, row in enumerate(image.tensor_split(rows, 1)):
+        for x, tile in enumerate(row.tensor_split(columns, 2)):
+            assert float(found[0, y, x]) == pytest.approx(scorer.assess(tile).rating, abs=1e-4)
+
+
+def test_a_saved_alarm_loads_by_its_folder(tmp_path):
+    torch.manual_seed(1)
+    alarm = Alarm(members=2, hidden=8)
+    alarm.save_pretrained(tmp_path / "mine")
+    scorer = load_scorer(tmp_path / "mine")
+    assert isinstance(scorer, AlarmScorer) and scorer.name.endswith("mine")
+    image = images(1, 64, 64)[0]
+    assert scorer.assess(image).rating == pytest.approx(alarm(image[None]).rating.item(), abs=1e-6)

@@ -104,7 +104,7 @@ def test_losses_by_hand():
     )
     cells = torch.tensor([[5.0, 1.0]]).expand(2, 1, 1, 2)
     out = ProxyOutput(
-        torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.5]), cells, torch.ones(2, 1, 1, 2)
+        torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.5]), cells, *[torch.ones(2, 1, 1, 2)] * 2
     )
     found = lesson_losses(out, taught, 0.5)
     assert found["rating"].item() == pytest.approx(0.875 * 2 / 3)
@@ -119,7 +119,7 @@ def test_an_unsure_label_pulls_less_and_a_missing_region_not_at_all():
     def pull(std: float, region: float) -> tuple[float, float]:
         rating = torch.tensor([3.0, 3.0], requires_grad=True)
         cells = torch.full((2, 1, 2, 2), 3.0, requires_grad=True)
-        out = ProxyOutput(rating, torch.ones(2), cells, torch.ones(2, 1, 2, 2))
+        out = ProxyOutput(rating, torch.ones(2), cells, *[torch.ones(2, 1, 2, 2)] * 2)
         regions = torch.full((2, 5), region)
         taught = Lesson(
             torch.zeros(2, 3, 32, 32), torch.full((2,), 4.0), torch.tensor([std, 0.2]), regions

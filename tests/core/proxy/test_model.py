@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from zoomiqa_core.images.errors import BadValuesError
 from zoomiqa_core.proxy.model import QualityProxy, load_imagenet, moments, squash, weighted_mean
 
 
@@ -102,7 +104,9 @@ def test_moments_by_hand_and_without_the_padding():
     # 4 cells of which the last column is padding, and a level of half the resolution
     values = torch.tensor([[1.0, 3.0, 100.0, 100.0], [5.0, 7.0, 100.0, 100.0]]).view(1, 1, 2, 4)
     coarse = torch.tensor([[2.0, 100.0]]).view(1, 1, 1, 2)
-    found = moments([values, values, values, coarse], torch.ones(1, 1, 2, 2))
+    fine = values.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    covered = torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]]).view(1, 1, 2, 4)
+    found = moments([fine, fine[..., ::2, ::2], values, coarse], covered)
     mean, spread = 4.0, 5.0**0.5  # of 1, 3, 5, 7
     expected = torch.tensor([[mean, spread] * 3 + [2.0, 1e-3]])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -195,3 +199,39 @@ def test_load_imagenet_maps_by_order_and_refuses_another_network(proxy, tmp_path
 def test_wrong_input_is_refused_with_the_fix(proxy, bad, error, message):
     with pytest.raises(error, match=message):
         proxy(bad)
+
+
+@pytest.mark.parametrize("factor", [(255, 0), (2, -1)])
+def test_values_out_of_range_raise_unless_the_check_is_switched_off(proxy, factor):
+    batch = images(1, 64, 64) * factor[0] + factor[1]
+    with pytest.raises(BadValuesError, match=r"divide by 255|use \(x \+ 1\) / 2"):
+        proxy(batch)
+    with pytest.raises(BadValuesError):
+        proxy.reward(batch, generator=torch.Generator().manual_seed(0))
+    proxy.check_range = False
+    try:
+        assert proxy(batch).rating.isfinite().all()
+    finally:
+        proxy.check_range = True
+    assert proxy(images(1, 64, 64) * 1.0009).rating.isfinite().all()  # tolerated: rounding
+    assert proxy(torch.full((1, 3, 64, 64), torch.nan)).rating.isnan().all()  # a value, no mistake
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_of_model_and_images(proxy, dtype):
+    batch = images(2, 90, 70)
+    wanted = proxy(batch)
+    tolerance = {torch.float16: 0.02, torch.bfloat16: 0.15, torch.float64: 1e-5}[dtype]
+    whole = copy.deepcopy(proxy).to(dtype)
+    for model, given in ((whole, batch.to(dtype)), (whole, batch), (proxy, batch.to(dtype))):
+        out = model(given)
+        assert out.rating.dtype in (torch.float32, torch.float64)
+        torch.testing.assert_close(out.rating.float(), wanted.rating, rtol=0, atol=tolerance)
+    given = batch.to(dtype).requires_grad_()
+    whole(given).rating.sum().backward()
+    assert given.grad.isfinite().all() and given.grad.abs().sum() > 0
+
+
+def test_large_images_in_half_precision():
+    small = QualityProxy(width=8, max_pixels=64 * 64).half()
+    assert small(images(1, 128, 128).half()).map.shape[-2:] == (4, 4)

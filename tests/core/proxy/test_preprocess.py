@@ -36,5 +36,6 @@ def test_pad_aligns_and_repeats_the_border(size, padded):
 
 
 def test_coverage_by_hand():
-    # 24 px: one whole cell and half of another; 16 px: one whole cell
-    torch.testing.assert_close(coverage(24, 16, torch.zeros(1))[0, 0], torch.tensor([[1.0], [0.5]]))
+    # 24 px: one whole cell, half of another, one of padding; 16 px: one whole cell
+    found = coverage(24, 16, torch.tensor([0, 16, 32]), torch.tensor([0]))
+    assert found[0, 0].tolist() == [[1.0], [0.5], [0.0]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -23,12 +25,23 @@ def test_a_cut_last_cell_keeps_its_true_place():
 
 def test_region_by_hand():
     quality, weight = torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 1.0]])
+    std = torch.tensor([[0.2, 0.6]])
     out = ProxyOutput(
-        torch.tensor([2.0]), torch.tensor([0.3]), quality[None, None], weight[None, None]
+        torch.tensor([2.0]), torch.tensor([0.3]), *(x[None, None] for x in (quality, weight, std))
     )
     left, whole = region_ratings(out, [(0, 0, 0.5, 1), (0, 0, 1, 1)], 16, 32)
-    assert (left.rating, whole.rating) == (pytest.approx(1), pytest.approx(2))
-    assert whole.rating_std == pytest.approx(0.3)
+    assert (left.rating, whole.rating) == (pytest.approx(1), pytest.approx(2))  # (3·1 + 1·5) / 4
+    assert left.rating_std == pytest.approx(0.2)
+    assert whole.rating_std == pytest.approx(0.3)  # (3·.2 + 1·.6) / 4
+
+
+def test_a_region_that_is_not_finite_is_a_failure_and_the_others_stand():
+    quality = torch.tensor([[1.0, math.nan]])[None, None]
+    ones = torch.ones(1, 1, 1, 2)
+    out = ProxyOutput(torch.zeros(1), torch.ones(1), quality, ones, ones)
+    left, right = region_ratings(out, [(0, 0, 0.5, 1), (0.5, 0, 1, 1)], 16, 32)
+    assert left.valid and not right.valid and right.error == "not_finite"
+    assert math.isnan(right.rating) and math.isnan(right.rating_std)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 100), (33, 200)])
@@ -37,6 +50,7 @@ def test_the_whole_box_has_the_image_rating(size):
     out = QualityProxy(width=8)(torch.rand(1, 3, *size))
     (whole,) = region_ratings(out, [(0.0, 0.0, 1.0, 1.0)], *size)
     assert whole.rating == pytest.approx(out.rating.item(), abs=1e-5)
+    assert whole.rating_std == pytest.approx(out.rating_std.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("bbox", [(0, 0, 0, 1), (0.5, 0, 0.2, 1), (0, 0, 2, 1), (-0.1, 0, 1, 1)])
@@ -73,7 +87,8 @@ def test_pooling_equals_roi_align_where_the_weights_are_even():
 
     generator = torch.Generator().manual_seed(0)
     quality = 1 + 4 * torch.rand(1, 1, 6, 8, generator=generator)
-    out = ProxyOutput(torch.zeros(1), torch.ones(1), quality, torch.ones_like(quality))
+    ones = torch.ones_like(quality)
+    out = ProxyOutput(torch.zeros(1), torch.ones(1), quality, ones, ones)
     # a box on cell borders, in cells: x 2 to 7, y 1 to 5; one sample in the middle of each cell
     expected = roi_align(
         quality, [torch.tensor([[2.0, 1, 7, 5]])], (4, 5), sampling_ratio=1, aligned=True
@@ -86,7 +101,7 @@ def test_the_gradient_of_a_region_by_hand_and_in_the_image():
     # weights 3 and 1, left cell alone inside: d rating / d map = (1, 0); whole: (3/4, 1/4)
     quality = torch.tensor([[1.0, 5.0]])[None, None].requires_grad_()
     weight = torch.tensor([[3.0, 1.0]])[None, None]
-    out = ProxyOutput(torch.zeros(1), torch.ones(1), quality, weight)
+    out = ProxyOutput(torch.zeros(1), torch.ones(1), quality, weight, weight)
     for box, slope in (((0, 0, 0.5, 1), [1.0, 0]), ((0, 0, 1, 1), [0.75, 0.25])):
         (found,) = torch.autograd.grad(pool_regions(out, [box], 16, 32).sum(), quality)
         torch.testing.assert_close(found.flatten(), torch.tensor(slope))

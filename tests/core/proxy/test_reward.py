@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, counted_on
+from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, lower_bound
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 
@@ -28,16 +28,16 @@ def test_the_bound_by_hand():
     # ratings 3 and 4, own deviations 0.3 and 0.4: mean 3.5, own variance 0.125, between 0.25
     nothing = torch.zeros(1, 1, 1, 1)
     outs = [
-        ProxyOutput(torch.tensor([r]), torch.tensor([s]), nothing, nothing)
+        ProxyOutput(torch.tensor([r]), torch.tensor([s]), nothing, nothing, nothing)
         for r, s in ((3.0, 0.3), (4.0, 0.4))
     ]
-    assert counted_on(outs, 2.0).item() == pytest.approx(3.5 - 2 * math.sqrt(0.375))
+    assert lower_bound(outs, 2.0).item() == pytest.approx(3.5 - 2 * math.sqrt(0.375))
 
 
 def test_without_views_it_is_the_lower_bound_of_the_rating(proxy):
     batch = images()
     out = proxy(batch)
-    found = proxy.reward(batch, generator=generator(), views=ViewConfig(count=0), confidence=1.0)
+    found = proxy.reward(batch, generator=generator(), views=ViewConfig(count=0), k=1.0)
     assert torch.allclose(found, out.rating - out.rating_std)
 
 

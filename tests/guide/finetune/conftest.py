@@ -21,7 +21,8 @@ class BrightJudge:
     def __call__(self, images: Tensor) -> ProxyOutput:
         cells = 1 + 4 * functional.avg_pool2d(images.mean(1, keepdim=True), 16, ceil_mode=True)
         rating = cells.mean((1, 2, 3))
-        return ProxyOutput(rating, torch.full_like(rating, 0.1), cells, torch.ones_like(cells))
+        ones = torch.ones_like(cells)
+        return ProxyOutput(rating, torch.full_like(rating, 0.1), cells, ones, ones)
 
 
 @pytest.fixture

@@ -112,7 +112,8 @@ class ContrastJudge:
 
         rating = 1 + 10 * sharpness(images)
         cells = rating.view(-1, 1, 1, 1)
-        return ProxyOutput(rating, torch.full_like(rating, 0.1), cells, torch.ones_like(cells))
+        ones = torch.ones_like(cells)
+        return ProxyOutput(rating, torch.full_like(rating, 0.1), cells, ones, ones)
 
 
 class SecondJudge:

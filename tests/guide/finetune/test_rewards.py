@@ -20,7 +20,7 @@ from restoration_guide.finetune.rewards import (
     worst_mean,
 )
 from zoomiqa_core.alarm.model import Alarm
-from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, counted_on
+from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, lower_bound
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 
@@ -30,7 +30,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def output(rating: list[float], std: list[float], cells: list[list[float]]) -> ProxyOutput:
     grid = torch.tensor(cells).view(len(cells), 1, 1, -1)
-    return ProxyOutput(torch.tensor(rating), torch.tensor(std), grid, torch.ones_like(grid))
+    ones = torch.ones_like(grid)
+    return ProxyOutput(torch.tensor(rating), torch.tensor(std), grid, ones, ones)
 
 
 def reward(judge=None, **settings) -> Reward:
@@ -41,7 +42,7 @@ def reward(judge=None, **settings) -> Reward:
 def test_quality_terms_by_hand():
     views = [output([3.0], [0.3], [[2.0, 4.0]]), output([4.0], [0.4], [[3.0, 5.0]])]
     # doubt² = mean(.09, .16) + var(3, 4) = .125 + .25
-    assert counted_on(views, 2.0).item() == pytest.approx(3.5 - 2 * math.sqrt(0.375))
+    assert lower_bound(views, 2.0).item() == pytest.approx(3.5 - 2 * math.sqrt(0.375))
     found = map_terms(views, worst_share=0.5)
     assert found["map"].item() == pytest.approx(3.5)
     assert found["worst_region"].item() == pytest.approx(2.5)
@@ -56,7 +57,7 @@ def test_worst_cells_are_at_least_one():
 def test_disagreement_between_views_has_a_gradient():
     ratings = torch.tensor([[3.0], [4.0]], requires_grad=True)
     views = [output([0.0], [0.1], [[1.0]])._replace(rating=r) for r in ratings]
-    counted_on(views, 1.0).sum().backward()
+    lower_bound(views, 1.0).sum().backward()
     assert ratings.grad[0].item() > 0.5 > ratings.grad[1].item()  # the doubted view pulls less
 
 

@@ -241,7 +241,7 @@ def test_other_models_and_other_settings_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="is a bert; expected one of qwen2_5_vl, qwen3_vl"):
         load_scorer(tmp_path, prompts="builtin")
-    with pytest.raises(TypeError, match="the proxy takes no settings, got batch_size"):
+    with pytest.raises(TypeError, match="the judge proxy takes no settings, got batch_size"):
         load_scorer("proxy", batch_size=2)
     with pytest.raises(FileNotFoundError, match="is no folder"):
         load_scorer("no/such/folder")
