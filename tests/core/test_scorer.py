@@ -101,5 +101,5 @@ def test_a_path_is_a_folder_and_home_is_expanded(tmp_path, monkeypatch):
 def test_settings_that_a_judge_does_not_take_are_named():
     with pytest.raises(TypeError, match="the judge proxy takes no settings, got samples"):
         load_scorer("proxy", samples=3)  # pyright: ignore[reportCallIssue]
-    with pytest.raises(TypeError, match="give the name of one.*--model"):
+    with pytest.raises(TypeError, match=r"give the name of one.*--model"):
         load_scorer("http://127.0.0.1:1/v1")
