@@ -1,13 +1,12 @@
-"""One chain of rounds about one image, as a state machine; and what several chains say together.
+"""One chain of rounds about one image as a state machine, and the rating of several chains.
 
-Whoever produces replies (a model here, a server, a training roll-out) drives chains::
+Every backend (a local model, a server, a training roll-out) runs chains in the same way::
 
     while chain.request is not None:
         chain.read(reply_to(chain.request))
     assessment = combine_chains([chain])
 
-Nothing in a chain depends on its neighbours: every request names its own seed, so that chain k of a
-seed gives the same replies alone and in any batch.
+Every request has its own seed, so a chain gives the same replies alone and in any batch.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from zoomiqa_core.assessment import Assessment, BBox, Chains, RegionScore, Round
+from zoomiqa_core.assessment import Assessment, BBox, Chains, Round
 from zoomiqa_core.zoom_iqa.answer import format_answer, replace_answer
 from zoomiqa_core.zoom_iqa.crop import CropBox, crop_image, region_box
 from zoomiqa_core.zoom_iqa.prompts import Prompts
@@ -30,36 +29,47 @@ from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS, Crop, Message, conclude, 
 
 
 class Request(NamedTuple):
-    """What a judge is asked."""
+    """What a chain asks for: a reply to these messages and images."""
 
     messages: list[Message]
     images: tuple[Image.Image, ...]
-    """In the order of their places in the messages. All requests about one image share the object,
-    so that it need be encoded once."""
+    """In the order in which the messages refer to them. All requests about one image share the
+    object, so that it can be encoded once."""
     seed: int
-    """Of the sampling of this reply, below 2⁶³."""
+    """Seed of the reply's sampling, below 2⁶³."""
 
 
 @dataclass(eq=False)
 class Chain:
-    """The rounds about one image: what to ask next, and what was answered."""
+    """The rounds about one image: the next request, and the replies so far.
+
+    >>> from zoomiqa_core.zoom_iqa.answer import format_answer
+    >>> from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+    >>> chain = Chain(Image.new("RGB", (96, 64)), BUILTIN, "How good is this photo?")
+    >>> chain.read("Unsure.</think>" + format_answer(2.5, (0.5, 0.5, 1, 1)))  # requests a crop
+    >>> [image.size for image in chain.request.images]
+    [(96, 64), (96, 64)]
+    >>> chain.read("Sharp.</think>" + format_answer(3.5))
+    >>> [reply.rating for reply in chain.rounds], chain.request
+    ([2.5, 3.5], None)
+    """
 
     image: Image.Image
-    """RGB, at its own size."""
+    """RGB, at its original size."""
     prompts: Prompts
     question: str
     seed: int = 0
     max_rounds: int = MAX_ROUNDS
     retries: int = 1
-    """How often a reply without a usable answer is asked for again, in every round."""
+    """How often a reply without a usable answer is sampled again, in each round."""
     repair: bool = False
     """See :func:`zoomiqa_core.zoom_iqa.answer.parse_answer`."""
     rounds: list[Round] = field(default_factory=list, init=False)
-    """Rounds that are settled: usable, or unusable to the last retry."""
+    """Finished rounds: usable, or unusable after the last retry."""
     retried: int = field(default=0, init=False)
-    """Replies asked for again."""
+    """Number of replies that were sampled again."""
     tokens: int = field(default=0, init=False)
-    """Tokens of all replies."""
+    """Number of tokens of all replies."""
     done: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -83,15 +93,15 @@ class Chain:
         question: str,
         **settings,
     ) -> Chain:
-        """A chain of one round: the region, enlarged, in the context of the whole image.
+        """A chain of one round about a region, shown enlarged after the whole image.
 
         Args:
             image: RGB.
-            bbox: normalised xyxy; shown as it is (:func:`zoomiqa_core.zoom_iqa.crop.region_box`).
-            first: a usable round 1 about the image; its answer is replaced by the wish to see the
+            bbox: normalised xyxy; shown exactly (:func:`zoomiqa_core.zoom_iqa.crop.region_box`).
+            first: a usable round 1 about the image; its answer is replaced by a request for the
                 region.
-            prompts: the texts.
-            question: that of round 1.
+            prompts: texts of the requests.
+            question: of round 1.
             settings: further fields of the chain.
         """
         chain = cls(image, prompts, question, **settings)
@@ -102,14 +112,14 @@ class Chain:
 
     @property
     def request(self) -> Request | None:
-        """What to ask next; None when the chain is done."""
+        """The next request; None when the chain is done."""
         if self.done:
             return None
         chat = messages(self.prompts, self.question, self._previous, region=self._region)
         return Request(chat, self._views, _request_seed(self.seed, self._asked))
 
     def read(self, text: str, tokens: int = 0) -> None:
-        """Take the reply to :attr:`request`: the whole text, and how many tokens it has."""
+        """Process the reply to :attr:`request`: its whole text and number of tokens."""
         self._asked += 1
         self.tokens += tokens
         turn = read_turn(
@@ -132,7 +142,7 @@ class Chain:
             self.done = True
 
     def fail(self, error: str, message: str) -> None:
-        """No reply could be had: the round failed, and with it the chain ends."""
+        """End the chain with a failed round, for which there is no reply."""
         self.rounds.append(Round(math.nan, error=error, message=message))
         self.done = True
 
@@ -177,19 +187,7 @@ def combine_chains(
     return dataclasses.replace(nearest, rating=rating, rating_std=std, chains=record)
 
 
-def region_score(bbox: BBox, chains: Sequence[Chain]) -> RegionScore:
-    """What the chains of one region say together."""
-    said = combine_chains(chains)
-    return RegionScore(bbox, said.rating, said.rating_std, said.error, said.message)
-
-
-def chosen_regions(chains: Sequence[Chain]) -> list[BBox]:
-    """The regions the chains asked to see, each once, in order."""
-    shown = (look.bbox for chain in chains for look in chain.rounds)
-    return list(dict.fromkeys(bbox for bbox in shown if bbox is not None))
-
-
 def _request_seed(seed: int, asked: int) -> int:
-    """Seed of a chain's next reply: unrelated for every chain seed and every reply."""
+    """Seed of a chain's next reply; independent between chains and replies."""
     state = np.random.SeedSequence([seed, asked]).generate_state(1, np.uint64)
     return int(state[0]) >> 1  # torch seeds are signed 64-bit numbers

@@ -1,27 +1,26 @@
-"""ZoomIQA: a vision-language judge that looks, zooms in, and explains its rating."""
+"""ZoomIQA: a vision-language judge that zooms in and explains its rating."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, overload
 
 from PIL import Image
 
-from zoomiqa_core.assessment import Assessment, BBox, RegionScore, Round, check_bbox
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
 from zoomiqa_core.images.inputs import (
     ImageInput,
     each_image,
-    in_parts,
     is_single_image,
     read_or_fail,
     read_to_judge,
 )
-from zoomiqa_core.images.sources import DecodedImage, ImageSource, to_pil
-from zoomiqa_core.zoom_iqa.chain import Chain, chosen_regions, combine_chains, region_score
+from zoomiqa_core.images.sources import ImageSource, to_pil
+from zoomiqa_core.zoom_iqa.chain import Chain, combine_chains
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
+from zoomiqa_core.zoom_iqa.regions import chosen_regions, region_chains, region_score
 
 if TYPE_CHECKING:
     import torch
@@ -30,52 +29,57 @@ if TYPE_CHECKING:
 Mode = Literal["rounds", "expected"]
 
 IMAGES_AT_ONCE = 32
-"""A longer list is read and judged in parts of this length."""
+"""Maximum number of images that are decoded and judged together."""
+PIXELS_AT_ONCE = 2**26
+"""A group of images ends with the one that reaches this sum: 200 MB of decoded photos."""
 
 
 class Backend(Protocol):
-    """What replies: a model on this machine, or a server."""
+    """What answers the requests of chains: a model in this process, or a server."""
 
     name: str
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What of it may change a reply, in plain values."""
+        """Settings that may change a reply, as plain values."""
         ...
 
     def run(self, chains: Sequence[Chain]) -> None:
-        """Drive all chains to their end.
+        """Answer the requests of all chains to their end.
 
-        What goes wrong with one chain ends that one alone (:meth:`Chain.fail`); only what is wrong
-        with the program or its settings raises.
+        A failure affects only its own chain (:meth:`Chain.fail`); errors of the program or its
+        settings raise.
         """
         ...
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
-        """The rating each model expects to give at once (``mode="expected"``).
-
-        Raises:
-            ValueError: this backend has no such readout.
-        """
+        """The expected rating of each chain's first request, without reasoning."""
         ...
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """How a Zoom-IQA judge is asked."""
+    """Settings of a Zoom-IQA judge.
+
+    >>> JudgeConfig(samples=4, max_rounds=1).retries
+    1
+    >>> JudgeConfig(samples=0)
+    Traceback (most recent call last):
+    ValueError: expected samples ≥ 1, max_rounds ≥ 1, retries ≥ 0 and seed ≥ 0, got 0, 2, 1, 0
+    """
 
     samples: int = 1
-    """Chains an image, K. One chain has no spread (``rating_std`` is NaN); four or more have."""
+    """Number of chains per image, K. ``rating_std`` is NaN for one chain and rough below four."""
     max_rounds: int = MAX_ROUNDS
-    """Looks at most; 1 never zooms."""
+    """Maximum number of rounds; 1 never zooms."""
     retries: int = 1
-    """How often a reply without a usable answer is asked for again."""
+    """How often a reply without a usable answer is sampled again, in each round."""
     seed: int = 0
-    """Chain k of a seed is the same chain whatever K, the batch and the image's place in it."""
+    """Seed of the sampling; chain k of a seed is the same for every K, batch and list."""
     question: str | None = None
-    """What is asked; None takes the prompts' question of the seed."""
+    """Question of the first prompt; None takes one of the prompts' own, by seed."""
     repair: bool = False
-    """Read answers that are almost JSON (needs ``json-repair``)."""
+    """Whether to read answers that are almost JSON (needs ``json-repair``)."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.max_rounds < 1 or self.retries < 0 or self.seed < 0:
@@ -85,16 +89,38 @@ class JudgeConfig:
             )
 
 
+class _Photo(NamedTuple):
+    """A decoded image, at 8 bits."""
+
+    image: Image.Image
+    name: str
+    notes: tuple[str, ...]
+
+
 class ZoomIQA:
     """A Zoom-IQA judge as a :class:`~zoomiqa_core.scorer.Scorer`.
 
-    Safe to call from several threads: a call keeps no state on the judge.
+    Thread-safe: a call keeps no state on the judge.
 
     Args:
-        backend: what replies.
-        prompts: the texts the model was trained on.
-        config: how it is asked.
-        name: what reports call it; the backend's name by default.
+        backend: answers the requests.
+        prompts: the texts that the model was trained on.
+        config: settings.
+        name: for reports; the backend's name by default.
+
+    >>> import torch
+    >>> from zoomiqa_core.zoom_iqa.answer import format_answer
+    >>> class Scripted:  # a backend that always replies the same
+    ...     name, settings = "scripted", {}
+    ...     def run(self, chains):
+    ...         for chain in chains:
+    ...             chain.read("Issues to Avoid: Noise in the sky.</think>" + format_answer(3.5))
+    >>> judge = ZoomIQA(Scripted(), config=JudgeConfig(samples=2))
+    >>> a = judge.assess(torch.rand(3, 64, 96))
+    >>> print(a)
+    3.50 ± 0.00
+    >>> a.issues, a.chains.zoom_share
+    (('Noise in the sky.',), 0.0)
     """
 
     def __init__(
@@ -111,7 +137,7 @@ class ZoomIQA:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What may change a rating beside the model, in plain values."""
+        """Settings that may change a rating, as plain values."""
         return {"prompts": self.prompts.name, **asdict(self.config), **self.backend.settings}
 
     @overload
@@ -144,29 +170,28 @@ class ZoomIQA:
         mode: Mode = "rounds",
         regions: Literal["model"] | None = None,
     ) -> Assessment | list[Assessment]:
-        """Judge one image or a list of them.
+        """Judge one image or several.
 
         Args:
             images: a path, PIL image, array (H, W, C) or tensor (3, H, W); or several: a batch
                 (B, 3, H, W) or (B, H, W, C), a list, or any other iterable of images.
-            samples: chains an image; None for the configuration's.
-            generator: gives each chain its seed by successive draws, the same for every image of
-                the call; None for a fresh one of the configuration's seed. So K chains equal K
-                calls of one chain with the same generator.
-            mode: ``"rounds"`` lets the model think, zoom and answer. ``"expected"`` reads, in a
-                single forward pass and without any words, which rating it would answer at once:
-                cheaper, with a distribution, and without rounds.
-            regions: ``"model"`` also rates the regions the model itself asked to see.
+            samples: number of chains per image; None for the configuration's.
+            generator: draws one seed per chain, the same seeds for every image of the call; None
+                for a new one with the configuration's seed. So K chains equal K calls of one chain
+                with the same generator.
+            mode: ``"rounds"``: reason, zoom and answer. ``"expected"``: the mean of the rating's
+                distribution in one forward pass, without reasoning or rounds; faster.
+            regions: ``"model"`` also rates the regions that the chains requested.
 
         Returns:
             One :class:`Assessment` per image, in a list unless ``images`` is a single image. An
             image that cannot be read or judged, or is one flat colour, gives ``valid=False`` with
-            its error; the others go on.
+            its error; the others are not affected.
 
         Raises:
             BadTypeError, BadShapeError, BadValuesError: ``images`` holds something that is no
                 image, or an array or tensor with values outside [0, 1].
-            ValueError: settings that do not go together.
+            ValueError: settings that exclude each other.
         """
         if mode not in ("rounds", "expected") or regions not in (None, "model"):
             raise ValueError(
@@ -174,10 +199,10 @@ class ZoomIQA:
                 f"and {regions!r}"
             )
         if mode == "expected" and (regions or samples):
-            raise ValueError('mode="expected" takes one look: no samples and no regions')
-        seeds = self._seeds(samples, generator)
-        parts = in_parts(each_image(images), IMAGES_AT_ONCE)
-        assessments = [said for part in parts for said in self._assess(part, seeds, mode, regions)]
+            raise ValueError('mode="expected" has no chains: leave out samples and regions')
+        seeds = self._seeds(samples, generator) if mode == "rounds" else [self.config.seed]
+        groups = _decoded_groups(each_image(images))
+        assessments = [a for group in groups for a in self._assess(group, seeds, mode, regions)]
         return assessments[0] if is_single_image(images) else assessments
 
     def score_regions(
@@ -190,29 +215,28 @@ class ZoomIQA:
     ) -> list[RegionScore]:
         """Rate regions of one image, each enlarged and in the context of the whole.
 
-        The model takes a first look at the image (once for all regions), then each region is shown
-        as the closer look it might have asked for.
+        The model answers round 1 about the image once; then each region is shown as if the model
+        had requested it.
 
         Args:
             image: one image.
             bboxes: normalised (x0, y0, x1, y1) with 0 ≤ x0 < x1 ≤ 1 and 0 ≤ y0 < y1 ≤ 1.
-            samples: chains a region; None for the configuration's.
+            samples: number of chains per region; None for the configuration's.
             generator: as in :meth:`assess`.
 
         Returns:
-            One :class:`RegionScore` per box; one the judge failed on has an ``error``.
+            One :class:`RegionScore` per box; a failed one has an ``error``.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or is one flat colour.
             ValueError: a box is malformed.
         """
         for bbox in bboxes:
             check_bbox(bbox)
-        picture = to_pil(read_to_judge(image).pixels)
         seeds = self._seeds(samples, generator)
-        look = self._chain(picture, seeds[0], max_rounds=1)
-        self.backend.run([look])
-        return self._region_scores([(look, bboxes)], seeds)[0]
+        first = self._chain(to_pil(read_to_judge(image).pixels), seeds[0], max_rounds=1)
+        self.backend.run([first])
+        return self._region_scores([(first, bboxes)], seeds)[0]
 
     def quality_map(
         self,
@@ -227,14 +251,14 @@ class ZoomIQA:
         Args:
             image: one image.
             grid: rows and columns.
-            samples: chains a region; None for the configuration's.
+            samples: number of chains per region; None for the configuration's.
             generator: as in :meth:`assess`.
 
         Returns:
             (1, rows, columns) fp32, 1–5; NaN where the judge failed.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or is one flat colour.
             ValueError: no such grid.
         """
         import torch
@@ -247,79 +271,60 @@ class ZoomIQA:
             for y in range(rows)
             for x in range(columns)
         ]
-        found = self.score_regions(image, bboxes, samples=samples, generator=generator)
-        return torch.tensor([region.rating for region in found]).view(1, rows, columns)
+        regions = self.score_regions(image, bboxes, samples=samples, generator=generator)
+        return torch.tensor([region.rating for region in regions]).view(1, rows, columns)
 
     def _assess(
         self,
-        sources: Sequence[ImageSource],
+        group: Sequence[_Photo | Assessment],
         seeds: Sequence[int],
         mode: Mode,
         regions: Literal["model"] | None,
     ) -> list[Assessment]:
-        decoded = [read_or_fail(source) for source in sources]
-        pictures = {
-            i: to_pil(d.pixels) for i, d in enumerate(decoded) if isinstance(d, DecodedImage)
-        }
-        seeds = seeds if mode == "rounds" else seeds[:1]
-        chains = {i: [self._chain(p, seed) for seed in seeds] for i, p in pictures.items()}
-        every = [chain for group in chains.values() for chain in group]
-        said: dict[int, Assessment] = {}
+        """One assessment per photo; those that are failed already are passed on."""
+        photos = [item for item in group if isinstance(item, _Photo)]
+        chains = [[self._chain(photo.image, seed) for seed in seeds] for photo in photos]
+        flat = [chain for of_photo in chains for chain in of_photo]
         if mode == "expected":
-            said = dict(zip(chains, self.backend.expected(every), strict=True))
+            assessments = self.backend.expected(flat)
         else:
-            self.backend.run(every)
-            said = {i: combine_chains(group) for i, group in chains.items()}
+            self.backend.run(flat)
+            assessments = [combine_chains(of_photo) for of_photo in chains]
         if regions == "model":
-            wanted = [(_first_look(group), chosen_regions(group)) for group in chains.values()]
-            for i, scores in zip(chains, self._region_scores(wanted, seeds), strict=True):
-                said[i] = replace(said[i], regions=tuple(scores))
+            wanted = [(_with_round_1(of_photo), chosen_regions(of_photo)) for of_photo in chains]
+            scores = self._region_scores(wanted, seeds)
+            assessments = [
+                replace(a, regions=tuple(of_photo))
+                for a, of_photo in zip(assessments, scores, strict=True)
+            ]
+        named = (
+            replace(a, name=photo.name, notes=photo.notes)
+            for a, photo in zip(assessments, photos, strict=True)
+        )
+        return [next(named) if isinstance(item, _Photo) else item for item in group]
+
+    def _region_scores(
+        self, wanted: Sequence[tuple[Chain, Sequence[BBox]]], seeds: Sequence[int]
+    ) -> list[list[RegionScore]]:
+        """Scores of regions of several images, each image with a chain that finished round 1."""
+        chains = [[region_chains(first, bbox, seeds) for bbox in boxes] for first, boxes in wanted]
+        self.backend.run([chain for image in chains for region in image for chain in region])
         return [
-            replace(said[i], name=d.name, notes=d.notes) if isinstance(d, DecodedImage) else d
-            for i, d in enumerate(decoded)
+            [region_score(b, region, first) for b, region in zip(boxes, image, strict=True)]
+            for (first, boxes), image in zip(wanted, chains, strict=True)
         ]
 
-    def _chain(self, picture: Image.Image, seed: int, *, max_rounds: int | None = None) -> Chain:
+    def _chain(self, image: Image.Image, seed: int, *, max_rounds: int | None = None) -> Chain:
         config = self.config
         return Chain(
-            picture,
+            image,
             self.prompts,
-            self._question(),
+            config.question or self.prompts.question(config.seed),
             seed=seed,
             max_rounds=max_rounds or config.max_rounds,
             retries=config.retries,
             repair=config.repair,
         )
-
-    def _question(self) -> str:
-        return self.config.question or self.prompts.question(self.config.seed)
-
-    def _region_scores(
-        self, wanted: Sequence[tuple[Chain, Sequence[BBox]]], seeds: Sequence[int]
-    ) -> list[list[RegionScore]]:
-        """Scores for the boxes of several images, each with a chain that has taken a first look."""
-        settings = {"retries": self.config.retries, "repair": self.config.repair}
-        groups: list[list[tuple[BBox, list[Chain]]]] = []
-        for look, bboxes in wanted:
-            first = look.rounds[0]
-            groups.append([])
-            for bbox in bboxes:
-                chains = [
-                    Chain.of_region(
-                        look.image, bbox, first, look.prompts, look.question, seed=seed, **settings
-                    )
-                    for seed in seeds
-                    if first.valid
-                ]
-                groups[-1].append((bbox, chains))
-        self.backend.run([chain for group in groups for _, chains in group for chain in chains])
-        return [
-            [
-                region_score(bbox, chains) if chains else _unseen(bbox, look.rounds[0])
-                for bbox, chains in group
-            ]
-            for group, (look, _) in zip(groups, wanted, strict=True)
-        ]
 
     def _seeds(self, samples: int | None, generator: torch.Generator | None) -> list[int]:
         """One seed per chain, by successive draws."""
@@ -337,11 +342,28 @@ class ZoomIQA:
         return [int(draw) for draw in draws]
 
 
-def _unseen(bbox: BBox, look: Round) -> RegionScore:
-    """A region that could not be judged, since the look at the whole image failed."""
-    return RegionScore(bbox, math.nan, math.nan, look.error, look.message)
-
-
-def _first_look(chains: Sequence[Chain]) -> Chain:
+def _with_round_1(chains: Sequence[Chain]) -> Chain:
     """A chain whose round 1 is usable, if there is one."""
     return next((chain for chain in chains if chain.rounds[0].valid), chains[0])
+
+
+def _decoded_groups(sources: Iterable[ImageSource]) -> Iterator[list[_Photo | Assessment]]:
+    """Decoded images, in groups that fit into memory together."""
+    group: list[_Photo | Assessment] = []
+    pixels = 0
+    for source in sources:
+        item = _decoded(source)
+        group.append(item)
+        pixels += item.image.width * item.image.height if isinstance(item, _Photo) else 0
+        if len(group) == IMAGES_AT_ONCE or pixels >= PIXELS_AT_ONCE:
+            yield group
+            group, pixels = [], 0
+    if group:
+        yield group
+
+
+def _decoded(source: ImageSource) -> _Photo | Assessment:
+    decoded = read_or_fail(source)
+    if isinstance(decoded, Assessment):
+        return decoded
+    return _Photo(to_pil(decoded.pixels), decoded.name, decoded.notes)

@@ -9,10 +9,11 @@ import pytest
 
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD, picture
 from zoomiqa_core.zoom_iqa.answer import parse_answer
-from zoomiqa_core.zoom_iqa.chain import Chain, chosen_regions, combine_chains, region_score
+from zoomiqa_core.zoom_iqa.chain import Chain, combine_chains
 from zoomiqa_core.zoom_iqa.crop import crop_box
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 from zoomiqa_core.zoom_iqa.protocol import messages, read_turn
+from zoomiqa_core.zoom_iqa.regions import chosen_regions, region_score
 
 IMAGE = picture()
 
@@ -109,7 +110,7 @@ def test_a_region_is_shown_as_it_is_and_asked_for_alone():
     # 28 × 32 pixels of 96 × 64 (fractions dropped), enlarged to the height of the image
     assert crop.size == (56, 64)
     made.read(CROP)  # the last round: the rating alone counts
-    assert made.done and region_score(box, [made]).rating == 2.25
+    assert made.done and region_score(box, [made], chain(FINAL)).rating == 2.25
 
 
 def test_one_chain_says_nothing_of_its_spread():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ import pytest
 import torch
 
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD, ScriptedBackend, picture
+from zoomiqa_core.images.inputs import read_or_fail
+from zoomiqa_core.images.sources import ImageError
 from zoomiqa_core.scorer import Scorer
+from zoomiqa_core.zoom_iqa import judge as judges
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
@@ -155,8 +160,8 @@ def test_expected_mode_asks_the_backend_once_an_image():
     [
         ({"mode": "best"}, 'expected mode "rounds" or "expected"'),
         ({"regions": "all"}, "regions None or"),
-        ({"mode": "expected", "samples": 2}, "takes one look"),
-        ({"mode": "expected", "regions": "model"}, "takes one look"),
+        ({"mode": "expected", "samples": 2}, "has no chains"),
+        ({"mode": "expected", "regions": "model"}, "has no chains"),
         ({"samples": 0}, "samples counts chains"),
     ],
 )
@@ -178,3 +183,46 @@ def test_boxes_and_grids_are_checked_first():
 def test_a_configuration_out_of_range_is_refused(field):
     with pytest.raises(ValueError, match="samples ≥ 1"):
         JudgeConfig(**{field: -1})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("mode", ["rounds", "expected"])
+def test_one_flat_colour_is_not_judged_and_costs_no_call(mode):
+    scorer = judge(by_seed)
+    flat, good = scorer.assess([torch.full((3, 64, 64), 0.4), picture()], mode=mode)
+    assert (flat.valid, flat.error, good.valid) == (False, "constant", True)
+    assert math.isnan(flat.rating) and flat.chains is None
+    assert all(np.ptp(np.asarray(request.images[0])) for request in scorer.backend.seen)
+    with pytest.raises(ImageError, match="one flat colour"):
+        scorer.score_regions(torch.zeros(3, 64, 64), [(0, 0, 1, 1)])
+
+
+def test_batches_generators_and_other_iterables_are_lists_of_images():
+    scorer, photos = judge(lambda _: FINAL), torch.rand(2, 3, 40, 50)
+    several = [photos, photos.permute(0, 2, 3, 1).numpy(), iter(photos), deque(photos)]
+    assert [[a.rating for a in scorer.assess(images)] for images in several] == [[3.5, 3.5]] * 4
+    assert scorer.assess(photos[0]).rating == 3.5
+    for wrong in (3, b"photo.jpg", [photos[0], None], photos[0] * 255):
+        with pytest.raises((TypeError, ValueError)):
+            scorer.assess(wrong)
+
+
+def test_few_decoded_photos_are_held_at_once(monkeypatch):
+    """Only 8-bit pictures are kept, and a group ends once it has enough pixels."""
+    decoded, groups = [], []
+
+    def read(source):
+        image: Any = read_or_fail(source)
+        decoded.append(weakref.ref(image.pixels))
+        return image
+
+    class Counting(ScriptedBackend):
+        def run(self, chains):
+            groups.append((len(chains), sum(pixels() is not None for pixels in decoded)))
+            super().run(chains)
+
+    monkeypatch.setattr(judges, "read_or_fail", read)
+    monkeypatch.setattr(judges, "PIXELS_AT_ONCE", 3 * 40 * 40)
+    scorer = ZoomIQA(Counting(lambda _: FINAL))
+    photos = list(torch.rand(7, 3, 40, 40))
+    assert [a.rating for a in scorer.assess(photos)] == [3.5] * 7
+    assert groups == [(3, 0), (3, 0), (1, 0)]

@@ -14,8 +14,8 @@ import torch
 
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
-from zoomiqa_core.zoom_iqa.local.decoding import Sampling
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
+from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 
 class Counts(NamedTuple):
