@@ -166,7 +166,7 @@ def distance_when_undamaged(search: BestOfN, photo: Tensor, seed: int) -> float 
     if said.valid and search.config.may_be_good(Row("input").judged(said)):
         return None  # whatever the candidates are
     selection = search(photo, seed=seed)
-    return None if selection.choice == "input" else psnr(selection.best, photo)
+    return None if selection.choice == "input" else float(psnr(selection.best, photo))
 
 
 def measures(second: Scorer | None) -> dict[str, Measure]:

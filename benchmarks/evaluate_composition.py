@@ -78,7 +78,8 @@ def winner_by_half(selection: Selection, clean: Tensor) -> tuple[Index, Index]:
 
     def nearest(half: slice) -> Index:
         return max(
-            indices, key=lambda index: psnr(selection.image(index)[..., half], clean[..., half])
+            indices,
+            key=lambda index: float(psnr(selection.image(index)[..., half], clean[..., half])),
         )
 
     return nearest(slice(0, middle)), nearest(slice(middle, None))

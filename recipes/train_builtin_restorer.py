@@ -29,6 +29,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from recipes.compose import compose
+from restoration_guide.fidelity.full_reference import psnr
 from restoration_guide.restorers.builtin import residual_flow as rf
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline, tiny_unet
 from zoomiqa_core.data.damage.restoration import degrade
@@ -189,12 +190,6 @@ def spent(config: Config, step: int, seconds: float) -> float:
     return seconds / (60.0 * (config.minutes or 1.0))
 
 
-def psnr(images: Tensor, clean: Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio in dB, range [0, 1]."""
-    mse = (images - clean).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
-    return round(float((-10.0 * mse.log10()).mean()), 3)
-
-
 def check_photos(config: Config) -> Tensor | None:
     """Held-out centre crops, (N, 3, 128, 128) in [0, 1]."""
     if config.val_photos is None:
@@ -223,7 +218,7 @@ def check(pipe: TinyRestorationPipeline, clean: Tensor, picture: Path) -> dict[s
         rows[f"psnr_{name}"] = images.cpu()
     shown = torch.cat([row[:8] for row in (*rows.values(), clean)])
     save_png(make_grid(shown, nrow=min(8, len(clean))), picture)
-    return {name: psnr(row, clean) for name, row in rows.items()}
+    return {name: round(float(psnr(row, clean).mean()), 3) for name, row in rows.items()}
 
 
 def make_pipeline(unet: UNet2DModel, flow: rf.ResidualFlow) -> TinyRestorationPipeline:

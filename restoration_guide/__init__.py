@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from restoration_guide.fidelity.terms import Fidelity, FidelityLimits, measure_fidelity
+    from restoration_guide.fidelity.measure import Fidelity, FidelityLimits, measure_fidelity
     from restoration_guide.gate.gate import QualityGate
     from restoration_guide.gate.run import RetryPolicy, run_gated
     from restoration_guide.gate.verdict import Verdict
@@ -56,9 +56,9 @@ _LAZY = {
     "choose": "search.choice",
     "ComposeConfig": "search.compose",
     "compose_regions": "search.compose",
-    "Fidelity": "fidelity.terms",
-    "FidelityLimits": "fidelity.terms",
-    "measure_fidelity": "fidelity.terms",
+    "Fidelity": "fidelity.measure",
+    "FidelityLimits": "fidelity.measure",
+    "measure_fidelity": "fidelity.measure",
     "PruneConfig": "search.prune",
     "QualityGate": "gate.gate",
     "ReportExistsError": "report.folder",

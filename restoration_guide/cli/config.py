@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.gate.gate import QualityGate
 from restoration_guide.gate.verdict import GateConfig
 from restoration_guide.restorers import load_restorer

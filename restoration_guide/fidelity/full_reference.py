@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from restoration_guide.fidelity.terms import PSNR_CAP_DB
-
+PSNR_CAP_DB = 100.0
+"""PSNR of identical images: the mean squared error is floored at 1e-10."""
 SSIM_MIN_SIDE = 11
 """Side of SSIM's window in pixels."""
 MS_SSIM_MIN_SIDE = 176
@@ -20,7 +20,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of its five scales, from fine to coarse (Wang et al. 2003, table 1)."""
 
 Learned = Literal["lpips", "dists"]
-"""Distances that rest on a trained backbone, which torchvision downloads when it is first used."""
+"""Distances with a trained backbone, which torchvision downloads when it is first used."""
 
 UNITS = {
     "psnr": (f"dB, at most {PSNR_CAP_DB:g}", "higher is better"),
@@ -33,12 +33,12 @@ UNITS = {
 
 
 class LearnedMetricError(RuntimeError):
-    """A learned distance whose backbone is not on this machine and cannot be downloaded."""
+    """The backbone of a learned distance is not on this machine and cannot be downloaded."""
 
 
 @dataclass(frozen=True)
 class ReferenceFigures:
-    """How near one image comes to the clean one; units and directions in :data:`UNITS`."""
+    """Full-reference figures of one image; units and directions in :data:`UNITS`."""
 
     psnr: float
     """dB for a peak of 1, at most ``PSNR_CAP_DB`` (identical images)."""
@@ -66,14 +66,19 @@ def reference_figures(
 
     Raises:
         ValueError: shapes differ.
-        LearnedMetricError: a learned distance cannot be had.
+        LearnedMetricError: the backbone of a learned distance is not available.
+
+    >>> clean = torch.full((3, 16, 16), 0.5)
+    >>> figures = reference_figures(clean + 0.1, clean)
+    >>> round(figures.psnr, 2), round(figures.ssim, 3)
+    (20.0, 0.984)
     """
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure as ms_ssim,
     )
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-    distance = psnr(image, reference)
+    decibels = float(psnr(image, reference))
     pair = image[None].float(), reference[None].float()
     side = min(image.shape[-2:])
     figures: dict[str, float | None] = {"ms_ssim": None, "ssim": None}
@@ -84,11 +89,45 @@ def reference_figures(
             figures["ms_ssim"] = float(ms_ssim(*pair, data_range=1.0, normalize="relu"))
         for name in learned:
             figures[name] = learned_distance(image, reference, name)
-    return ReferenceFigures(distance, **figures)
+    return ReferenceFigures(decibels, **figures)
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of images in [0, 1], differentiable.
+
+    Args:
+        images, truth: (…, 3, H, W) of one shape.
+
+    Returns:
+        (…) dB for a peak of 1, at most :data:`PSNR_CAP_DB`.
+
+    Raises:
+        ValueError: shapes differ.
+
+    >>> clean = torch.full((3, 8, 8), 0.5)
+    >>> psnr(clean + 0.1, clean)  # -10 log10(0.1²)
+    tensor(20.0000)
+    """
+    if images.shape != truth.shape:
+        raise ValueError(
+            f"the clean image is {tuple(truth.shape)} and the other {tuple(images.shape)}; give "
+            "the clean image on the same pixel grid."
+        )
+    return psnr_of_error(images.float() - truth.float())
+
+
+def psnr_of_error(error: Tensor) -> Tensor:
+    """PSNR of a difference of images: (…, 3, H, W) → (…) dB for a peak of 1."""
+    mse = error.square().flatten(-3).mean(dim=-1)
+    return -10.0 * torch.log10(mse.clamp_min(10 ** (-PSNR_CAP_DB / 10)))
 
 
 def ms_ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Differentiable MS-SSIM of images in [0, 1], (B,), by torchmetrics.
+    """Differentiable MS-SSIM of images (B, 3, H, W) in [0, 1], (B,), by torchmetrics.
+
+    >>> clean = torch.rand(1, 3, 32, 32)
+    >>> ms_ssim(clean, clean)
+    tensor([1.])
 
     Departs from Wang et al. (2003) in that small images are compared at the first of its five
     scales alone, as many as leave the 11-pixel window room, with their weights made to sum to 1;
@@ -116,7 +155,7 @@ def learned_distance(image: Tensor, reference: Tensor, name: Learned) -> float:
     """LPIPS or DISTS of (3, H, W) in [0, 1] to a reference of the same shape.
 
     Raises:
-        LearnedMetricError: its backbone cannot be had.
+        LearnedMetricError: its backbone is not available.
     """
     try:  # DISTS loads its backbone when it is first used, LPIPS when it is made
         return float(_learned(name)(image[None].float(), reference[None].float()))
@@ -135,21 +174,3 @@ def _learned(name: Learned) -> nn.Module:
     if name == "lpips":
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
     return DeepImageStructureAndTextureSimilarity()
-
-
-def psnr(image: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio of two images of one shape in [0, 1]: dB, at most 100.
-
-    Raises:
-        ValueError: shapes differ.
-    """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    if image.shape != reference.shape:
-        raise ValueError(
-            f"the reference is {tuple(reference.shape)} and the image {tuple(image.shape)}; "
-            "give the clean image on the same pixel grid."
-        )
-    with torch.no_grad():
-        value = peak_signal_noise_ratio(image.float(), reference.float(), data_range=1.0)
-    return min(float(value), PSNR_CAP_DB)

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from restoration_guide.fidelity.full_reference import ms_ssim
-from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
+from restoration_guide.fidelity.full_reference import ms_ssim, psnr
+from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance, rms
 from zoomiqa_core.proxy.model import Rated, lower_bound
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
@@ -212,7 +212,7 @@ class Reward:
         if "reference" in self.names:
             found["reference"] = -rms(restored - _given(reference, "reference"))
         if "truth" in self.names:
-            found["truth"] = psnr_db(restored, _given(truth, "truth"))
+            found["truth"] = psnr(restored, _given(truth, "truth"))
         if "truth_ms_ssim" in self.names:
             found["truth_ms_ssim"] = ms_ssim(restored, _given(truth, "truth"))
         return {name: found[name] for name in self.names}
@@ -282,12 +282,6 @@ def worst_mean(cells: Tensor, share: float) -> Tensor:
     return cells.topk(count, dim=1, largest=False).values.mean(1)
 
 
-def rms(difference: Tensor) -> Tensor:
-    """Root mean square of (B, …) over everything but the batch; its gradient at 0 is 0."""
-    flat = difference.flatten(1)
-    return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
-
-
 def two_pixel_pattern(images: Tensor) -> Tensor:
     """What repeats every two pixels, (B, 12): the detail's mean at each place of a 2 × 2 period.
 
@@ -300,12 +294,6 @@ def two_pixel_pattern(images: Tensor) -> Tensor:
     detail = images - functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     height, width = (side // 2 * 2 for side in detail.shape[-2:])
     return functional.pixel_unshuffle(detail[..., :height, :width], 2).mean((2, 3))
-
-
-def psnr_db(images: Tensor, truth: Tensor) -> Tensor:
-    """Differentiable PSNR of images in [0, 1], (B,) dB, at most 100."""
-    mse = (images - truth).square().flatten(1).mean(1)
-    return -10 * torch.log10(mse.clamp_min(1e-10))
 
 
 def _given(image: Tensor | None, term: str) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, overload
 
 from torch import Tensor
 
-from restoration_guide.fidelity.terms import FidelityLimits, measure_fidelity
+from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
 from restoration_guide.gate.verdict import GateConfig, Judged, Verdict, decide
 from restoration_guide.search.judging import judge_image
 from restoration_guide.search.screening import screen

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from restoration_guide.fidelity.terms import Fidelity
+from restoration_guide.fidelity.measure import Fidelity
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, Assessment, lower_bound
 
 Action = Literal["accept", "retry", "keep_input", "reject"]

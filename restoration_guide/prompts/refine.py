@@ -24,7 +24,7 @@ from zoomiqa_core.images.sources import ImageSource, read_image, save_png
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 if TYPE_CHECKING:
-    from restoration_guide.fidelity.terms import FidelityLimits
+    from restoration_guide.fidelity.measure import FidelityLimits
     from restoration_guide.restorers.base import Restorer
     from zoomiqa_core.scorer import Scorer
 

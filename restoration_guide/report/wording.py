@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from restoration_guide.fidelity.full_reference import UNITS
-from restoration_guide.fidelity.terms import TERMS
+from restoration_guide.fidelity.measure import TERMS
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 
 if TYPE_CHECKING:
-    from restoration_guide.fidelity.terms import Fidelity
+    from restoration_guide.fidelity.measure import Fidelity
     from restoration_guide.search.selection import Index, Row, Selection
 
 ACRONYMS = frozenset({"psnr", "ssim", "ms", "lpips", "dists", "rms", "dwt", "ll", "nfe", "niqe"})
@@ -117,7 +117,7 @@ def fidelity_in_words(fidelity: Fidelity) -> str:
     """Every term that was measured, ``low pass distance 0.00494, degraded PSNR 41.9 dB``."""
     words = []
     for key, value in fidelity.to_dict().items():
-        if math.isfinite(value):
+        if value is not None:
             unit = " dB" if TERMS[key][0].startswith("dB") else ""
             words.append(f"{heading(key)} {value:.3g}{unit}")
     return ", ".join(words)

@@ -17,6 +17,7 @@ The same run gives the same bytes, except for ``report.json["timing"]`` and the 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -139,7 +140,11 @@ def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) ->
         "nfe": selection.nfe,
         "rows": table,
         "rank_of_choice": rank_of_choice(selection, figures) if figures else None,
-        "fidelity_terms": {name: note for name, note in term_notes().items() if name in table[0]},
+        "fidelity_terms": {
+            name: note
+            for name, note in term_notes().items()
+            if any(math.isfinite(row.get(name) or math.nan) for row in table)
+        },
         "timing": {
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "total_seconds": timing.total,

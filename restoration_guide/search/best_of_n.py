@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from restoration_guide.fidelity.terms import FidelityLimits, measure_fidelity
+from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
 from restoration_guide.search.choice import ChoiceRule, choose, contenders, with_consensus
 from restoration_guide.search.judging import describe_error, judge_images
 from restoration_guide.search.prune import NO_RUNGS, PruneConfig, Pruner

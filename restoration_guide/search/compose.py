@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from restoration_guide.fidelity.terms import FidelityLimits, gaussian_blur, measure_fidelity
+from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
+from restoration_guide.fidelity.terms import gaussian_blur
 from restoration_guide.restorers.base import Candidate
 from restoration_guide.search.choice import ChoiceRule, contenders
 from restoration_guide.search.judging import judge_images

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from restoration_guide.fidelity.terms import TERMS, Fidelity
+from restoration_guide.fidelity.measure import TERMS, Fidelity
 from restoration_guide.search.changes import Change
 from restoration_guide.search.timing import Timing
 from zoomiqa_core.images.sources import save_png

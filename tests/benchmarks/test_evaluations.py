@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import evaluate_best_of_n, evaluate_restorer, judge_measures
 from benchmarks.evaluate_best_of_n import Trial, strategies
-from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer, TinyRestorationPipeline
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.selection import Index, Row

@@ -6,17 +6,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from restoration_guide.fidelity.full_reference import PSNR_CAP_DB
+from restoration_guide.fidelity.measure import TERMS, Fidelity, FidelityLimits, measure_fidelity
 from restoration_guide.fidelity.terms import (
-    PSNR_CAP_DB,
-    TERMS,
-    Fidelity,
-    FidelityLimits,
     colour_drift,
     degrade_and_compare,
     explained_psnr,
     ll_distance,
     low_pass_distance,
-    measure_fidelity,
     structure,
 )
 
@@ -107,7 +104,7 @@ def test_low_pass_agrees_with_scipy() -> None:
 def test_detail_is_free_and_structure_is_not() -> None:
     generator = torch.Generator().manual_seed(1)
     degraded = torch.full((1, 3, 64, 64), 0.5)
-    noise = degraded + 0.1 * torch.randn(degraded.shape, generator=generator)
+    noise = degraded + 0.1 * torch.randn(1, 1, 64, 64, generator=generator)
     ramp = degraded + torch.linspace(-0.17, 0.17, 64)  # RMS 0.1 as well
     limits = FidelityLimits()
     assert measure_fidelity(noise, degraded)[0].is_faithful(limits)
@@ -144,8 +141,8 @@ def test_batch_does_not_matter(term) -> None:
 
 def test_one_input_for_many_candidates() -> None:
     candidates = torch.stack([torch.full((3, 16, 16), value) for value in (0.5, 0.6)])
-    first, second = measure_fidelity(candidates, torch.full((1, 3, 16, 16), 0.5))
-    assert first == Fidelity(0.0, PSNR_CAP_DB, PSNR_CAP_DB, 0.0, 1.0, 0.0)
+    first, second = measure_fidelity(candidates, torch.full((1, 3, 16, 16), 0.5), terms=TERMS)
+    assert first == Fidelity(0.0, PSNR_CAP_DB, PSNR_CAP_DB, 0.0, 1.0, 0.0, 0.0)
     assert second.low_pass_distance == pytest.approx(0.1, abs=1e-6)
 
 

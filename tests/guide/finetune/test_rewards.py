@@ -7,15 +7,14 @@ import math
 import pytest
 import torch
 
-from restoration_guide.fidelity.full_reference import ms_ssim, reference_figures
+from restoration_guide.fidelity.full_reference import ms_ssim, psnr, reference_figures
+from restoration_guide.fidelity.terms import rms
 from restoration_guide.finetune.rewards import (
     Reward,
     RewardConfig,
     RunningScale,
     Weights,
     map_terms,
-    psnr_db,
-    rms,
     two_pixel_pattern,
     worst_mean,
 )
@@ -64,7 +63,7 @@ def test_disagreement_between_views_has_a_gradient():
 def test_distances_by_hand():
     a, b = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1)
     assert rms(a - b).item() == pytest.approx(0.1)
-    assert psnr_db(a, b).item() == pytest.approx(20.0)
+    assert psnr(a, b).item() == pytest.approx(20.0)
     still = torch.zeros(1, 3, 2, 2, requires_grad=True)
     rms(still).sum().backward()
     assert float(still.grad.abs().max()) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.gate.gate import QualityGate
 from restoration_guide.gate.verdict import GateConfig, Judged, decide
 from restoration_guide.search.best_of_n import BestOfN

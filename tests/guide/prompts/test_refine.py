@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.prompts.refine import refine
 from restoration_guide.prompts.write import PromptTarget
 from restoration_guide.restorers.base import Candidate, Settings

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from restoration_guide.fidelity.terms import TERMS, Fidelity
+from restoration_guide.fidelity.measure import TERMS, Fidelity
 from restoration_guide.report.wording import (
     columns,
     digits_for,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from restoration_guide.fidelity.terms import FidelityLimits
+from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
 from restoration_guide.search.screening import screen
 from zoomiqa_core.images.sources import ImageError, ImageLimits, TooLargeError, TooSmallError
