@@ -38,9 +38,15 @@ from zoomiqa_core.data.benchmarks.sets import read_biq2021
 from zoomiqa_core.data.damage.kadid import distort
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.evaluation.correlation import srcc
+from zoomiqa_core.evaluation.run import weights_digest
 from zoomiqa_core.images.sources import find_images, save_png, to_batch
 from zoomiqa_core.proxy.batches import SEEN, Evidence, Photos, made_evidence, rated_evidence
-from zoomiqa_core.proxy.distill import Label, label_images, lesson, lesson_losses
+from zoomiqa_core.proxy.distill import (
+    Label,
+    distillation_losses,
+    label_images,
+    taught_batch,
+)
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
@@ -124,10 +130,12 @@ def main(arguments: list[str] | None = None) -> None:
     paths = make_images(
         PhotoPool(clean, min_side=teaching.side), teaching, run.path / "taught", config.seed
     )
+    teacher = load_scorer(config.teacher, device=config.teacher_device)
     labels = label_images(
-        load_scorer(config.teacher, device=config.teacher_device),
+        teacher,
         paths,
         run.path / "labels.jsonl",
+        weights=weights_digest(teacher) or "",
         regions=teaching.regions,
         progress=lambda images: track(images, "teacher", disable=not sys.stderr.isatty()),
     )
@@ -193,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
             "made": made_evidence(photos, plan, generator=generator),
         }
         chosen = torch.randperm(len(pairs), generator=generator)[: teaching.a_step].tolist()
-        shown = lesson(
+        taught = taught_batch(
             [pairs[i][0] for i in chosen], [pairs[i][1] for i in chosen], teaching.unknown_std
         )
 
@@ -208,10 +216,10 @@ def main(arguments: list[str] | None = None) -> None:
             terms = losses(out, evidence, config, weights[name])
             terms["total"].backward()
             record |= {f"{name}_{k}": round(v.item(), 5) for k, v in terms.items()}
-        shown = type(shown)(*(column.to(config.device) for column in shown))
+        taught = type(taught)(*(column.to(config.device) for column in taught))
         with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-            out = proxy(shown.images.contiguous(memory_format=torch.channels_last))
-        terms = lesson_losses(out, shown, teaching.typical)
+            out = proxy(taught.images.contiguous(memory_format=torch.channels_last))
+        terms = distillation_losses(out, taught, teaching.typical)
         scale = {"spread": teaching.spread_weight, "regions": config.map_weight}
         total = torch.stack([scale.get(name, 1.0) * term for name, term in terms.items()]).sum()
         (teaching.weight * total).backward()

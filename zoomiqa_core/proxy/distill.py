@@ -1,8 +1,8 @@
-"""What a teacher says of images, kept on disk, and what a student learns from it.
+"""Distillation: a teacher's labels, stored on disk, and the losses of a student that learns them.
 
-A teacher is any judge with the methods of :class:`zoomiqa_core.scorer.Scorer`. Teachers are dear
-and fail: each image is asked about once, its label is one JSON line under the hash of the file, and
-a failed judgement is a line too, which the student never sees.
+A teacher is any judge with the methods of :class:`zoomiqa_core.scorer.Scorer`. Teachers are slow,
+costly and can fail: each image is judged once, its label is one JSON line, and a failed judgement
+is stored too (its error; no loss uses it).
 """
 
 from __future__ import annotations
@@ -28,70 +28,103 @@ BOXES: tuple[BBox, ...] = (
     *((x / 2, y / 2, (x + 1) / 2, (y + 1) / 2) for y in (0, 1) for x in (0, 1)),
     (0.25, 0.25, 0.75, 0.75),
 )
-"""Regions a teacher is asked about: four quarters and the middle."""
+"""Regions that a teacher rates: the four quarters and the centre."""
+
+
+Key = tuple[str, str, str, bool]
+"""What makes a label: file, teacher, its weights, and whether regions were rated."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One teacher's judgement of one image; None is not known."""
+    """One teacher's judgement of one image; None stands for an unknown value."""
 
-    key: str
+    image: str
     """SHA-256 of the image file."""
     teacher: str
+    """Name of the judge."""
+    weights: str = ""
+    """Hash of its weights; empty if they cannot be read here (a server)."""
+    with_regions: bool = True
+    """Whether :data:`BOXES` were to be rated."""
     rating: float | None = None
     """1–5."""
     std: float | None = None
     """Rating units."""
     regions: tuple[float | None, ...] = ()
-    """Rating of each of :data:`BOXES`; empty when not asked for."""
+    """Rating of each of :data:`BOXES`; empty without regions."""
     zooms: tuple[BBox, ...] = ()
-    """Where the teacher looked closer, kept for whoever trains a judge that zooms."""
+    """Boxes that the teacher cropped, for training a judge that zooms."""
     error: str | None = None
-    """Name of the failure; None when the judgement is valid."""
+    """Name of the failure; None if the judgement is valid."""
+
+    @property
+    def key(self) -> Key:
+        """Labels with equal keys answer the same question."""
+        return self.image, self.teacher, self.weights, self.with_regions
 
 
-def content_key(path: str | Path) -> str:
-    """SHA-256 of a file: the same image under another name has the same label."""
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, so that the same image under another name has the same label."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def ask(teacher: Any, path: str | Path, key: str, *, regions: bool) -> Label:
-    """Have one image judged; a teacher that fails, or says no finite rating, gives an error."""
+def label_image(
+    teacher: Any, path: str | Path, *, weights: str = "", regions: bool = True
+) -> Label:
+    """Have one image judged.
+
+    A judgement that is not valid, a connection that fails and memory that runs out give a label
+    with ``error``. Other exceptions are faults of the program and are raised.
+
+    >>> import zoomiqa_core as zi
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> photo = save_png(torch.rand(3, 64, 64), "photo.png")
+    >>> label = label_image(zi.load_scorer("proxy"), photo, regions=False)
+    >>> label.teacher, label.error, 1 <= label.rating <= 5
+    ('proxy', None, True)
+    """
+    key = {
+        "image": file_hash(path),
+        "teacher": teacher.name,
+        "weights": weights,
+        "with_regions": regions,
+    }
     try:
-        said = teacher.assess(path)
-    except Exception as error:  # a server that is away, memory: the others go on
-        return Label(key, teacher.name, error=type(error).__name__)
-    if not said.valid or not math.isfinite(said.rating):
-        return Label(key, teacher.name, error=said.error or "not_finite")
-    found: tuple[float | None, ...] = ()
-    if regions:
-        try:
-            found = tuple(
-                region.rating if region.valid and math.isfinite(region.rating) else None
-                for region in teacher.score_regions(path, BOXES)
-            )
-        except Exception:  # the rating stands without them
-            found = (None,) * len(BOXES)
+        assessment = teacher.assess(path)
+        if not assessment.valid or not math.isfinite(assessment.rating):
+            return Label(**key, error=assessment.error or "not_finite")
+        ratings = _region_ratings(teacher, path) if regions else ()
+    except (OSError, torch.OutOfMemoryError) as error:  # the other images are not affected
+        return Label(**key, error=type(error).__name__)
     return Label(
-        key,
-        teacher.name,
-        rating=said.rating,
-        std=said.rating_std if math.isfinite(said.rating_std) else None,
-        regions=found,
+        **key,
+        rating=assessment.rating,
+        std=assessment.rating_std if math.isfinite(assessment.rating_std) else None,
+        regions=ratings,
         zooms=tuple(
-            look.bbox
-            for look in (said.chains.rounds if said.chains else ())
-            if look.tool == "crop" and look.bbox
+            round_.bbox
+            for round_ in (assessment.chains.rounds if assessment.chains else ())
+            if round_.tool == "crop" and round_.bbox
         ),
     )
 
 
-def read_labels(file: Path, teacher: str) -> dict[str, Label]:
-    """A teacher's labels by key, the last line of a key; a line cut by a kill is left out."""
-    if not file.is_file():
-        return {}
-    labels = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+def _region_ratings(teacher: Any, path: str | Path) -> tuple[float | None, ...]:
+    try:
+        scores = teacher.score_regions(path, BOXES)
+    except NotImplementedError:  # a judge of whole images
+        return (None,) * len(BOXES)
+    return tuple(
+        score.rating if score.valid and math.isfinite(score.rating) else None for score in scores
+    )
+
+
+def read_labels(file: Path) -> dict[Key, Label]:
+    """Labels by key, the last line of a key; an incomplete line of a killed run is left out."""
+    labels: dict[Key, Label] = {}
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    for line in lines:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
@@ -99,8 +132,7 @@ def read_labels(file: Path, teacher: str) -> dict[str, Label]:
         record["regions"] = tuple(record["regions"])
         record["zooms"] = tuple(tuple(box) for box in record["zooms"])
         label = Label(**record)
-        if label.teacher == teacher:
-            labels[label.key] = label
+        labels[label.key] = label
     return labels
 
 
@@ -109,40 +141,42 @@ def label_images(
     paths: Sequence[str | Path],
     file: str | Path,
     *,
+    weights: str = "",
     regions: bool = True,
-    retry: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> list[Label]:
-    """The teacher's label of each image; what ``file`` has of this teacher is not asked again.
+    """The teacher's label of each image; labels that ``file`` holds are not asked for again.
 
     Args:
-        teacher: a judge (:class:`zoomiqa_core.scorer.Scorer`); its ``name`` is part of the label.
+        teacher: a judge (:class:`zoomiqa_core.scorer.Scorer`).
         paths: image files.
-        file: JSON lines, appended to and flushed image by image.
-        regions: ask about :data:`BOXES` as well.
-        retry: ask again where the judgement failed before.
-        progress: wraps the images, to show how far it is.
+        file: JSON lines, appended to and flushed after each image.
+        weights: hash of the teacher's weights
+            (:func:`zoomiqa_core.evaluation.run.weights_digest`): a teacher that was trained
+            further is another teacher.
+        regions: rate :data:`BOXES` as well; labels without regions are not used in their place.
+        progress: wraps the images, to show progress.
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    known = read_labels(file, teacher.name)
-    whole = not file.is_file() or file.read_bytes()[-1:] in (b"", b"\n")
+    known = read_labels(file)
+    complete = not file.is_file() or file.read_bytes()[-1:] in (b"", b"\n")
     labels = []
     with file.open("a", encoding="utf-8") as lines:
-        if not whole:
-            lines.write("\n")  # after a line cut by a kill
+        if not complete:
+            lines.write("\n")  # after the incomplete line of a killed run
         for path in progress(paths):
-            key = content_key(path)
-            if key not in known or (retry and known[key].error):
-                known[key] = ask(teacher, path, key, regions=regions)
+            key = file_hash(path), teacher.name, weights, regions
+            if key not in known:
+                known[key] = label_image(teacher, path, weights=weights, regions=regions)
                 lines.write(json.dumps(asdict(known[key]), allow_nan=False) + "\n")
                 lines.flush()
             labels.append(known[key])
     return labels
 
 
-class Lesson(NamedTuple):
-    """Images of one size, as a teacher sees them; NaN is not known."""
+class TaughtBatch(NamedTuple):
+    """Images of one size with a teacher's labels; NaN stands for an unknown value."""
 
     images: Tensor
     """(N, 3, H, W) in [0, 1]."""
@@ -154,45 +188,53 @@ class Lesson(NamedTuple):
     """(N, R) rating of each of :data:`BOXES`."""
 
 
-def lesson(paths: Sequence[str | Path], labels: Sequence[Label], unknown_std: float) -> Lesson:
-    """Read images with valid labels; a teacher that says no std is given ``unknown_std``."""
-    nothing = (None,) * len(BOXES)
-    return Lesson(
+def taught_batch(
+    paths: Sequence[str | Path], labels: Sequence[Label], unknown_std: float
+) -> TaughtBatch:
+    """Read images with valid labels; ``unknown_std`` replaces a standard deviation not given."""
+    unknown = (None,) * len(BOXES)
+    return TaughtBatch(
         torch.stack([read_image(path).pixels for path in paths]),
-        torch.tensor([float("nan") if x.rating is None else x.rating for x in labels]),
-        torch.tensor([unknown_std if x.std is None else x.std for x in labels]),
+        torch.tensor([math.nan if label.rating is None else label.rating for label in labels]),
+        torch.tensor([unknown_std if label.std is None else label.std for label in labels]),
         torch.tensor(
-            [[math.nan if r is None else r for r in x.regions or nothing] for x in labels]
+            [
+                [math.nan if rating is None else rating for rating in label.regions or unknown]
+                for label in labels
+            ]
         ),
     )
 
 
-def trust(std: Tensor, typical: float) -> Tensor:
+def label_weight(std: Tensor, typical: float) -> Tensor:
     """Weight of labels in (0, 1]: ``typical² / (typical² + std²)``.
 
-    The inverse variance of a label whose teacher errs by ``typical`` even when it is sure, so that
-    sure labels cannot outweigh all others.
+    The inverse variance of a label whose teacher errs by ``typical`` even when it is certain, so
+    that certain labels cannot outweigh all others.
+
+    >>> label_weight(torch.tensor([0.0, 0.5]), typical=0.5)
+    tensor([1.0000, 0.5000])
     """
     return typical**2 / (typical**2 + std.square())
 
 
-def lesson_losses(out: ProxyOutput, taught: Lesson, typical: float) -> dict[str, Tensor]:
-    """How far a student is from its teacher; labels count by :func:`trust`.
+def distillation_losses(out: ProxyOutput, taught: TaughtBatch, typical: float) -> dict[str, Tensor]:
+    """How far a student is from its teacher, labels weighted by :func:`label_weight`.
 
     - ``rating``: smooth L1 (β = 0.25 rating units).
     - ``spread``: Kullback–Leibler divergence of the student's Gaussian from the teacher's,
-      ``log σ/s + (s² + (r − t)²) / 2σ² − ½``, the rating held fixed as in
-      :func:`~.losses.error_loss`: where the teacher is unsure or wrong about, σ is large. s is
-      at least 0.05.
+      ``log σ/s + (s² + (r − t)²) / 2σ² − ½``, without gradient through the rating r, as in
+      :func:`~.losses.error_loss`: σ grows where the teacher is uncertain or differs. s is at least
+      0.05.
     - ``regions``: smooth L1 of the boxes that have a rating, pooled from the student's map.
-    - ``order``: RankNet over pairs whose ratings lie apart by more than both spreads together.
+    - ``order``: RankNet over pairs whose ratings differ by more than the sum of their spreads.
 
     Args:
-        out: the student's judgement of ``taught.images``.
+        out: the student's output for ``taught.images``.
         taught: N ≥ 1 images.
-        typical: see :func:`trust`.
+        typical: see :func:`label_weight`.
     """
-    weight = trust(taught.std, typical)
+    weight = label_weight(taught.std, typical)
     weight = weight / weight.sum()
     apart = functional.smooth_l1_loss(out.rating, taught.rating, beta=0.25, reduction="none")
     spread = taught.std.clamp(min=0.05)

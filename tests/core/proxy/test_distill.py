@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,12 @@ from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.images.sources import read_image, save_png
 from zoomiqa_core.proxy.distill import (
     BOXES,
-    Lesson,
+    TaughtBatch,
+    distillation_losses,
     label_images,
-    lesson,
-    lesson_losses,
+    label_weight,
     read_labels,
-    trust,
+    taught_batch,
 )
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy
 
@@ -73,9 +74,35 @@ def test_labels_are_asked_for_once_failures_too(tmp_path):
     again = label_images(teacher, [tmp_path / "renamed.png", *paths[1:]], file)
     assert teacher.asked == ["a.png", "bad.png", "down.png", "b.png"]
     assert again[:3] == first
-    label_images(teacher, paths, file, retry=True)
-    assert teacher.asked[4:] == ["bad.png", "down.png"]
-    assert len(read_labels(file, "brightness")) == 4 and read_labels(file, "another") == {}
+    assert len(read_labels(file)) == 4
+
+
+def test_labels_of_other_weights_or_another_question_are_not_used(tmp_path):
+    teacher, file = Brightness(), tmp_path / "labels.jsonl"
+    (path,) = pictures(tmp_path, ["a.png"])
+    settings: dict[str, Any]
+    for settings in ({"weights": "one"}, {"weights": "two"}, {"weights": "two", "regions": False}):
+        (label,) = label_images(teacher, [path], file, **settings)
+        assert label.weights == settings["weights"]
+        assert bool(label.regions) == settings.get("regions", True)
+    assert len(teacher.asked) == len(read_labels(file)) == 3
+    label_images(teacher, [path], file, weights="one")  # each is found again
+    label_images(teacher, [path], file, weights="two", regions=False)
+    assert len(teacher.asked) == 3
+    (other,) = label_images(Brightness("another"), [path], file, weights="one")
+    assert other.teacher == "another" and len(read_labels(file)) == 4
+
+
+@pytest.mark.parametrize("method", ["assess", "score_regions"])
+def test_a_fault_of_the_teacher_is_raised(method, tmp_path, monkeypatch):
+    def broken(*_):
+        raise AttributeError("no such thing")
+
+    teacher = Brightness()
+    monkeypatch.setattr(teacher, method, broken)
+    with pytest.raises(AttributeError, match="no such thing"):
+        label_images(teacher, pictures(tmp_path, ["a.png"]), tmp_path / "labels.jsonl")
+    assert read_labels(tmp_path / "labels.jsonl") == {}
 
 
 def test_a_line_cut_by_a_kill_is_asked_for_again(tmp_path):
@@ -88,15 +115,15 @@ def test_a_line_cut_by_a_kill_is_asked_for_again(tmp_path):
     assert label_images(teacher, paths, file) == labels and len(teacher.asked) == 3
 
 
-def test_trust_by_hand():
+def test_label_weights_by_hand():
     # .5² / (.5² + 0), .25 / (.25 + .25), .25 / (.25 + 2.25)
-    found = trust(torch.tensor([0.0, 0.5, 1.5]), 0.5)
+    found = label_weight(torch.tensor([0.0, 0.5, 1.5]), 0.5)
     torch.testing.assert_close(found, torch.tensor([1.0, 0.5, 0.1]))
 
 
 def test_losses_by_hand():
     # weights 1 and ½ over 1½; ratings off by 1 and 0: (1 − .125) · ⅔
-    taught = Lesson(
+    taught = TaughtBatch(
         torch.zeros(2, 3, 16, 32),
         torch.tensor([4.0, 2.0]),
         torch.tensor([0.0, 0.5]),
@@ -106,7 +133,7 @@ def test_losses_by_hand():
     out = ProxyOutput(
         torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.5]), cells, *[torch.ones(2, 1, 1, 2)] * 2
     )
-    found = lesson_losses(out, taught, 0.5)
+    found = distillation_losses(out, taught, 0.5)
     assert found["rating"].item() == pytest.approx(0.875 * 2 / 3)
     # log 1/.05 + (.0025 + 1) / 2 − ½ and log 1 + (.25 + 0) / .5 − ½ = 0
     assert found["spread"].item() == pytest.approx((math.log(20) + 0.00125) * 2 / 3, abs=1e-6)
@@ -121,10 +148,10 @@ def test_an_unsure_label_pulls_less_and_a_missing_region_not_at_all():
         cells = torch.full((2, 1, 2, 2), 3.0, requires_grad=True)
         out = ProxyOutput(rating, torch.ones(2), cells, *[torch.ones(2, 1, 2, 2)] * 2)
         regions = torch.full((2, 5), region)
-        taught = Lesson(
+        taught = TaughtBatch(
             torch.zeros(2, 3, 32, 32), torch.full((2,), 4.0), torch.tensor([std, 0.2]), regions
         )
-        losses = lesson_losses(out, taught, 0.5)
+        losses = distillation_losses(out, taught, 0.5)
         (slope,) = torch.autograd.grad(losses["rating"], rating, retain_graph=True)
         (mapped,) = torch.autograd.grad(losses["regions"], cells)
         return float(slope[0].abs()), float(mapped.abs().sum())
@@ -136,22 +163,23 @@ def test_an_unsure_label_pulls_less_and_a_missing_region_not_at_all():
 def test_a_student_learns_its_teachers_order_spread_and_regions(tmp_path):
     paths = pictures(tmp_path, [f"{index}.png" for index in range(12)])
     labels = label_images(Brightness(), paths, tmp_path / "labels.jsonl")
-    taught = lesson(paths, labels, unknown_std=0.5)
+    taught = taught_batch(paths, labels, unknown_std=0.5)
     torch.manual_seed(0)
     student = QualityProxy(width=16)
-    heads = [p for n, p in student.named_parameters() if not n.startswith("backbone.")]
-    optimizer = torch.optim.Adam(heads, lr=3e-3)
+    student.backbone.requires_grad_(False)
+    heads = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(heads, lr=6e-3)
     with torch.no_grad():
         before = student(taught.images)
-    for _ in range(60):
+    for _ in range(30):
         optimizer.zero_grad()
-        sum(lesson_losses(student(taught.images), taught, 0.5).values()).backward()  # pyright: ignore
+        sum(distillation_losses(student(taught.images), taught, 0.5).values()).backward()  # pyright: ignore
         optimizer.step()
     with torch.no_grad():
         after = student(taught.images)
     wanted = [label.rating or 0 for label in labels]
     assert srcc(after.rating.tolist(), wanted) > max(0.9, srcc(before.rating.tolist(), wanted))
-    losses = [lesson_losses(out, taught, 0.5) for out in (before, after)]
+    losses = [distillation_losses(out, taught, 0.5) for out in (before, after)]
     assert losses[1]["regions"] < 0.7 * losses[0]["regions"]
     assert losses[1]["spread"] < losses[0]["spread"]
 
@@ -167,5 +195,5 @@ def test_a_teacher_without_regions_or_a_std(tmp_path):
     paths = pictures(tmp_path, ["a.png"])
     (label,) = label_images(Terse(), paths, tmp_path / "labels.jsonl")
     assert label.error is None and label.std is None
-    taught = lesson(paths, [label], unknown_std=0.7)
+    taught = taught_batch(paths, [label], unknown_std=0.7)
     assert taught.std.tolist() == [pytest.approx(0.7)] and bool(taught.regions.isnan().all())
