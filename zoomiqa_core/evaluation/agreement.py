@@ -1,8 +1,7 @@
-"""Agreement of ratings with people's: three mappings × three correlations, with intervals."""
+"""Agreement of ratings with people's: three correlations after three mappings, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from zoomiqa_core.evaluation.correlation import (
     Estimate,
+    bootstrap,
     isotonic_fit,
     krcc,
     logistic_fit,
@@ -19,11 +19,6 @@ from zoomiqa_core.evaluation.correlation import (
 
 MIN_IMAGES = 3
 """Two images always correlate perfectly."""
-
-_CHUNK = 2_000_000  # resamples × images handled at once, which bounds the memory
-
-Weights = np.ndarray
-"""(resamples, n) how often a resample drew each row."""
 
 
 class Agreement(NamedTuple):
@@ -54,31 +49,39 @@ def agreement(
     Returns:
         ``"raw"``, ``"logistic"``, ``"isotonic"`` → :class:`Agreement`. What cannot be computed is
         NaN with its reason.
+
+    >>> rated = agreement([1.2, 2.0, 2.9, 3.1, 4.4, 4.8], [10, 35, 30, 60, 75, 90], resamples=50)
+    >>> print(rated["raw"].srcc)
+    0.943 [0.290, 1.000]
     """
     x, y = np.asarray(predicted, float), np.asarray(target, float)
     if len(x) < MIN_IMAGES:
         none = _undefined(f"correlations need {MIN_IMAGES} images or more, there are {len(x)}")
         return {"raw": none, "logistic": none, "isotonic": none}
-    logistic, draws = logistic_fit(x, y), _draws(len(x), resamples, seed)
-    raw = _correlations(x, y, draws)
+    logistic = logistic_fit(x, y)
+    raw = _correlations(x, y, resamples, seed)
     # In single precision like the official metric, on both sides.
     isotonic, y32 = isotonic_fit(x, y).astype(float), y.astype(np.float32).astype(float)
     if logistic.reason is not None:
         curved = _undefined(logistic.reason)
-    elif _same_order(x, logistic.fitted):  # then the rank correlations, which take long, are too
-        curved = raw._replace(plcc=_interval(plcc, resampled_plcc, logistic.fitted, y, draws))
+    elif _same_order(x, logistic.fitted):  # then the slow rank correlations are the same
+        interval = bootstrap(plcc, logistic.fitted, y, resamples=resamples, seed=seed)
+        curved = raw._replace(plcc=interval)
     else:
-        curved = _correlations(logistic.fitted, y, draws)
-    return {"raw": raw, "logistic": curved, "isotonic": _correlations(isotonic, y32, draws)}
+        curved = _correlations(logistic.fitted, y, resamples, seed)
+    fitted = _correlations(isotonic, y32, resamples, seed)
+    return {"raw": raw, "logistic": curved, "isotonic": fitted}
 
 
-def _correlations(x: np.ndarray, y: np.ndarray, draws: Weights) -> Agreement:
+def _correlations(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> Agreement:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return _undefined(f"all {'predictions' if np.ptp(x) == 0 else 'targets'} are equal")
+    # Places in the order instead of values: whole numbers are ranked much faster.
+    places = [np.unique(values, return_inverse=True)[1] for values in (x, y)]
     return Agreement(
-        _interval(plcc, resampled_plcc, x, y, draws),
-        _interval(srcc, resampled_srcc, x, y, draws),
-        _interval(krcc, resampled_krcc, x, y, draws),
+        bootstrap(plcc, x, y, resamples=resamples, seed=seed),
+        bootstrap(srcc, *places, resamples=resamples, seed=seed),
+        bootstrap(krcc, *places, resamples=resamples, seed=seed),
     )
 
 
@@ -90,96 +93,3 @@ def _same_order(x: np.ndarray, fitted: np.ndarray) -> bool:
 def _undefined(reason: str) -> Agreement:
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     return Agreement(nothing, nothing, nothing, reason)
-
-
-def _draws(rows: int, resamples: int, seed: int) -> Weights:
-    """The draws of :func:`zoomiqa_core.evaluation.correlation.bootstrap`, counted."""
-    chosen = np.random.default_rng(seed).integers(rows, size=(resamples, rows))
-    return np.stack([np.bincount(draw, minlength=rows) for draw in chosen]).astype(np.float32)
-
-
-def _interval(
-    whole: Callable[[np.ndarray, np.ndarray], float],
-    resampled: Callable[[np.ndarray, np.ndarray, Weights], np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
-    draws: Weights,
-) -> Estimate:
-    step = max(1, _CHUNK // len(x))
-    parts = [resampled(x, y, draws[at : at + step]) for at in range(0, len(draws), step)]
-    values = np.concatenate(parts)
-    defined = values[~np.isnan(values)]
-    low, high = np.percentile(defined if len(defined) else [np.nan], [2.5, 97.5])
-    return Estimate(whole(x, y), float(low), float(high))
-
-
-def resampled_plcc(x: np.ndarray, y: np.ndarray, weights: Weights) -> np.ndarray:
-    """PLCC of every resample.
-
-    Args:
-        x: (n,), or (resamples, n) where the values depend on the resample.
-        y: the same.
-        weights: (resamples, n).
-
-    Returns:
-        (resamples,); NaN where a side of the resample is constant.
-    """
-    w = weights.astype(float)
-    x, y = np.broadcast_to(x, w.shape), np.broadcast_to(y, w.shape)
-    total = w.sum(1, keepdims=True)
-    x = x - (w * x).sum(1, keepdims=True) / total
-    y = y - (w * y).sum(1, keepdims=True) / total
-    covariance = np.einsum("rn,rn,rn->r", w, x, y)
-    variances = np.einsum("rn,rn,rn->r", w, x, x) * np.einsum("rn,rn,rn->r", w, y, y)
-    # Rounding leaves a constant side a tiny variance, so that zero does not show it.
-    variances[_constant(x, w > 0) | _constant(y, w > 0)] = np.nan
-    return covariance / np.sqrt(variances)
-
-
-def _constant(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """(resamples,) whether all drawn values of a resample are equal."""
-    highest = values.max(axis=1, where=drawn, initial=-np.inf)
-    return highest == values.min(axis=1, where=drawn, initial=np.inf)
-
-
-def resampled_srcc(x: np.ndarray, y: np.ndarray, weights: Weights) -> np.ndarray:
-    """SRCC of every resample: ties, duplicated rows among them, share their mean rank.
-
-    Returns:
-        (resamples,); NaN where a side of the resample is constant.
-    """
-    return resampled_plcc(_resampled_ranks(x, weights), _resampled_ranks(y, weights), weights)
-
-
-def resampled_krcc(x: np.ndarray, y: np.ndarray, weights: Weights) -> np.ndarray:
-    """Kendall's τ-b of every resample, from one matrix of concordant minus discordant pairs.
-
-    Returns:
-        (resamples,); NaN where a side of the resample is constant.
-    """
-    rows = max(1, _CHUNK // len(x))
-    concordance = np.zeros(len(weights))
-    for at in range(0, len(x), rows):
-        block = slice(at, at + rows)
-        signs = np.sign(x[block, None] - x).astype(np.float32)
-        signs *= np.sign(y[block, None] - y)
-        # Sums of few small whole numbers: exact in single precision.
-        concordance += np.einsum("rn,rn->r", weights[:, block] @ signs, weights, dtype=float)
-    pairs = [weights.sum(1, dtype=float) ** 2 - (_tied(v, weights) ** 2).sum(1) for v in (x, y)]
-    product = pairs[0] * pairs[1]
-    return concordance / np.sqrt(np.where(product > 0, product, np.nan))
-
-
-def _tied(values: np.ndarray, weights: Weights) -> np.ndarray:
-    """(resamples, groups) how many draws share each distinct value, in ascending order."""
-    order = np.argsort(values, kind="stable")
-    ascending = values[order]
-    starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
-    return np.add.reduceat(weights[:, order].astype(float), starts, axis=1)
-
-
-def _resampled_ranks(values: np.ndarray, weights: Weights) -> np.ndarray:
-    """(resamples, n) rank of every value within each resample."""
-    tied = _tied(values, weights)
-    group = np.unique(values, return_inverse=True)[1].reshape(-1)
-    return (tied.cumsum(1) - (tied - 1) / 2)[:, group]
