@@ -1,4 +1,4 @@
-"""Restorers: what makes the candidates."""
+"""Restorers: diffusion pipelines and functions that make restored candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every restorer offers: candidates by seed and by a declared plan of settings."""
+"""The restorer protocol: candidates that are determined by a seed and a plan of settings."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from zoomiqa_core.images.sources import ImageLimits
+from zoomiqa_core.runs.random import derived_generator
+
+RANGE_TOLERANCE = 1e-3
+"""Pixels may leave [0, 1] by this much: resizing overshoots by rounding."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the bundled restorer samples one candidate."""
+    """How the bundled restorer samples one candidate.
+
+    >>> Settings(steps=4, strength=0.9, temperature=0.5, churn=True)
+    Settings(steps=4, strength=0.9, temperature=0.5, churn=True)
+    """
 
     steps: int
     """Network evaluations, at least 1; 1 is the minimum-mean-square-error estimate."""
@@ -23,7 +30,7 @@ class Settings:
     """Scale of the predicted correction: 0 keeps the input, 1 is the prediction, above 1 is
     over-restoration."""
     temperature: float
-    """Scale of the noise: 0 is free of chance, 1 is the model's own distribution."""
+    """Scale of the noise: 0 is deterministic, 1 samples the model's distribution."""
     churn: bool
     """Fresh noise between the first and the last step (a stochastic sampler) instead of one draw
     at the start; the last step ends on the prediction whatever the noise."""
@@ -43,10 +50,16 @@ AnySettings = Settings | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One restored image and how it was made."""
+    """One restored image and how it was made.
+
+    >>> from restoration_guide import load_restorer
+    >>> first, *_ = load_restorer("builtin").restore(torch.rand(1, 3, 32, 32), n=1)
+    >>> first.index, first.nfe, first.settings_dict["steps"], tuple(first.image.shape)
+    (0, 1, 1, (3, 32, 32))
+    """
 
     index: int
-    """Place in the run, from 0; with the seed it determines the image."""
+    """Number of the candidate in the run, from 0; with the seed it determines the image."""
     seed: int
     """Seed of the run."""
     settings: AnySettings
@@ -59,7 +72,7 @@ class Candidate:
     """Network evaluations it added to the run; one that several candidates share counts with the
     first of them, so that the sum is the run's. None where the restorer does not count."""
     notes: tuple[str, ...] = ()
-    """What was done to make it fit, and what the pipeline said of it, e.g. that its safety checker
+    """What was done to make it fit, and what the pipeline reported, e.g. that its safety checker
     flagged the image."""
 
     @property
@@ -71,14 +84,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a candidate half-way through sampling is heading for."""
+    """The clean image predicted for a candidate in the middle of sampling."""
 
     index: int
     """Index of the candidate."""
     step: int
     """Network evaluations done, from 1."""
     steps: int
-    """Network evaluations the whole candidate takes."""
+    """Network evaluations of the whole candidate."""
     image: Tensor
     """(3, H, W) float32 in [0, 1] on the input's grid: the predicted clean image x0."""
     nfe: int | None = None
@@ -86,7 +99,7 @@ class Preview:
 
 
 class Observer(Protocol):
-    """Looks at candidates while they are made, and may end some of them."""
+    """A callback that sees candidates while they are sampled, and may end some of them."""
 
     def __call__(self, previews: Sequence[Preview]) -> Collection[int]:
         """Called after every network evaluation but the last with the candidates made together.
@@ -99,10 +112,16 @@ class Observer(Protocol):
 
 @runtime_checkable
 class Restorer(Protocol):
-    """Makes candidates for one degraded image."""
+    """Makes candidates for one degraded image.
+
+    >>> from restoration_guide import load_restorer
+    >>> restorer = load_restorer(lambda image: image.flip(-1), name="mirror")
+    >>> isinstance(restorer, Restorer), restorer.name, restorer.plan
+    (True, 'mirror', ({},))
+    """
 
     name: str
-    """What reports and configurations call it; for a folder its path as given."""
+    """Name in reports and configurations; for a folder its path as given."""
     limits: ImageLimits
     """Sizes it can restore; images are read with them, so a wrong size is named before decoding."""
 
@@ -124,19 +143,64 @@ class Restorer(Protocol):
 
         Candidate i is the same image whatever `n` and `batch_size`; on an accelerator, where a
         batch may round differently, up to rounding. An `observer` sees previews and ends
-        candidates; those it lets go on are what they would have been without it.
+        candidates; those it lets go on are the same images as without it. Arguments are checked
+        when it is called. A candidate that fails does not end the others: the first error is raised
+        once they are finished.
         """
         ...
 
 
 def candidate_generator(seed: int, index: int) -> torch.Generator:
-    """CPU generator of candidate `index` under `seed`; streams of different pairs are unrelated.
+    """CPU generator of candidate `index` under `seed`; different pairs give unrelated streams.
+
+    >>> torch.rand(2, generator=candidate_generator(seed=0, index=3))
+    tensor([0.5201, 0.1556])
 
     Raises:
         ValueError: A negative seed or index.
     """
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got {seed} and {index}.")
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
-    # torch seeds are signed 64-bit numbers
-    return torch.Generator().manual_seed(int(state) >> 1)
+    return derived_generator(seed, index)
+
+
+def check_request(image: Tensor, *, n: int, seed: int, batch_size: int) -> None:
+    """Check the arguments of `Restorer.restore`.
+
+    Raises:
+        TypeError: The image is not a float tensor.
+        ValueError: Wrong shape or range, n or batch_size below 1, or a negative seed.
+    """
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise TypeError(
+            f"Expected one image as a float tensor (1, 3, H, W) in [0, 1], got {kind}; "
+            "zoomiqa_core.images.sources.to_batch makes one from a file or a PIL image."
+        )
+    if image.ndim != 4 or image.shape[:2] != (1, 3):
+        raise ValueError(f"Expected one image (1, 3, H, W), got {tuple(image.shape)}.")
+    low, high = (float(value) for value in image.aminmax())
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise ValueError(
+            f"Expected pixels in [0, 1], got {low:.4g} to {high:.4g}: divide 8-bit values by 255; "
+            "of [-1, 1], take image / 2 + 0.5."
+        )
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}.")
+
+
+def ask_observer(observer: Observer, previews: Sequence[Preview]) -> set[int]:
+    """Indices of the candidates that go on.
+
+    Raises:
+        ValueError: The observer names a candidate that it was not shown.
+    """
+    going_on, indices = set(observer(previews)), [preview.index for preview in previews]
+    unknown = sorted(going_on.difference(indices))
+    if unknown:
+        raise ValueError(
+            f"The observer goes on with candidates {unknown}, but was shown {indices}."
+        )
+    return going_on

@@ -1,27 +1,40 @@
-"""A plain function as a restorer, e.g. a GAN that draws noise at test time."""
+"""A function or network as a restorer, e.g. a GAN, with or without noise at test time."""
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
-from restoration_guide.restorers.base import Candidate, Observer, candidate_generator
-from zoomiqa_core.images.sources import ImageLimits
+from restoration_guide.restorers.base import (
+    Candidate,
+    Observer,
+    candidate_generator,
+    check_request,
+)
+from zoomiqa_core.images.sources import ImageLimits, read_image
 
-RestoringFunction = Callable[..., Tensor]
-"""`f(image, generator, **settings)`: (1, 3, H, W) in [0, 1] and a CPU generator to (1, 3, H, W) or
-(3, H, W) in [0, 1]."""
+RestoringFunction = Callable[..., Any]
+"""`f(image, **settings)` or `f(image, generator, **settings)`: a (1, 3, H, W) tensor in [0, 1] and
+a CPU generator to a tensor (1, 3, H, W) or (3, H, W) in [0, 1], a PIL image or an array."""
 
 
 class CallableRestorer:
     """Candidates from a function, one call each, without gradients.
 
-    What it returns is neither clamped nor resized: a search names a wrong size or range. There are
-    no steps to look at, so an observer is refused.
+    A tensor it returns is neither clamped nor resized: a search names a wrong size or range. A
+    function is a single step, so there is nothing to preview: an observer is never called, and a
+    deadline takes effect between candidates.
+
+    >>> restorer = CallableRestorer(lambda image, gain=1.0: image * gain, plan=[{}, {"gain": 0.5}])
+    >>> [float(c.image.max()) for c in restorer.restore(torch.ones(1, 3, 8, 8), n=2)]
+    [1.0, 0.5]
     """
 
     def __init__(
@@ -35,20 +48,31 @@ class CallableRestorer:
         """Wrap a function.
 
         Args:
-            function: All chance must come from the generator it is given.
+            function: Randomness must come from the generator it is given; one without a second
+                positional argument is given none. A network (`nn.Module`) gets the image on its
+                device and in its dtype; it must be in evaluation mode.
             plan: Keyword arguments the candidates cycle through.
             limits: Sizes to read.
             name: In reports and configurations; the function's or class's name by default.
 
         Raises:
-            ValueError: An empty plan.
+            TypeError: A class instead of an instance, or a function that cannot be called so.
+            ValueError: An empty plan, or a network in training mode.
         """
         if not plan:
             raise ValueError("The plan needs at least one entry; {} for no settings.")
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        if inspect.isclass(function):
+            raise TypeError(f"{self.name} is a class: give an instance, such as {self.name}().")
+        if isinstance(function, nn.Module) and function.training:
+            raise ValueError(
+                f"{self.name} is in training mode, in which dropout and batch statistics change "
+                "the image: call its .eval() first."
+            )
         self.function = function
         self.plan = tuple(plan)
         self.limits = ImageLimits() if limits is None else limits
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self._takes_generator = self._check_signature()
 
     def restore(
         self,
@@ -62,28 +86,78 @@ class CallableRestorer:
         """Yield candidates 0 … n - 1 of (1, 3, H, W) in [0, 1]; `batch_size` has no effect.
 
         Raises:
-            ValueError: n or batch_size below 1, or an observer.
-            TypeError: The function returns no tensor.
+            ValueError: See `check_request`.
+            TypeError: The image is no float tensor, or the function returns no image.
         """
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
-        if observer is not None:
-            raise ValueError(
-                f"{self.name} shows no previews, because it has no steps: search without them."
-            )
+        check_request(image, n=n, seed=seed, batch_size=batch_size)
         return self._restore(image, n, seed)
 
     def _restore(self, image: Tensor, n: int, seed: int) -> Iterator[Candidate]:
+        failure: Exception | None = None
         for index in range(n):
             started = time.perf_counter()
             settings = self.plan[index % len(self.plan)]
-            with torch.no_grad():
-                made = self.function(image.clone(), candidate_generator(seed, index), **settings)
-            if not isinstance(made, Tensor):
-                raise TypeError(
-                    f"{self.name} returned {type(made).__name__}; expected a tensor (1, 3, H, W) "
-                    "in [0, 1] from f(image, generator)."
-                )
-            made = made[0] if made.ndim == 4 and len(made) == 1 else made
-            seconds = time.perf_counter() - started
-            yield Candidate(index, seed, settings, made.detach().to("cpu", torch.float32), seconds)
+            try:
+                restored = self._call(image.clone(), candidate_generator(seed, index), settings)
+            except Exception as error:  # the others may be made all the same
+                failure = failure or error
+                continue
+            yield Candidate(index, seed, settings, restored, time.perf_counter() - started)
+        if failure is not None:
+            raise failure
+
+    @torch.no_grad()
+    def _call(
+        self, image: Tensor, generator: torch.Generator, settings: Mapping[str, Any]
+    ) -> Tensor:
+        """(3, H, W) float32 on the CPU."""
+        if isinstance(self.function, nn.Module):
+            parameter = next(self.function.parameters(), None)
+            image = image if parameter is None else image.to(parameter)
+        arguments = (image, generator) if self._takes_generator else (image,)
+        restored = self.function(*arguments, **settings)
+        if isinstance(restored, Image.Image | np.ndarray):
+            return read_image(restored).pixels
+        if not isinstance(restored, Tensor) or not restored.is_floating_point():
+            kind = restored.dtype if isinstance(restored, Tensor) else type(restored).__name__
+            raise TypeError(
+                f"{self.name} returned {kind}; expected a float tensor (1, 3, H, W) in [0, 1], a "
+                "PIL image or an array."
+            )
+        restored = restored[0] if restored.ndim == 4 and len(restored) == 1 else restored
+        return restored.detach().to("cpu", torch.float32)
+
+    def _check_signature(self) -> bool:
+        """Whether the function takes a generator; every entry of the plan must fit."""
+        called = self.function
+        called = called.forward if isinstance(called, nn.Module) else called
+        try:
+            signature = inspect.signature(called)
+        except ValueError:  # compiled functions may have none
+            return not isinstance(self.function, nn.Module)
+        for generator in ((None,), ()):
+            try:
+                for settings in self.plan:
+                    signature.bind(None, *generator, **settings)
+            except TypeError:
+                continue
+            # a setting with a default is no place for a generator
+            if not generator or _second_is_generator(signature):
+                return bool(generator)
+        raise TypeError(
+            f"Cannot call {self.name}{signature} as f(image) or f(image, generator) with the "
+            f"settings of the plan, {[dict(entry) for entry in self.plan]}."
+        )
+
+
+def _second_is_generator(signature: inspect.Signature) -> bool:
+    """Whether the second positional argument is required, or named like a generator."""
+    positional = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(positional) < 2:  # *args
+        return True
+    second = positional[1]
+    return second.default is second.empty or "gen" in second.name or second.name == "rng"

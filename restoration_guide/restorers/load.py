@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load_restorer(
-    source: str | os.PathLike[str] | DiffusionPipeline | Callable[..., Any] = "builtin",
+    source: str | os.PathLike[str] | DiffusionPipeline | Callable[..., Any] | Restorer = "builtin",
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -26,14 +27,15 @@ def load_restorer(
 
     A pipeline saved as text-to-image, as most checkpoints are, becomes its class's image-to-image
     pipeline. Weights are safetensors, and no code of a repository is run. A hub id is downloaded
-    once; where the hub is out of reach its cache serves, and `HF_HUB_OFFLINE=1` never asks the hub.
+    once; offline, or with `HF_HUB_OFFLINE=1`, the Hub cache is used.
 
     Args:
         source: "builtin" for the bundled weights; the folder or hub id of a saved diffusers
-            pipeline; a pipeline object; or a function `f(image, generator) -> image`, see
-            `CallableRestorer`.
-        device: Where a pipeline that is loaded here computes; the CPU by default.
-        dtype: Of its weights; float32 by default.
+            pipeline; a pipeline object; a function or network `f(image)` or `f(image, generator)`,
+            see `CallableRestorer`; or a `Restorer`, which is returned as it is.
+        device: Device of a pipeline; a pipeline object is moved there, as `pipe.to` does. By
+            default a loaded pipeline is on the CPU, and an object stays where it is.
+        dtype: Of its weights, likewise; float32 by default.
         options: Arguments of the restorer, such as `prompt`, `negative_prompt`, `plan`, `options`,
             `tile`, `limits`, `name`: see `PipelineRestorer`, `CallableRestorer`, `BuiltinRestorer`.
 
@@ -44,8 +46,17 @@ def load_restorer(
     Raises:
         WeightsError: A folder without a pipeline.
         FileNotFoundError: Neither a folder nor a hub id.
-        OSError: A hub id that cannot be had.
-        TypeError: Nothing a restorer can be made of.
+        OSError: A hub id that cannot be downloaded.
+        TypeError: No restorer can be made of the source.
+        ValueError: An argument that this kind of restorer does not take.
+
+    >>> import torch
+    >>> restorer = load_restorer("builtin")
+    >>> restorer.name, len(restorer.plan)
+    ('builtin', 12)
+    >>> careful, bold = restorer.restore(torch.rand(1, 3, 32, 48), n=2, seed=0)
+    >>> bold.image.shape, bold.settings
+    (torch.Size([3, 32, 48]), Settings(steps=5, strength=1.0, temperature=0.5, churn=True))
     """
     # diffusers is heavy: imported only when a restorer is wanted
     from diffusers import DiffusionPipeline
@@ -54,14 +65,26 @@ def load_restorer(
         name = os.fspath(source)
         return _wrapped(_loaded_pipeline(name, device, dtype), name, options)
     if isinstance(source, DiffusionPipeline):
-        return _wrapped(source, None, options)
+        pipe: Any = source
+        moves = {"device": device, "dtype": dtype}
+        moves = {name: value for name, value in moves.items() if value is not None}
+        return _wrapped(pipe.to(**moves) if moves else pipe, None, options)
+    if device is not None or dtype is not None:
+        raise ValueError(
+            f"device and dtype are of pipelines; a {type(source).__name__} computes where its own "
+            "code says: move its weights before you give it."
+        )
+    if isinstance(source, Restorer) and not inspect.isclass(source):
+        if options:
+            raise ValueError(f"{source.name} is a restorer already: it takes no {sorted(options)}.")
+        return source
     if callable(source):
         from restoration_guide.restorers.function import CallableRestorer
 
         return CallableRestorer(source, **options)
     raise TypeError(
         f"Cannot restore with {type(source).__name__}: give 'builtin', the folder or hub id of a "
-        "diffusers pipeline, a pipeline, or a function f(image, generator)."
+        "diffusers pipeline, a pipeline, or a function f(image) or f(image, generator)."
     )
 
 
@@ -112,8 +135,6 @@ def _wrapped(pipe: Any, name: str | None, options: dict[str, Any]) -> Restorer:
 
 def _for_images(pipe: Any) -> Any:
     """The pipeline, or, when it takes no image, its class's image-to-image pipeline."""
-    import inspect
-
     from diffusers import AutoPipelineForImage2Image
 
     from restoration_guide.restorers.diffusers.contract import IMAGE_ARGUMENTS

@@ -1,10 +1,39 @@
-"""Single draws from a generator, for whatever is made at random and must be made again."""
+"""Random draws that can be repeated: seeds derived from numbers, single draws from a generator."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
 def below(limit: int, generator: torch.Generator) -> int:
-    """A whole number from 0 up to, not including, ``limit`` ≥ 1, all equally likely."""
+    """A whole number from 0 up to, not including, ``limit`` ≥ 1, all equally likely.
+
+    >>> below(6, torch.Generator().manual_seed(0))
+    2
+    """
     return int(torch.randint(limit, (), generator=generator))
+
+
+def derived_seed(*numbers: int, stream: int | None = None) -> int:
+    """A seed for ``torch`` from several numbers ≥ 0; those of different numbers are unrelated.
+
+    Args:
+        numbers: For example the run's seed and the index of an image.
+        stream: Separates uses that would otherwise count with the same numbers.
+
+    >>> derived_seed(0, 1)
+    7896095119545379389
+    """
+    spawn_key = () if stream is None else (stream,)
+    state = np.random.SeedSequence(numbers, spawn_key=spawn_key).generate_state(1, np.uint64)
+    return int(state[0]) >> 1  # torch seeds are signed 64-bit numbers
+
+
+def derived_generator(*numbers: int, stream: int | None = None) -> torch.Generator:
+    """A CPU generator with :func:`derived_seed`.
+
+    >>> torch.rand(2, generator=derived_generator(0, 1))
+    tensor([0.3871, 0.8210])
+    """
+    return torch.Generator().manual_seed(derived_seed(*numbers, stream=stream))

@@ -1,4 +1,4 @@
-"""The restorer that ships with the package, or any pipeline of its class."""
+"""Restorer around the bundled `TinyRestorationPipeline`, or another pipeline of its class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from restoration_guide.restorers.base import (
     Observer,
     Preview,
     Settings,
+    ask_observer,
     candidate_generator,
+    check_request,
 )
 from restoration_guide.restorers.builtin.pipeline import (
     MIN_SIDE,
@@ -52,13 +54,13 @@ DEFAULT_PLAN: tuple[Settings, ...] = (
     Settings(steps=5, strength=1.0, temperature=0.3, churn=True),
     Settings(steps=1, strength=0.7, temperature=0.0, churn=False),
 )
-"""From careful to bold: the safe one-step estimate, weak corrections for nearly clean inputs,
+"""From careful to bold: the one-step estimate, weak corrections for nearly clean inputs,
 noise-free chains, textured samples. The first eight cover the range; the others fill the gaps.
-Seeds alone hardly change a candidate's quality, settings do. Nothing is stronger than the
-prediction itself: the bundled judge takes over-restored edges for quality and would choose them."""
+Seeds alone hardly change a candidate's quality, settings do. No strength exceeds 1: the bundled
+judge rates over-sharpened edges too high and would choose them."""
 
 DEFAULT_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=MIN_SIDE)
-"""Sizes a caller should read: 4 megapixels need some 4 GB in one pass."""
+"""Sizes to read: 4 megapixels need about 4 GB in one pass."""
 
 
 class WeightsError(FileNotFoundError):
@@ -66,7 +68,11 @@ class WeightsError(FileNotFoundError):
 
 
 def load_builtin_pipeline(folder: str | Path | None = None) -> TinyRestorationPipeline:
-    """Load a pipeline folder, the bundled one by default; fp32, on the CPU, without network.
+    """Load a pipeline folder, the bundled one by default; fp32, on the CPU, without network access.
+
+    >>> pipe = load_builtin_pipeline()
+    >>> pipe(torch.rand(1, 3, 32, 32), num_inference_steps=1, output_type="pt").images.shape
+    torch.Size([1, 3, 32, 32])
 
     Raises:
         WeightsError: The folder is missing or holds no pipeline.
@@ -90,7 +96,7 @@ def load_builtin_pipeline(folder: str | Path | None = None) -> TinyRestorationPi
 
 @contextmanager
 def _no_loading_bar() -> Iterator[None]:
-    """Two small files load at once: no progress bar, whatever the user's setting."""
+    """No progress bar for two small files, whatever the user's setting."""
     shown = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()
     try:
@@ -103,6 +109,11 @@ def _no_loading_bar() -> Iterator[None]:
 class BuiltinRestorer:
     """Candidates from a `TinyRestorationPipeline`, varied by seed and by plan.
 
+    >>> restorer = BuiltinRestorer()
+    >>> made = restorer.restore(torch.rand(1, 3, 32, 32), n=3, seed=1)
+    >>> [(candidate.index, candidate.settings.steps) for candidate in made]
+    [(0, 1), (1, 5), (2, 2)]
+
     Candidate i uses `plan[i % len(plan)]` and its own generator, so it is the same image whatever
     `n` and `batch_size`. On the CPU every candidate goes through the network alone, because
     convolutions there round differently with the batch size (about 5e-7); `batch_size` then has no
@@ -110,8 +121,8 @@ class BuiltinRestorer:
     holds up to rounding. The first network evaluation sees no noise and is shared by all
     candidates of an image.
 
-    The whole image is processed at once; see `TinyRestorationPipeline` for its memory. `limits`
-    tells callers which sizes to read; give others where there is more memory, or less.
+    The whole image is processed at once; see `TinyRestorationPipeline` for its memory. `limits` are
+    the sizes that callers read; change them with the memory there is.
     """
 
     def __init__(
@@ -162,11 +173,8 @@ class BuiltinRestorer:
             ValueError: Bad shape, n or batch_size; an observer names a candidate it was not shown.
             TypeError: The image is not a float tensor.
         """
+        check_request(image, n=n, seed=seed, batch_size=batch_size)
         check_image(image)
-        if image.shape[0] != 1:
-            raise ValueError(f"Expected one image (1, 3, H, W), got {tuple(image.shape)}.")
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
         return self._restore(image, n, seed, self.group_limit(batch_size), observer)
 
     @torch.no_grad()
@@ -196,24 +204,9 @@ class BuiltinRestorer:
                     )
                 alive = [chain for chain in alive if not chain.finished]
                 if observer is not None and alive:
-                    alive = _let_go_on(alive, observer, sampler)
+                    shown = [
+                        Preview(c.index, c.step, c.steps, sampler.image(c), c.nfe) for c in alive
+                    ]
+                    going_on = ask_observer(observer, shown)
+                    alive = [chain for chain in alive if chain.index in going_on]
         self.pipe.maybe_free_model_hooks()
-
-
-def _let_go_on(alive: list[Chain], observer: Observer, sampler: Sampler) -> list[Chain]:
-    """The candidates that the observer goes on with."""
-    going_on = set(
-        observer(
-            [
-                Preview(chain.index, chain.step, chain.steps, sampler.image(chain), chain.nfe)
-                for chain in alive
-            ]
-        )
-    )
-    unknown = going_on - {chain.index for chain in alive}
-    if unknown:
-        raise ValueError(
-            f"The observer goes on with candidates {sorted(unknown)}, but was shown "
-            f"{[chain.index for chain in alive]}."
-        )
-    return [chain for chain in alive if chain.index in going_on]

@@ -1,4 +1,4 @@
-"""One diffusers pipeline behind one call: images on the input's grid in, restored images out."""
+"""Calls a diffusers pipeline: images on the input's grid in, restored images on that grid out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ Around = Callable[[Any], AbstractContextManager[Any]]
 TRUE_GUIDANCE = 4.0
 """`true_cfg_scale` where a negative prompt is given and the pipeline's default would ignore it."""
 
+PROMPTS = ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
+
+RESERVED = {
+    "generator": "the seed and the index of a candidate determine its noise; give restore(seed=…)",
+    "latents": "every candidate starts from noise of its own; give restore(seed=…)",
+    "num_images_per_prompt": "a candidate is one image; give restore(n=…)",
+    "output_type": "images are taken as tensors",
+    "return_dict": "images are taken as tensors",
+}
+"""Arguments of a call that cannot be options, and why."""
+
 
 class Restored(NamedTuple):
     """What one call made."""
@@ -41,7 +52,7 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True)
 class PipelineAdapter:
-    """A pipeline, its contract, and what stays the same in every call.
+    """A pipeline, its contract, and the arguments of every call.
 
     Each call runs on a shallow copy of the pipeline with a scheduler of its own: the models are
     shared, and the user's pipeline and its scheduler stay as they were, also when a call fails.
@@ -52,7 +63,8 @@ class PipelineAdapter:
     prompt: str = ""
     negative_prompt: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of every call, e.g. `num_inference_steps`; a plan's settings go first."""
+    """Further arguments of every call, e.g. `num_inference_steps`; a plan's settings override
+    them, and prompts among either override `prompt` and `negative_prompt`."""
 
     @property
     def grid(self) -> Grid:
@@ -66,8 +78,9 @@ class PipelineAdapter:
         return torch.device(getattr(pipe, "_execution_device", pipe.device))
 
     def with_prompts(self, positive: str, negative: str = "") -> PipelineAdapter:
-        """The same pipeline with other words."""
-        return replace(self, prompt=positive, negative_prompt=negative)
+        """The same pipeline with other prompts, in place of those among the options too."""
+        options = {name: value for name, value in self.options.items() if name not in PROMPTS}
+        return replace(self, prompt=positive, negative_prompt=negative, options=options)
 
     def call(
         self,
@@ -89,7 +102,7 @@ class PipelineAdapter:
             settings: Arguments of this call, over `options`.
             generators: One per image; all chance comes from them.
             grad: Keep the graph.
-            around: Makes a context around the call from the copy of the pipeline it is made on.
+            around: Makes a context around the call from the pipeline's copy that is called.
 
         Raises:
             ValueError: Wrong shapes, or gradients from a pipeline that gives none.
@@ -107,7 +120,7 @@ class PipelineAdapter:
         pause: Callable[[StepWatch], Sequence[int]] | None = None,
         around: Around = nullcontext,
     ) -> Restored:
-        """As `call`, with what is known of each image; `pause` as in `StepWatch`."""
+        """As `call`, with notes and the number of steps; `pause` as in `StepWatch`."""
         if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(generators):
             raise ValueError(
                 f"Expected (B, 3, H, W) and one generator per image, got {tuple(image.shape)} and "
@@ -159,7 +172,7 @@ class PipelineAdapter:
         settings: Mapping[str, Any],
         generators: Sequence[torch.Generator],
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Arguments of the call, and what had to be said or changed."""
+        """Arguments of the call, and notes on what was left out or changed."""
         count, contract = len(fitted), self.contract
         parameters = inspect.signature(type(self.pipe).__call__).parameters
         arguments: dict[str, Any] = {**self.options, **settings}
@@ -170,7 +183,14 @@ class PipelineAdapter:
         else:
             given = fitted * 2 - 1 if contract.signed else fitted
         arguments.update(dict.fromkeys(contract.images, given))
-        said = self._add_words(arguments, parameters, count)
+        if contract.controls and "control_image" in parameters:
+            arguments["control_image"] = [given] * contract.controls
+        elif contract.controls:
+            arguments["image"] = [given] * contract.controls
+        for name, value in arguments.items():
+            if isinstance(value, Tensor) and len(value) == 1 < count and _is_embedding(name):
+                arguments[name] = value.expand(count, *value.shape[1:])
+        said = self._add_prompts(arguments, parameters, count)
         known = {"generator": list(generators), "output_type": "pt", "return_dict": True}
         if contract.scale == 1:
             known |= {"height": fitted.shape[-2], "width": fitted.shape[-1]}
@@ -179,13 +199,21 @@ class PipelineAdapter:
                 arguments.setdefault(name, value)
         return arguments, said
 
-    def _add_words(
+    def _add_prompts(
         self, arguments: dict[str, Any], parameters: Mapping[str, inspect.Parameter], count: int
     ) -> tuple[str, ...]:
-        """Add the prompts; what had to be left out, or has no effect, is returned in words."""
+        """Add the prompts; returns notes on those that are left out or have no effect."""
 
-        def each(words: str) -> str | list[str]:
-            return words if self.contract.as_pil else [words] * count
+        def add(name: str, prompt: str) -> bool:
+            """Add a prompt unless the call has its own, as text or embedded; whether it has any."""
+            if arguments.get(f"{name}_embeds") is not None:
+                return True
+            text = arguments.get(name) or prompt
+            if not text and name == "negative_prompt":
+                return False
+            several = isinstance(text, str) and not self.contract.as_pil
+            arguments[name] = [text] * count if several else text
+            return True
 
         def setting(name: str) -> float | None:
             given = arguments.get(name, parameters[name].default if name in parameters else None)
@@ -193,21 +221,22 @@ class PipelineAdapter:
 
         said = ()
         if self.contract.prompt:
-            arguments["prompt"] = each(self.prompt)
+            add("prompt", self.prompt)
         elif self.prompt:
             said += ("the pipeline takes no prompt: left out",)
-        if not self.negative_prompt:
-            return said
         if not self.contract.negative_prompt:
-            return (*said, "the pipeline takes no negative prompt: left out")
-        arguments["negative_prompt"] = each(self.negative_prompt)
+            if self.negative_prompt:
+                said += ("the pipeline takes no negative prompt: left out",)
+            return said
+        if not add("negative_prompt", self.negative_prompt):
+            return said
         true_scale = setting("true_cfg_scale")
         scale = setting("guidance_scale") if true_scale is None else true_scale
         if scale is not None and scale <= 1:
             if true_scale is None or "true_cfg_scale" in arguments:
                 return (*said, f"guidance {scale:g}: the negative prompt has no effect")
             arguments["true_cfg_scale"] = TRUE_GUIDANCE
-            said += (f"true_cfg_scale {TRUE_GUIDANCE:g}, so that the negative prompt counts",)
+            said += (f"true_cfg_scale {TRUE_GUIDANCE:g}, so that the negative prompt has effect",)
         return said
 
     def _images(self, output: Any) -> tuple[Tensor, list[bool]]:
@@ -235,3 +264,8 @@ class PipelineAdapter:
                 "Gradients are switched off here: leave `torch.no_grad()`, or call "
                 "`torch.set_grad_enabled(True)` if a pipeline has switched them off for good."
             )
+
+
+def _is_embedding(name: str) -> bool:
+    """Whether an argument holds one row per image, such as `prompt_embeds` and its mask."""
+    return "prompt" in name and ("embeds" in name or "mask" in name)

@@ -1,8 +1,9 @@
-"""A group of candidates on their way through a pipeline, shown after every step."""
+"""Candidates that advance through a pipeline step by step, with a preview after every step."""
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,13 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from restoration_guide.restorers.base import Observer, Preview, candidate_generator
+from restoration_guide.restorers.base import (
+    Observer,
+    Preview,
+    ask_observer,
+    candidate_generator,
+)
 from restoration_guide.restorers.diffusers.adapter import PipelineAdapter, Restored
 from restoration_guide.restorers.diffusers.stepping import PausedCall, StepWatch
 
 
 class LazyPreview(Preview):
-    """A preview whose image is decoded when it is looked at: a decoding costs like a step."""
+    """A preview whose image is decoded when it is first read: decoding costs as much as a step."""
 
     def __init__(self, index: int, step: int, steps: int, draw: Callable[[], Tensor]) -> None:
         for name, value in (("index", index), ("step", step), ("steps", steps), ("nfe", step)):
@@ -53,7 +59,8 @@ def observe(
     try:
         while waiting or paused:
             if not waiting:
-                alive = _going_on(observer, [shown for run in paused for shown in run.previews()])
+                previews = [preview for run in paused for preview in run.previews()]
+                alive = ask_observer(observer, previews)
                 for run in paused:
                     if alive.isdisjoint(run.alive):
                         run.close()
@@ -61,21 +68,24 @@ def observe(
                 paused = []
                 continue
             run = waiting.pop(0)
+            halves: tuple[list[int], ...] = ()
             try:
-                made = run.advance(alive)
+                restored = run.advance(alive)
             except Exception as error:
-                if run.can_be_halved(error):
-                    waiting[:0] = [start(part) for part in run.halves()]
-                else:
-                    failure = failure or error
-                continue
+                halves = run.halves() if run.can_be_halved(error) else ()
+                without_locals(error)
+                failure = failure if halves else failure or error
+                restored = None
             except BaseException:  # Ctrl-C
                 run.close()
                 raise
-            if made is None:
+            if run.failed:
+                torch.cuda.empty_cache()  # here the error and what it held are gone
+                waiting[:0] = [start(part) for part in halves]
+            elif restored is None:
                 paused.append(run)
             else:
-                yield run, made
+                yield run, restored
     finally:
         for run in (*waiting, *paused):
             run.close()
@@ -83,14 +93,9 @@ def observe(
         raise failure
 
 
-def _going_on(observer: Observer, shown: Sequence[Preview]) -> set[int]:
-    going_on, indices = set(observer(shown)), [preview.index for preview in shown]
-    if not going_on.issubset(indices):
-        raise ValueError(
-            f"The observer lets candidates {sorted(going_on.difference(indices))} go on, but was "
-            f"shown {indices}."
-        )
-    return going_on
+def without_locals(error: Exception) -> None:
+    """Clear the local variables of an error's traceback, so that it holds no tensors."""
+    traceback.clear_frames(error.__traceback__)
 
 
 class ObservedRun:
@@ -118,21 +123,26 @@ class ObservedRun:
             return adapter.run(batch, settings, generators, pause=pause)
 
         self._call = PausedCall(work)
+        self.failed = False
 
     def advance(self, going_on: Collection[int]) -> Restored | None:
         """One more step of those that go on; the result once they are finished."""
         started = time.perf_counter()
         positions = [k for k, index in enumerate(self.alive) if index in going_on]
         self.alive = [self.alive[k] for k in positions]
-        news = self._call.advance(positions)
+        try:
+            result = self._call.advance(positions)
+        except BaseException:
+            self.failed = True
+            raise
         self.seconds += (time.perf_counter() - started) / len(self.alive)
         if self._call.finished:
-            return news
-        self._watch = news
+            return result
+        self._watch = result
         return None
 
     def previews(self) -> Iterator[Preview]:
-        """What the candidates of the call are heading for."""
+        """The clean images predicted for the candidates of the call."""
         watch = self._watch
         if watch is None or watch.clean is None:
             return

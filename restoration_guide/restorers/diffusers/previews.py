@@ -1,4 +1,4 @@
-"""The clean image a sampler is heading for, in the middle of a run."""
+"""Predicts the clean image from the latents in the middle of a diffusion run."""
 
 from __future__ import annotations
 

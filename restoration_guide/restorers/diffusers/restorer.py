@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from restoration_guide.restorers.base import Candidate, Observer, candidate_generator
-from restoration_guide.restorers.diffusers.adapter import PipelineAdapter, Restored
+from restoration_guide.restorers.base import (
+    Candidate,
+    Observer,
+    candidate_generator,
+    check_request,
+)
+from restoration_guide.restorers.diffusers.adapter import RESERVED, PipelineAdapter, Restored
 from restoration_guide.restorers.diffusers.contract import Contract, read_contract
 from restoration_guide.restorers.diffusers.grid import tile_corners, tile_weight
-from restoration_guide.restorers.diffusers.observed_run import ObservedRun, observe
+from restoration_guide.restorers.diffusers.observed_run import ObservedRun, observe, without_locals
 from zoomiqa_core.images.sources import ImageLimits
 
 if TYPE_CHECKING:
@@ -27,8 +32,8 @@ TILED_LIMITS = ImageLimits(min_side=8)
 """Sizes a caller should read when large images are restored in tiles."""
 
 STRENGTHS = (0.3, 0.5, 0.2, 0.4)
-"""Default plan of pipelines that have a `strength`: careful changes, because a restorer should
-keep the picture; the pipelines' own 0.6 to 0.8 repaint it."""
+"""Default plan of pipelines that have a `strength`: small changes, because a restorer should keep
+the picture; the pipelines' defaults, 0.6 to 0.8, repaint it."""
 
 
 class PipelineRestorer:
@@ -41,11 +46,17 @@ class PipelineRestorer:
     to rounding; a batch that does not fit in memory is halved.
 
     With an observer all candidates advance together, one step at a time. Where the contract says
-    that the batch shrinks, an ended candidate leaves its batch; elsewhere each candidate is a call
-    of its own, which is ended.
+    that the batch shrinks, an ended candidate leaves its batch; elsewhere each candidate is a
+    separate call, which is ended. A candidate that fails does not end the others.
 
-    Chance that a pipeline draws from torch's global generator is out of reach (schedulers that
-    sample without a generator, such as `DPMSolverSDEScheduler` without a seed).
+    Noise drawn from torch's global generator is not controlled by the seed (schedulers that sample
+    without a generator, such as `DPMSolverSDEScheduler` without a seed).
+
+    >>> from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
+    >>> plan = [{"num_inference_steps": 1}, {"num_inference_steps": 3}]
+    >>> restorer = PipelineRestorer(load_builtin_pipeline(), plan=plan)
+    >>> [c.nfe for c in restorer.restore(torch.rand(1, 3, 32, 32), n=3)]
+    [1, 3, 1]
     """
 
     def __init__(
@@ -65,7 +76,8 @@ class PipelineRestorer:
 
         Args:
             pipe: Left as it is; its models are shared.
-            prompt: What to aim at; left out of pipelines without a prompt, and noted.
+            prompt: Description of the result; left out of pipelines without a prompt, and noted.
+                A prompt in `options` or `plan` overrides it.
             negative_prompt: What to avoid, likewise.
             plan: Settings the candidates cycle through: arguments of the pipeline's call, e.g.
                 `{"strength": 0.3, "guidance_scale": 5.0}`. By default careful strengths where the
@@ -74,13 +86,14 @@ class PipelineRestorer:
             contract: What the call takes and allows, for pipelines that `read_contract` misjudges.
             tile: Side in pixels of square tiles for images larger than that; they overlap by a
                 quarter and are blended. No previews then.
-            limits: Sizes to read; 4 megapixels at most by default, without tiles.
+            limits: Sizes to read; without tiles 4 megapixels at most by default.
             name: In reports and configurations; the class's name by default.
 
         Raises:
             TypeError: See `read_contract`.
-            ValueError: An empty plan, arguments that the call does not have, or a tile smaller than
-                four units of the pipeline's grid.
+            ValueError: An empty plan; arguments that the call does not have, or that determine
+                what the seed and `n` do (`generator`, `num_images_per_prompt` …); a tile smaller
+                than four units of the pipeline's grid.
         """
         options = dict(options or {})
         contract = read_contract(pipe, options) if contract is None else contract
@@ -104,7 +117,7 @@ class PipelineRestorer:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What beside the name decides the candidates, as a report can hold it."""
+        """What determines the candidates beside the name, in the form that reports store."""
         return {
             "plan": [dict(entry) for entry in self.plan],
             "prompt": self.adapter.prompt,
@@ -114,7 +127,7 @@ class PipelineRestorer:
         }
 
     def with_prompts(self, positive: str, negative: str = "") -> PipelineRestorer:
-        """The same restorer with other words."""
+        """The same restorer with other prompts, in place of those among the options too."""
         other = copy.copy(self)
         other.adapter = self.adapter.with_prompts(positive, negative)
         return other
@@ -142,16 +155,11 @@ class PipelineRestorer:
         Those of equal settings come together, with an observer those of fewest steps first.
 
         Raises:
-            ValueError: Bad shape, n or batch_size; an observer where there are no previews, or one
-                that names a candidate it was not shown.
+            TypeError: The image is no float tensor.
+            ValueError: See `check_request`; an observer where there are no previews, or one that
+                names a candidate it was not shown.
         """
-        if image.ndim != 4 or image.shape[:2] != (1, 3) or not image.is_floating_point():
-            raise ValueError(
-                f"Expected one float image (1, 3, H, W) in [0, 1], got {tuple(image.shape)} "
-                f"{image.dtype}."
-            )
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
+        check_request(image, n=n, seed=seed, batch_size=batch_size)
         limit = self.group_limit(batch_size)
         if observer is None:
             return self._restore(image, n, seed, limit)
@@ -164,20 +172,27 @@ class PipelineRestorer:
 
     def _restore(self, image: Tensor, n: int, seed: int, limit: int) -> Iterator[Candidate]:
         waiting = self._groups(n, limit)
+        failure: Exception | None = None
         while waiting:
             group = waiting.pop(0)
             started = time.perf_counter()
+            made, too_large = None, False
             try:
                 made = self._make(image, group, seed)
-            except torch.OutOfMemoryError:
-                if len(group) == 1:
-                    raise
-                limit = len(group) // 2
-                waiting = [part for whole in (group, *waiting) for part in _parts(whole, limit)]
-                torch.cuda.empty_cache()
+            except Exception as error:  # the other groups may be made all the same
+                too_large = len(group) > 1 and isinstance(error, torch.OutOfMemoryError)
+                without_locals(error)
+                failure = failure if too_large else failure or error
+            if made is None:
+                torch.cuda.empty_cache()  # here the error and what it held are gone
+                if too_large:
+                    limit = len(group) // 2
+                    waiting = [part for whole in (group, *waiting) for part in _parts(whole, limit)]
                 continue
             seconds = (time.perf_counter() - started) / len(group)
             yield from self._candidates(group, seed, made, seconds)
+        if failure is not None:
+            raise failure
 
     def _make(self, image: Tensor, group: Sequence[int], seed: int) -> Restored:
         """One call for a group of candidates, or one per tile."""
@@ -230,13 +245,22 @@ class PipelineRestorer:
             return "of its scheduler or attention: search without them"
         if self._tiled(image):
             return "it works in tiles: search without them"
-        parts = self.adapter.pipe.components.values()
+        parts = list(self.adapter.pipe.components.values())
         if any(getattr(part, "is_cache_enabled", False) for part in parts):
             return "a cache keeps one call's state: disable_cache() of its network, or do without"
+        if self.adapter.device.type == "cuda" and any(_is_compiled(part) for part in parts):
+            return (
+                "the CUDA graphs of a compiled network belong to one thread, and previews run "
+                "each call in its own: do without, or load the network uncompiled"
+            )
         return None
 
     def _tiled(self, image: Tensor) -> bool:
         return self.tile is not None and max(image.shape[-2:]) > self.tile
+
+
+def _is_compiled(part: Any) -> bool:
+    return hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
 
 
 def _parts(group: list[int], limit: int) -> list[list[int]]:
@@ -244,7 +268,11 @@ def _parts(group: list[int], limit: int) -> list[list[int]]:
 
 
 def _check_names(pipe: DiffusionPipeline, *given: Mapping[str, Any]) -> None:
-    """Refuse unknown arguments, which calls with `**kwargs` would swallow."""
+    """Refuse unknown arguments, which calls with `**kwargs` would swallow, and reserved ones."""
+    for name, reason in RESERVED.items():
+        values = [entry[name] for entry in given if entry.get(name) is not None]
+        if any(not isinstance(value, int) or value != 1 for value in values):
+            raise ValueError(f"{name} is no option of a restorer: {reason}.")
     parameters = inspect.signature(type(pipe).__call__).parameters
     unknown = sorted({name for entry in given for name in entry} - set(parameters))
     if unknown:

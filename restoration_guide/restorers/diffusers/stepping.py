@@ -1,8 +1,8 @@
 """A pipeline's call, watched step by step: paused, shrunk, or ended half-way.
 
-A call cannot be left and entered again, so each runs in a thread of its own that waits after every
-step until it is told to go on. One call works at a time; the others hold their latents only. So
-many candidates advance together, whatever the pipeline, each alone in its batch.
+A call cannot be suspended and resumed, so each runs in a thread that waits after every step for the
+order to go on. One call computes at a time; the others hold their latents only. So many candidates
+advance together, whatever the pipeline, each in its own batch.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Ended(BaseException):
 class StepWatch:
     """Watches the steps of one call through its scheduler, which must be the call's own copy.
 
-    Every step draws its noise from the candidates' generators, also where the pipeline forgets to
-    hand them on.
+    Every step draws its noise from the candidates' generators, even where the pipeline does not
+    pass them to its scheduler.
 
     Args:
         scheduler: Its `step` is replaced.
@@ -87,7 +87,7 @@ class StepWatch:
         return output.to_tuple() if wants_tuple and hasattr(output, "to_tuple") else output
 
     def _start(self, timestep: Any) -> int:
-        """Place of the first step among the scheduler's: later where an image is the start."""
+        """Index of the first step in the schedule; above 0 where an image is the start."""
         begin = getattr(self.scheduler, "begin_index", None)
         if begin is not None:
             return int(begin)
@@ -95,7 +95,7 @@ class StepWatch:
         return int(same[0]) if len(same) else 0
 
     def _shrink(self, rows: int, positions: Sequence[int]) -> None:
-        """Drop rows from what the scheduler remembers; the callback drops them from the rest."""
+        """Drop rows from the scheduler's state; the callback drops them from the other tensors."""
         self._leaving = (rows, positions)
         self.generators = [self.generators[k] for k in positions]
         for name, value in vars(self.scheduler).items():
@@ -141,7 +141,7 @@ class PausedCall(Generic[Result]):
     def __init__(self, work: Callable[[Callable[[Any], Any]], Result]) -> None:
         self._work = work
         self._orders: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
-        self._news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self._results: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._autocast = [
             torch.autocast(device, dtype=torch.get_autocast_dtype(device))
             for device in ("cpu", "cuda")
@@ -160,15 +160,18 @@ class PausedCall(Generic[Result]):
             BaseException: Whatever the function raises.
         """
         if self.finished:
-            raise RuntimeError("This call has come to its end.")
+            raise RuntimeError("This call has already ended.")
         if self._thread.ident is None:
             self._thread.start()
         else:
             self._orders.put((True, order))
-        kind, value = self._news.get()
+        kind, value = self._results.get()
         self.finished = kind != "paused"
         if kind == "failed":
-            raise value
+            try:
+                raise value
+            finally:
+                del value  # its traceback holds this frame, and so everything in it
         return value
 
     def close(self) -> None:
@@ -179,7 +182,7 @@ class PausedCall(Generic[Result]):
         self.finished = True
 
     def _pause(self, value: Any) -> Any:
-        self._news.put(("paused", value))
+        self._results.put(("paused", value))
         go_on, order = self._orders.get()
         if not go_on:
             raise Ended
@@ -188,11 +191,11 @@ class PausedCall(Generic[Result]):
     def _run(self) -> None:
         try:
             with ExitStack() as stack:
-                for context in self._autocast:  # a thread starts without its caller's
+                for context in self._autocast:  # a new thread has none of its caller's contexts
                     stack.enter_context(context)
                 result = self._work(self._pause)
-            self._news.put(("done", result))
+            self._results.put(("done", result))
         except Ended:
-            self._news.put(("ended", None))
+            self._results.put(("ended", None))
         except BaseException as error:
-            self._news.put(("failed", error))
+            self._results.put(("failed", error))

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from restoration_guide import BestOfN
-from restoration_guide.restorers import Restorer, load_restorer
+from restoration_guide.restorers import Restorer, candidate_generator, load_restorer
 from restoration_guide.restorers.builtin.restorer import WeightsError
 from tests.guide import tiny_pipelines
+from tests.guide.own_pipeline import build_own_pipeline
+from zoomiqa_core.images.sources import to_pil
 
 diffusers: Any = importlib.import_module("diffusers")
 
@@ -82,12 +84,12 @@ def test_a_function(stubs: Any) -> None:
 
 
 def test_a_function_that_misbehaves(stubs: Any) -> None:
-    with pytest.raises(ValueError, match="shows no previews, because it has no steps"):
-        load_restorer(noisy).restore(image(), n=1, observer=lambda previews: [])
     with pytest.raises(ValueError, match="plan needs"):
         load_restorer(noisy, plan=[])
-    with pytest.raises(TypeError, match="returned str; expected a tensor"):
+    with pytest.raises(TypeError, match="returned str; expected a float tensor"):
         list(load_restorer(lambda image, generator: "x").restore(image(), n=1))
+    with pytest.raises(TypeError, match=r"returned torch\.uint8; expected a float tensor"):
+        list(load_restorer(lambda image: (255 * image).byte()).restore(image(), n=1))
     enlarging = load_restorer(lambda image, generator: image.repeat(1, 1, 2, 2))
     result = BestOfN(enlarging, stubs.Scorer(), n=1)(image()[0])
     assert result.rows[1].status == "wrong_size"
@@ -98,3 +100,98 @@ def test_a_function_that_misbehaves(stubs: Any) -> None:
     kept = image()
     list(load_restorer(spoiling).restore(kept, n=2))
     assert torch.equal(kept, image())
+
+
+def test_a_function_without_a_generator() -> None:
+    (darker,) = load_restorer(lambda image: image / 2).restore(image(), n=1)
+    assert torch.equal(darker.image, image()[0] / 2)
+    plan = [{"gain": 0.5}, {}]
+    restorer = load_restorer(lambda image, gain=1.0: image * gain, plan=plan)
+    first, second = restorer.restore(image(), n=2)
+    assert torch.equal(first.image, image()[0] / 2) and torch.equal(second.image, image()[0])
+    (drawn,) = load_restorer(
+        lambda image, rng=None: image * 0 + torch.rand(1, generator=rng)
+    ).restore(image(), n=1, seed=3)
+    assert float(drawn.image[0, 0, 0]) == float(torch.rand(1, generator=candidate_generator(3, 0)))
+
+
+@pytest.mark.parametrize(
+    ("function", "plan"),
+    [(lambda: None, [{}]), (lambda image: image, [{"gain": 1}]), (lambda a, b, c: a, [{}])],
+)
+def test_a_function_that_cannot_be_called_is_refused_at_once(function: Any, plan: Any) -> None:
+    with pytest.raises(TypeError, match=r"as f\(image\) or f\(image, generator\)"):
+        load_restorer(function, plan=plan)
+
+
+def test_a_network() -> None:
+    network = torch.nn.Conv2d(3, 3, 1).double()
+    with pytest.raises(ValueError, match=r"in training mode.*call its \.eval\(\) first"):
+        load_restorer(network)
+    (candidate,) = load_restorer(network.eval()).restore(image(), n=1)
+    expected = network(image().double())[0].float()
+    assert torch.equal(candidate.image, expected.detach()) and not candidate.image.requires_grad
+    with pytest.raises(TypeError, match=r"Identity is a class: give an instance"):
+        load_restorer(torch.nn.Identity)
+
+
+def test_pictures_and_arrays_are_read() -> None:
+    (picture,) = load_restorer(lambda image: to_pil(image[0])).restore(image(), n=1)
+    torch.testing.assert_close(picture.image, image()[0], atol=0.5 / 255 + 1e-6, rtol=0)
+    (array,) = load_restorer(lambda image: image[0].permute(1, 2, 0).numpy()).restore(image(), n=1)
+    assert torch.equal(array.image, image()[0])
+
+
+def test_a_candidate_that_fails_leaves_the_others() -> None:
+    def fragile(image: Tensor, fails: bool = False) -> Tensor:
+        if fails:
+            raise RuntimeError("the second entry fails")
+        return image
+
+    restorer, made = load_restorer(fragile, plan=[{}, {"fails": True}]), []
+    with pytest.raises(RuntimeError, match="the second entry fails"):
+        for candidate in restorer.restore(image(), n=4):
+            made.append(candidate.index)
+    assert made == [0, 2]
+
+
+def test_a_deadline_works_with_a_function(stubs: Any) -> None:
+    search = BestOfN(load_restorer(noisy), stubs.Scorer(), n=4, deadline_s=1000.0)
+    assert [c.index for c in search(image()[0]).candidates] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"seed": -1}, ValueError, "seed must not be negative"),
+        ({"n": 0}, ValueError, "n and batch_size must be at least 1"),
+        ({"image": 255 * torch.rand(1, 3, 16, 16)}, ValueError, "divide 8-bit values by 255"),
+        ({"image": 2 * torch.rand(1, 3, 16, 16) - 1}, ValueError, "image / 2 [+] 0.5"),
+        ({"image": torch.rand(3, 16, 16)}, ValueError, r"Expected one image \(1, 3, H, W\)"),
+        ({"image": torch.zeros(1, 3, 16, 16).byte()}, TypeError, "to_batch makes one"),
+    ],
+)
+@pytest.mark.parametrize("source", ["builtin", "pipeline", "function"])
+def test_arguments_are_checked_when_restore_is_called(
+    source: str, asked: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    made: Any = {"pipeline": build_own_pipeline(), "function": noisy}.get(source, source)
+    restorer = load_restorer(made)
+    with pytest.raises(error, match=message):  # before the first candidate is asked for
+        restorer.restore(**{"image": image(), "n": 1, **asked})
+
+
+def test_device_and_dtype_reach_a_pipeline_object() -> None:
+    pipe: Any = build_own_pipeline()
+    restorer: Any = load_restorer(pipe, dtype=torch.float64)
+    assert restorer.adapter.pipe.unet.dtype == torch.float64
+    assert load_restorer(pipe, device="meta").adapter.device.type == "meta"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="device and dtype are of pipelines"):
+        load_restorer(noisy, device="cpu")
+
+
+def test_a_restorer_is_returned_as_it_is() -> None:
+    restorer = load_restorer(noisy)
+    assert load_restorer(restorer) is restorer
+    with pytest.raises(ValueError, match=r"noisy is a restorer already: it takes no \['plan'\]"):
+        load_restorer(restorer, plan=[{}])

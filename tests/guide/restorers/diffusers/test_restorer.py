@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from restoration_guide import BestOfN
 from restoration_guide.restorers import Restorer, candidate_generator, load_restorer
+from restoration_guide.restorers.diffusers.adapter import PipelineAdapter
 from restoration_guide.restorers.diffusers.contract import read_contract
 from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
@@ -133,9 +137,10 @@ def test_what_a_search_sees_of_bad_candidates(own: Any, stubs: Any) -> None:
     own.after = spoil
     search = BestOfN(load_restorer(own), stubs.Scorer(), n=8)
     result = search(image()[0], seed=0)
-    assert [row.status for row in result.rows[2:]] == ["not_finite", "constant", "wrong_size"]
+    statuses = [row.status for row in result.rows[2:]]
+    assert statuses[:3] == ["not_finite", "constant", "wrong_size"]
     assert result.error == "RuntimeError: the pipeline crashes"
-    assert len(result.candidates) == 4  # what was finished
+    assert [row.index for row in result.rows[1:]] == [0, 1, 2, 3, 5, 6, 7]  # all but the crash
 
 
 def test_a_flagged_candidate_says_so(own: Any, stubs: Any) -> None:
@@ -245,7 +250,7 @@ def test_gradients_switched_off_are_named(own: Any) -> None:
 
 def test_rejections_teach_the_fix(own: Any) -> None:
     restorer: Any = load_restorer(own)
-    with pytest.raises(ValueError, match="Expected one float image"):
+    with pytest.raises(ValueError, match="Expected one image"):
         restorer.restore(image()[0], n=1)
     with pytest.raises(ValueError, match="n and batch_size must be at least 1"):
         restorer.restore(image(), n=0)
@@ -253,7 +258,7 @@ def test_rejections_teach_the_fix(own: Any) -> None:
         load_restorer(own, plan=[])
     with pytest.raises(ValueError, match="tile must be at least 32 px"):
         load_restorer(own, tile=8)
-    with pytest.raises(ValueError, match=r"\[7\] go on, but was shown \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"candidates \[7\], but was shown \[0, 1\]"):
         list(restorer.restore(image(), n=2, observer=lambda previews: [7]))
     with pytest.raises(ValueError, match="one generator per image"):
         restorer.adapter.call(image(), {}, [])
@@ -271,6 +276,142 @@ def test_rejections_teach_the_fix(own: Any) -> None:
     silent: Any = load_restorer(own)
     with pytest.raises(ValueError, match="shows no previews, because of its scheduler"):
         silent.restore(image(), n=1, observer=keep_all)
+
+
+def test_one_bad_entry_of_the_plan_leaves_the_others(own: Any) -> None:
+    own.after = lambda good: good
+    restorer, made = load_restorer(own, plan=[{}, {"gain": "much"}, {"gain": 0.1}]), []
+    with pytest.raises(TypeError):
+        for candidate in restorer.restore(image(), n=6):
+            made.append(candidate.index)
+    assert made == [0, 2, 3, 5]
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_a_batch_that_did_not_fit_is_freed_before_the_halves_run(observed: bool) -> None:
+    pipe: Any = tiny_pipelines.build("sd_img2img")
+    restorer = batching(
+        load_restorer(pipe, options=tiny_pipelines.options("sd_img2img"), plan=[{}])
+    )
+    held: list[weakref.ref[Tensor]] = []
+    left: list[int] = []
+
+    def full(_: Any, given: Any) -> None:
+        left.append(sum(tensor() is not None for tensor in held))
+        big = torch.zeros(8)
+        held.append(weakref.ref(big))
+        if len(given[0]) > 4:
+            raise torch.OutOfMemoryError("full")
+        del big
+
+    pipe.unet.register_forward_pre_hook(full)
+    gc.disable()  # memory must not wait for the collector of reference cycles
+    try:
+        observer = keep_all if observed else None
+        made = list(restorer.restore(image(), n=4, batch_size=4, observer=observer))
+    finally:
+        gc.enable()
+    assert len(made) == 4 and len(left) > 2 and not any(left)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("generator", torch.Generator()),
+        ("latents", torch.zeros(1, 4, 8, 8)),
+        ("num_images_per_prompt", 2),
+        ("output_type", "latent"),
+    ],
+)
+@pytest.mark.parametrize("where", ["options", "plan"])
+def test_what_seed_and_n_determine_is_no_option(name: str, value: Any, where: str) -> None:
+    pipe: Any = tiny_pipelines.build("sd_img2img")
+    given: Any = {name: value}
+    with pytest.raises(ValueError, match=f"{name} is no option of a restorer"):
+        load_restorer(pipe, **{where: [given] if where == "plan" else given})
+
+
+def restored(pipe: Any, count: int = 1, **more: Any) -> list[Tensor]:
+    options = {**tiny_pipelines.options("sd_img2img"), **more.pop("options", {})}
+    restorer = batching(load_restorer(pipe, options=options, **{"plan": [{}], **more}))
+    return [c.image for c in restorer.restore(image(), n=count, batch_size=count)]
+
+
+def test_prompts_of_options_and_plan_reach_the_call() -> None:
+    pipe: Any = tiny_pipelines.build("sd_img2img")
+    (asked,) = restored(pipe, prompt="sharp", negative_prompt="blur")
+    (plain,) = restored(pipe)
+    assert not torch.equal(asked, plain)
+    words = {"prompt": "sharp", "negative_prompt": "blur"}
+    assert torch.equal(restored(pipe, options=words)[0], asked)
+    assert torch.equal(restored(pipe, plan=[words])[0], asked)
+    assert torch.equal(restored(pipe, options=words, plan=[{"prompt": "sharp"}])[0], asked)
+    restorer: Any = load_restorer(pipe, options=words).with_prompts("other")  # type: ignore[attr-defined]
+    assert restorer.adapter.prompt == "other" and not restorer.adapter.options
+
+
+def test_prompts_may_come_embedded() -> None:
+    pipe: Any = tiny_pipelines.build("sd_img2img")
+    embeds, negative = pipe.encode_prompt("sharp", "cpu", 1, True, "blur")
+    given = {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
+    asked = restored(pipe, 2, prompt="sharp", negative_prompt="blur")
+    for one, other in zip(restored(pipe, 2, options=given), asked, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sd_controlnet", "sd_controlnet_img2img"])
+def test_several_controlnets_each_get_the_image(name: str) -> None:
+    pipe: Any = tiny_pipelines.build(name)
+    options = tiny_pipelines.options(name)
+    scale = {"controlnet_conditioning_scale": 1.0}
+    alone = load_restorer(pipe, options={**options, **scale}, plan=[{}])
+    single = list(alone.restore(image(), n=2))
+    two = type(pipe)(
+        **{**pipe.components, "controlnet": [pipe.controlnet, tiny_pipelines.controlnet()]},
+        requires_safety_checker=False,
+    )
+    scales = {"controlnet_conditioning_scale": [1.0, 0.0]}  # the second without effect
+    several = batching(load_restorer(two, options={**options, **scales}, plan=[{}]))
+    made = list(several.restore(image(), n=2, batch_size=2))
+    for one, other in zip(made, single, strict=True):
+        torch.testing.assert_close(one.image, other.image, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SanaImageToVideoPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "QwenImageControlNetInpaintPipeline",
+        "FluxPriorReduxPipeline",
+        "DiffusionGemmaPipeline",
+        "KandinskyV22PriorEmb2EmbPipeline",
+        "StableDiffusionImageVariationPipeline",
+        "ShapEImg2ImgPipeline",
+    ],
+)
+def test_diffusers_pipelines_that_do_not_restore_are_refused(name: str) -> None:
+    kind = getattr(importlib.import_module("diffusers"), name)
+    with pytest.raises(TypeError, match=r"which a restorer does not have|is not supported: it"):
+        read_contract(kind.__new__(kind))
+
+
+def test_flux2_has_no_previews() -> None:
+    class Flux2OwnPipeline(OwnPipeline):
+        pass
+
+    assert read_contract(build_own_pipeline()).previews
+    assert not read_contract(object.__new__(Flux2OwnPipeline)).previews
+
+
+def test_compiled_networks_are_not_watched_on_cuda(
+    own: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer: Any = load_restorer(own)
+    own.unet._compiled_call_impl = lambda *_: None  # as `unet.compile()` leaves it
+    assert restorer._refusal(image()) is None
+    monkeypatch.setattr(PipelineAdapter, "device", torch.device("cuda"))
+    assert "CUDA graphs of a compiled network" in restorer._refusal(image())
 
 
 def test_pipelines_that_are_no_restorers(own: Any) -> None:

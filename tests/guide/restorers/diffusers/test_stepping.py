@@ -30,7 +30,7 @@ def test_a_call_pauses_goes_on_and_ends() -> None:
     assert call.advance() == 0 and not heard
     assert call.advance("first") == 1 and heard == ["first"]
     assert call.advance("second") == "done" and call.finished
-    with pytest.raises(RuntimeError, match="come to its end"):
+    with pytest.raises(RuntimeError, match="already ended"):
         call.advance()
 
 
