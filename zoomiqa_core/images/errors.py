@@ -89,6 +89,12 @@ class ClosedImageError(ImageError):
     code = "closed"
 
 
+class UnsupportedColourError(ImageError):
+    """The colour encoding is known and cannot be converted to sRGB here, as that of HDR."""
+
+    code = "unsupported_colour"
+
+
 class ConstantImageError(ImageError):
     """The image is one flat colour: there is nothing to judge."""
 
@@ -99,7 +105,10 @@ class ConstantImageError(ImageError):
 class ImageLimits:
     """Sizes accepted, checked on the header before any pixel is decoded.
 
-    Pillow's own ceiling (``2 · Image.MAX_IMAGE_PIXELS``, about 179 million pixels) stays in force.
+    >>> ImageLimits(max_pixels=200_000_000).check(16320, 12240, "photo.jpg")
+    >>> ImageLimits().check(16320, 12240, "photo.jpg")
+    Traceback (most recent call last):
+    zoomiqa_core.images.errors.TooLargeError: photo.jpg: 16320×12240 pixels; the limits are ...
     """
 
     max_pixels: int = 64_000_000

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from zoomiqa_core.images.pillow import HEIF_SUFFIXES, can_read_heif
+
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
-"""File name suffixes, in lower case, that are searched for in folders."""
+"""File name suffixes, in lower case, that are searched for in folders; with a plugin also HEIC."""
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or pattern, or several."""
@@ -194,7 +196,7 @@ def _images_under(folder: Path, output: Path | None, found: FoundImages) -> list
                 suffix = Path(name).suffix.lower()
                 if name.startswith("."):
                     found.passed_over["hidden"] += 1
-                elif suffix in SUFFIXES:
+                elif suffix in SUFFIXES or (suffix in HEIF_SUFFIXES and can_read_heif()):
                     images.append(Path(parent, name))
                 else:
                     found.passed_over[suffix or "without a suffix"] += 1

@@ -20,6 +20,7 @@ from zoomiqa_core.images.errors import (
     BadShapeError,
     BadTypeError,
     BadValuesError,
+    ClosedImageError,
     ConstantImageError,
     ImageError,
     ImageLimits,
@@ -132,6 +133,7 @@ def read_or_fail(
     Raises:
         BadTypeError, BadShapeError, BadValuesError: the caller gave something that is no image,
             or an array or tensor with values outside [0, 1].
+        ClosedImageError: a PIL image was closed before its pixels were read.
 
     >>> read_or_fail("missing.png").error
     'missing'
@@ -141,7 +143,8 @@ def read_or_fail(
     except ImageError as error:
         is_file = isinstance(source, str | os.PathLike | Image.Image)
         mistake = isinstance(error, BadTypeError | BadShapeError | BadValuesError)
-        if mistake and not is_file and not isinstance(error, NotFiniteError):
+        not_finite = isinstance(error, NotFiniteError)
+        if isinstance(error, ClosedImageError) or (mistake and not is_file and not not_finite):
             raise
         return Assessment.failed(error.code, str(error), source_name(source))
 

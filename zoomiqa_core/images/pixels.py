@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from zoomiqa_core.images.colour import Convert, convert_profile, convert_tags, read_cicp
 from zoomiqa_core.images.errors import (
     BadShapeError,
     BadTypeError,
     BadValuesError,
+    ClosedImageError,
     ImageError,
     ImageLimits,
     NotFiniteError,
@@ -76,9 +79,12 @@ def decoding_errors(name: str) -> Iterator[None]:
 
 def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
     """Decode the current frame of a PIL image of any mode, upright."""
+    _check_open(image, name)
     limits.check(*image.size, name)
     notes: list[str] = []
     with decoding_errors(name):
+        cicp = read_cicp(image, name)
+        convert, colour_note = convert_tags(image, cicp)
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             current = f"number {image.tell() + 1}" if image.tell() else "first"
@@ -86,6 +92,9 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
         # The raw mode is known only until the pixels are loaded.
         is_16_bit = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
         image.load()
+        if cicp is None:
+            image, profile_note = convert_profile(image)
+            colour_note = profile_note or colour_note
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
         except Exception:  # damaged metadata does not make the pixels wrong
@@ -93,13 +102,32 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
             notes.append("EXIF unreadable, orientation not applied")
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
+        if colour_note is not None:
+            notes.append(colour_note)
         if image.mode == "CMYK":
             notes.append("CMYK converted without a colour profile")
         if image.mode in ("RGB", "RGBA") and is_16_bit:
             notes.append("16-bit colour read at 8 bits")
         array = _channels(image, is_16_bit, name)
-    pixels, more_notes = _to_rgb(torch.from_numpy(array), name)
+    pixels, more_notes = _to_rgb(torch.from_numpy(array), name, convert)
     return pixels, (*notes, *more_notes)
+
+
+def _check_open(image: Image.Image, name: str) -> None:
+    """Raise :class:`ClosedImageError` for an image whose file was closed before it was read."""
+    file: Any = getattr(image, "fp", None)
+    closed = bool(getattr(image, "tile", ())) and (file is None or file.closed)
+    try:
+        _ = image.im
+    except ValueError:
+        closed = True
+    except (AssertionError, AttributeError):
+        pass  # not read yet
+    if closed:
+        raise ClosedImageError(
+            f"{name}: this PIL image was closed before its pixels were read; call image.load() "
+            "before closing it, or give the path"
+        )
 
 
 def from_array(array: np.ndarray, limits: ImageLimits) -> Decoded:
@@ -202,7 +230,7 @@ def _channels(image: Image.Image, is_16_bit: bool, name: str) -> np.ndarray:
     return np.array(image.convert("RGBA"))
 
 
-def _to_rgb(values: Tensor, name: str) -> Decoded:
+def _to_rgb(values: Tensor, name: str, convert: Convert | None = None) -> Decoded:
     """(H, W) or (H, W, 1–4) levels → (3, H, W) in new memory, alpha composited over white."""
     white = _INTEGER_WHITE.get(values.dtype)
     overshoots = white is None and check_range(values, name)
@@ -217,6 +245,8 @@ def _to_rgb(values: Tensor, name: str) -> Decoded:
         planes.clamp_(0, 1)
     count = planes.shape[0]
     colour = planes[: count - 1] if count in (2, 4) else planes
+    if convert is not None:
+        colour = convert(colour)
     notes: tuple[str, ...] = ()
     if count in (2, 4):
         alpha = planes[count - 1 :]

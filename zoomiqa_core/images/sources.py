@@ -4,7 +4,7 @@ Every entry point reads through :func:`read_image`, so that one rule holds every
 pixels, or an :class:`ImageError` that names the fault and the fix. What had to be decided on the
 way (alpha, frames, profiles) is recorded in :attr:`DecodedImage.notes`.
 
-Embedded ICC profiles are not applied: values are taken as sRGB.
+Embedded colour profiles and colour tags are converted to sRGB (:mod:`~.colour`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from zoomiqa_core.images.colour import srgb_profile
 from zoomiqa_core.images.errors import (
     BadShapeError,
     BadTypeError,
@@ -37,8 +38,15 @@ from zoomiqa_core.images.errors import (
     TruncatedImageError,
     UnknownFormatError,
     UnreadableImageError,
+    UnsupportedColourError,
 )
 from zoomiqa_core.images.folders import SUFFIXES, find_images
+from zoomiqa_core.images.pillow import (
+    can_read_heif,
+    is_heif,
+    pillow_settings,
+    register_heif,
+)
 from zoomiqa_core.images.pixels import (
     check_array,
     check_tensor,
@@ -71,6 +79,7 @@ __all__ = [
     "TruncatedImageError",
     "UnknownFormatError",
     "UnreadableImageError",
+    "UnsupportedColourError",
     "find_images",
     "read_image",
     "save_png",
@@ -84,7 +93,7 @@ DEFAULT_LIMITS = ImageLimits()
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor
 """Whatever :func:`read_image` accepts."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pillow decoders in use. Others stay off: some run programs (EPS) or decode while opening."""
 
 
@@ -112,13 +121,15 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
 
     Returns:
         The upright image (EXIF orientation applied). Alpha is composited over white; of an
-        animation the frame at hand is read, the first of a file; 16-bit grey keeps its depth,
-        16-bit colour files are read at 8 bits (Pillow's decoders). All of it is noted.
+        animation the current frame is read, the first of a file; 16-bit grey keeps its depth,
+        16-bit colour files are read at 8 bits (Pillow's decoders); colours are converted to sRGB.
+        All of it is noted.
 
     Raises:
         ImageError: A subclass whose ``code`` is one of ``missing``, ``directory``, ``empty``,
             ``unreadable``, ``unknown_format``, ``truncated``, ``too_large``, ``too_small``,
-            ``bad_type``, ``bad_shape``, ``bad_values``, ``not_finite``, ``closed``.
+            ``bad_type``, ``bad_shape``, ``bad_values``, ``not_finite``, ``closed``,
+            ``unsupported_colour``.
 
     >>> import torch
     >>> image = read_image(torch.full((1, 4, 6), 128, dtype=torch.uint8))
@@ -133,7 +144,8 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
         return _read_file(source, limits)
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", ""))
-        return DecodedImage(*from_pil(source, name or "PIL image", limits), name)
+        with pillow_settings(limits):
+            return DecodedImage(*from_pil(source, name or "PIL image", limits), name)
     if isinstance(source, np.ndarray):
         return DecodedImage(*from_array(source, limits))
     return DecodedImage(*from_tensor(source, limits))
@@ -164,7 +176,11 @@ def source_name(source: ImageSource) -> str:
 
 
 def to_batch(source: ImageSource) -> Tensor:
-    """The image as (1, 3, H, W) float32 in [0, 1]; reads and raises like :func:`read_image`."""
+    """The image as (1, 3, H, W) float32 in [0, 1]; reads and raises like :func:`read_image`.
+
+    >>> tuple(to_batch(Image.new("RGB", (6, 4), "red")).shape)
+    (1, 3, 4, 6)
+    """
     return read_image(source).pixels.unsqueeze(0)
 
 
@@ -172,6 +188,10 @@ def to_pil(image: Tensor) -> Image.Image:
     """Convert (3, H, W) or (1, 3, H, W) in [0, 1] to an 8-bit RGB image.
 
     Values outside [0, 1] are clamped; halves round to even, as :func:`torch.round` does.
+
+    >>> import torch
+    >>> to_pil(torch.tensor([1.0, 0.5, 0.0]).view(3, 1, 1)).getpixel((0, 0))
+    (255, 128, 0)
 
     Raises:
         BadShapeError: Another layout.
@@ -185,14 +205,19 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def save_png(image: ImageSource, path: str | os.PathLike[str]) -> Path:
-    """Write an 8-bit RGB PNG atomically and return its path.
+    """Write an 8-bit RGB PNG with an sRGB profile atomically and return its path.
 
-    Same pixels, same bytes: no time, profile or other metadata is stored. A tensor is converted
-    by :func:`to_pil` (clamped); any other source is read by :func:`read_image` first.
+    Same pixels, same bytes: no time or other metadata is stored. A tensor is converted by
+    :func:`to_pil` (clamped); any other source is read by :func:`read_image` first.
+
+    >>> save_png(np.zeros((4, 6, 3)), "black.png").name
+    'black.png'
+    >>> read_image("black.png").pixels.max().item()
+    0.0
     """
     tensor = image if isinstance(image, Tensor) else read_image(image).pixels
     buffer = io.BytesIO()
-    to_pil(tensor).save(buffer, "PNG")
+    to_pil(tensor).save(buffer, "PNG", icc_profile=srgb_profile())
     return write_bytes_atomic(path, buffer.getvalue())
 
 
@@ -201,8 +226,15 @@ def _read_file(source: str | os.PathLike, limits: ImageLimits) -> DecodedImage:
     path = os.path.expanduser(name)
     _check_file(path, name)
     Image.init()
+    if is_heif(path):
+        if not can_read_heif():
+            raise UnknownFormatError(
+                f"{name}: a HEIC or HEIF image; pip install pillow-heif, or convert it to PNG or "
+                "JPEG"
+            )
+        register_heif()
     formats = [decoder for decoder in FORMATS if decoder in Image.OPEN]
-    with decoding_errors(name), Image.open(path, formats=formats) as image:
+    with decoding_errors(name), pillow_settings(limits), Image.open(path, formats=formats) as image:
         return DecodedImage(*from_pil(image, name, limits), name)
 
 

@@ -1,0 +1,64 @@
+"""Pillow's global settings and plugins while an image is decoded."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, ImageFile
+
+from zoomiqa_core.images.errors import ImageLimits
+
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+
+_lock = threading.Lock()
+_active = 0
+_before: tuple[bool, int | None] = (False, None)
+
+
+@contextmanager
+def pillow_settings(limits: ImageLimits) -> Iterator[None]:
+    """Decode strictly, and up to the size that the caller allows.
+
+    Other libraries set ``ImageFile.LOAD_TRUNCATED_IMAGES``, under which half a file decodes to an
+    image with a grey rest; it is off until the last thread has left. Pillow's ceiling of pixels is
+    raised where the limits ask for more.
+    """
+    global _active, _before
+    with _lock:
+        if _active == 0:
+            _before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        _active += 1
+        if Image.MAX_IMAGE_PIXELS is not None and limits.max_pixels > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    try:
+        yield
+    finally:
+        with _lock:
+            _active -= 1
+            if _active == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = _before
+
+
+def is_heif(path: str | Path) -> bool:
+    """Whether a file's content is HEIC or HEIF."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"hevc", b"mif1")
+
+
+def can_read_heif() -> bool:
+    """Whether a plugin for HEIC is registered with Pillow, or the package pillow-heif is there."""
+    return "HEIF" in Image.OPEN or importlib.util.find_spec("pillow_heif") is not None
+
+
+def register_heif() -> None:
+    """Register pillow-heif, unless a plugin is registered already."""
+    if "HEIF" not in Image.OPEN:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+
+        pillow_heif.register_heif_opener()
