@@ -80,8 +80,10 @@ COLOUR = (0.8, 0.4, 0.2)
 
 @pytest.mark.parametrize(
     ("mode", "fmt"),
-    [*((mode, fmt) for mode in ("RGB", "RGBA", "P") for fmt in ("PNG", "TIFF"))]
-    + [("RGB", "JPEG"), ("RGB", "WEBP"), ("RGBA", "WEBP")],
+    [
+        *((mode, fmt) for mode in ("RGB", "RGBA", "P") for fmt in ("PNG", "TIFF")),
+        *(("RGB", "JPEG"), ("RGB", "WEBP"), ("RGBA", "WEBP")),
+    ],
 )
 def test_a_profile_is_applied_and_noted(tmp_path, mode, fmt):
     image = Image.new("RGB", (16, 16), tuple(round(255 * c) for c in COLOUR)).convert(mode)
