@@ -18,7 +18,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
-html_show_sphinx = False
+html_show_copyright = html_show_sphinx = False
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output of examples
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
