@@ -1,11 +1,11 @@
-"""The judge's reply: free text in, a typed answer or a named error out, in linear time.
+"""Parsing of replies: from free text to a typed answer or a named error, in linear time.
 
 A reply ends in ``<answer>{"bbox_2d": [x1, y1, x2, y2], "rating": 3.56, "tool": "crop"}</answer>``
-(Zoom-IQA, arXiv 2601.02918). The answer that counts is the last one after the last ``</think>``:
-an answer quoted while thinking, inside a string or ahead of the real one never counts.
+(Zoom-IQA, arXiv 2601.02918). The last answer after the last ``</think>`` is read;
+answers quoted in the reasoning, inside a string or before it are ignored.
 
-What the released parser accepts is accepted, with these departures: the last answer wins, not the
-first; relaxed JSON only with ``repair=True``; booleans, NaN and infinities, digits grouped by
+Departures from the released parser: the last answer is read, not the first; relaxed JSON only with
+``repair=True``; booleans, NaN and infinities, digits grouped by
 underscores, integers beyond the range of floats, repeated keys and tools that are neither text nor
 null are errors. The four sections of the reasoning are read by
 :mod:`zoomiqa_core.zoom_iqa.reasoning`.
@@ -30,11 +30,11 @@ Tool = Literal["crop", "final"]
 
 OPEN, CLOSE, END_OF_THOUGHT = "<answer>", "</answer>", "</think>"
 MAX_ANSWER_CHARS = 16_384
-"""A longer answer is malformed; a real one has about a hundred characters."""
+"""Maximum length of an answer; real ones have about a hundred characters."""
 MAX_REPAIR_CHARS = 2_048
-"""Longer text is not repaired: the repair takes more than linear time."""
+"""Maximum length of a text to repair, since the repair takes more than linear time."""
 MAX_NESTED_TAGS = 8
-"""How many ``<answer>`` may stand inside the strings of the answer."""
+"""Maximum number of ``<answer>`` tags inside the strings of an answer."""
 MAX_NUMBER_CHARS = 32
 
 _KEYS: dict[str, AnswerErrorCode] = {
@@ -46,7 +46,14 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class AnswerError(ValueError):
-    """A reply without a usable answer; ``code`` names the reason."""
+    """A reply without a usable answer; ``code`` names the reason.
+
+    >>> try:
+    ...     parse_answer("I cannot say.")
+    ... except AnswerError as error:
+    ...     print(error.code)
+    missing_answer
+    """
 
     def __init__(self, code: AnswerErrorCode, message: str) -> None:
         super().__init__(code, message)
@@ -59,42 +66,50 @@ class AnswerError(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the judge answered."""
+    """The answer of a reply.
+
+    >>> Answer(3.5, "final")
+    Answer(rating=3.5, tool='final', bbox=None, repaired=False)
+    """
 
     rating: float
-    """As written, finite; usually 1–5. Clipped only where it becomes a score."""
+    """As written, finite; usually 1–5, not clipped."""
     tool: Tool
-    """What happens next: ``"crop"`` asks to see a region, ``"final"`` ends."""
+    """``"crop"`` requests a region, ``"final"`` ends the chain."""
     bbox: BBox | None = None
-    """The region asked for, as written: shares of the image or pixels, corners in any order.
+    """The requested region as written: fractions of the image or pixels, corners in any order.
 
-    None when the tool is final, and when what was written is not four numbers; the crop policy
-    then shows the centre (:func:`zoomiqa_core.zoom_iqa.crop.crop_box`).
+    None when the tool is final, or the box is not four numbers; then the centre is shown
+    (:func:`zoomiqa_core.zoom_iqa.crop.crop_box`).
     """
     repaired: bool = False
-    """The answer was not JSON and had to be repaired."""
+    """Whether the answer was not JSON and had to be repaired."""
 
 
 class Route(NamedTuple):
-    """Where an answer leads: its tool and its region, whatever its rating."""
+    """Tool and region of an answer."""
 
     tool: Tool
     bbox: BBox | None
 
 
 def parse_answer(text: str, *, last_round: bool = False, repair: bool = False) -> Answer:
-    """Read the answer of a reply.
+    """Parse the answer of a reply.
 
     Args:
         text: the whole reply.
-        last_round: nothing follows this reply, so the rating alone is read: the tool is final and
-            an unusable box or tool does no harm.
-        repair: accept an answer that is almost JSON (single quotes, a trailing comma), if the reply
-            holds no other answer it could be confused with. Needs ``json-repair``.
+        last_round: read the rating alone; the tool is final, and an unusable box or tool is no
+            error.
+        repair: accept an answer that is almost JSON (single quotes, a trailing comma) if it is the
+            only one in the reply. Needs ``json-repair``.
 
     Raises:
         AnswerError: there is no usable answer.
         ModuleNotFoundError: ``repair`` without ``json-repair``.
+
+    >>> text = '<answer>{"bbox_2d": [0.1, 0, 0.6, 0.5], "rating": 3.56, "tool": "crop"}</answer>'
+    >>> parse_answer(f"Noise in the sky.</think>{text}")
+    Answer(rating=3.56, tool='crop', bbox=(0.1, 0.0, 0.6, 0.5), repaired=False)
     """
     fields, repaired = answer_fields(text, repair=repair)
     rating = read_rating(fields)
@@ -103,19 +118,23 @@ def parse_answer(text: str, *, last_round: bool = False, repair: bool = False) -
 
 
 def format_answer(rating: float, bbox: Sequence[float] | None = None) -> str:
-    """An answer as the prompts ask for it; with a box it asks for a closer look at that region.
+    """Write an answer in the form the prompts describe; with a box, it requests that region.
 
-    Example:
-        >>> format_answer(3.5)
-        '<answer>{"bbox_2d": [0, 0, 0, 0], "rating": 3.50, "tool": "final"}</answer>'
+    >>> format_answer(3.5)
+    '<answer>{"bbox_2d": [0, 0, 0, 0], "rating": 3.50, "tool": "final"}</answer>'
     """
-    box = "[0, 0, 0, 0]" if bbox is None else f"[{', '.join(f'{share:.2f}' for share in bbox)}]"
+    box = "[0, 0, 0, 0]" if bbox is None else f"[{', '.join(f'{side:.2f}' for side in bbox)}]"
     tool = "final" if bbox is None else "crop"
     return f'{OPEN}{{"bbox_2d": {box}, "rating": {rating:.2f}, "tool": "{tool}"}}{CLOSE}'
 
 
 def replace_answer(text: str, answer: str) -> str:
-    """The reply with everything after its reasoning replaced by another answer."""
+    """The reply with everything after its reasoning replaced by another answer.
+
+    >>> print(replace_answer("Sharp.</think> I rate it 4.", "<answer>{}</answer>"))
+    Sharp.</think>
+    <answer>{}</answer>
+    """
     end = text.rfind(END_OF_THOUGHT)
     if end >= 0:
         return f"{text[: end + len(END_OF_THOUGHT)]}\n{answer}"
@@ -124,10 +143,13 @@ def replace_answer(text: str, answer: str) -> str:
 
 
 def answer_fields(text: str, *, repair: bool = False) -> tuple[dict[str, Any], bool]:
-    """The JSON object of the last answer after the last ``</think>``; and: was it repaired?
+    """The JSON object of the last answer after the last ``</think>``, and whether it was repaired.
 
-    The object must reach up to the last ``</answer>``. At most one ``<answer>`` can begin such an
-    object: of two, the later would stand outside every string of the earlier and break it.
+    The object must extend to the last ``</answer>``. At most one ``<answer>`` starts such an
+    object: of two, the later would be outside every string of the earlier and break its JSON.
+
+    >>> answer_fields('</think><answer>{"rating": 3}</answer>')
+    ({'rating': 3.0}, False)
     """
     repair_json = _repairer() if repair else None
     thought = text.rfind(END_OF_THOUGHT)
@@ -147,7 +169,7 @@ def answer_fields(text: str, *, repair: bool = False) -> tuple[dict[str, Any], b
         opened = text.rfind(OPEN, start, opened)
     head = text[last + len(OPEN) : end][:MAX_ANSWER_CHARS].lstrip()
     if not head.startswith("{"):
-        raise AnswerError("missing_answer", f"the last answer holds no object: {_show(head)}")
+        raise AnswerError("missing_answer", f"the last answer has no JSON object: {_show(head)}")
     alone = text.count(OPEN) == 1 and text.count(CLOSE) == 1
     if repair_json and alone and end - last <= MAX_REPAIR_CHARS:
         fields = _repaired_object(repair_json, head)
@@ -157,7 +179,11 @@ def answer_fields(text: str, *, repair: bool = False) -> tuple[dict[str, Any], b
 
 
 def read_rating(fields: Mapping[str, Any]) -> float:
-    """The rating of an answer's object: a finite number, or text that is one."""
+    """The rating in an answer's object: a finite number, or a string with one.
+
+    >>> read_rating({"rating": "3.5"})
+    3.5
+    """
     if "rating" not in fields:
         raise AnswerError("invalid_rating", 'the answer has no "rating"')
     rating = _number(fields["rating"])
@@ -169,10 +195,13 @@ def read_rating(fields: Mapping[str, Any]) -> float:
 
 
 def read_route(fields: Mapping[str, Any]) -> Route:
-    """Tool and region of an answer's object.
+    """Tool and region in an answer's object.
 
-    A tool other than ``"final"`` asks for the region, unless the region is all zeros. All three
-    keys must be there, though a tool may be null.
+    A tool other than ``"final"`` requests the region, unless the region is all zeros. All three
+    keys are required, though the tool may be null.
+
+    >>> read_route({"rating": 3.5, "bbox_2d": [0, 0, 0, 0], "tool": "crop"})
+    Route(tool='final', bbox=None)
     """
     for key, code in _KEYS.items():
         if key not in fields:
@@ -186,11 +215,14 @@ def read_route(fields: Mapping[str, Any]) -> Route:
 
 
 def read_bbox(written: object) -> BBox | None:
-    """Four finite numbers, or None for a list or text that is not a box.
+    """Four finite numbers, or None for another list or a string.
 
     Raises:
-        AnswerError: ``invalid_bbox``, for anything but a list or text, and for a list with
+        AnswerError: ``invalid_bbox``, for anything but a list or string, and for a list with
             booleans, NaN, infinities or integers too large for a float.
+
+    >>> read_bbox(["0.1", 0, 0.5, 1]), read_bbox([1, 2])
+    ((0.1, 0.0, 0.5, 1.0), None)
     """
     if isinstance(written, str):
         return None
@@ -207,7 +239,7 @@ def read_bbox(written: object) -> BBox | None:
 
 
 def _number(value: object) -> float | None:
-    """A finite float, from a JSON number or from text written like one; None for all else."""
+    """A finite float from a JSON number or a string with one; None for everything else."""
     if isinstance(value, str):
         value = value.strip() if len(value) <= MAX_NUMBER_CHARS else ""
         number = float(value) if _NUMBER.fullmatch(value) else math.nan
@@ -224,11 +256,11 @@ def _number(value: object) -> float | None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise AnswerError("malformed_json", "a key of the answer is there twice")
+        raise AnswerError("malformed_json", "the answer has a key twice")
     return fields
 
 
-# Integers become floats at once: Python's own limit on their digits would be another error.
+# Integers become floats: Python's limit on their digits would raise another error.
 _STRICT = json.JSONDecoder(parse_int=float, parse_constant=float, object_pairs_hook=_unique)
 
 

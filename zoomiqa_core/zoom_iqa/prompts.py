@@ -1,8 +1,8 @@
-"""What the judge is asked: our prompts, the released ones by reference, or a file's.
+"""Prompts of a judge: those of this package, the official ones, or those of a YAML file.
 
-All of them name the same four sections and the same answer keys, so that one parser reads every
-reply. The released checkpoint was trained on the prompts of the official ``zoomiqa`` package; those
-are read from that package where it is installed and are no part of this one.
+All of them use the same four headings and answer keys, so that one parser reads every reply. The
+released checkpoint was trained on the prompts of the official ``zoomiqa`` package; they are
+imported from that package where it is installed and are not part of this one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from zoomiqa_core.runs.files import write_text_atomic
 
 PROMPTS_FILE = "zoomiqa_prompts.yaml"
-"""Where a model folder keeps the prompts it was trained on; :func:`load_prompts` reads it."""
+"""File in a model's folder with the prompts it was trained on."""
 
 QUESTION = "{question}"
-"""Where the question stands in the first prompt. Every other brace is a plain brace."""
+"""Placeholder of the question in the first prompt; all other braces are literal."""
 
 OFFICIAL_MODULES = ("zoomiqa.inference.protocol", "zoomiqa.protocol", "zoomiqa.prompts", "zoomiqa")
-"""Where releases of the official package keep their prompts."""
+"""Modules in which releases of the official package have their prompts."""
 _OFFICIAL_NAMES = ("STAGE1_PROMPT", "STAGE2_PROMPT", "RANDOM_QUESTIONS")
 _HOW_TO_GET_OFFICIAL = (
     "The released checkpoint needs the prompts it was trained on. Either install the official "
@@ -36,24 +36,34 @@ _HOW_TO_GET_OFFICIAL = (
 
 
 class PromptsError(ValueError):
-    """Prompts that cannot be had or used; the message says how to get them."""
+    """Prompts that are not available or not usable; the message says how to get them.
+
+    >>> load_prompts("missing.yaml")
+    Traceback (most recent call last):
+    zoomiqa_core.zoom_iqa.prompts.PromptsError: cannot read the prompts missing.yaml: ...
+    """
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts of a two-round judge."""
+    """The texts of a judge's requests.
+
+    >>> prompts = Prompts("mine", "Rate it. {question}", "Rate the crop.", ("How good?",))
+    >>> prompts.first_text(prompts.question())
+    'Rate it. How good?'
+    """
 
     name: str
-    """Where they come from: ``"builtin"``, ``"official"`` or a file's name."""
+    """``"builtin"``, ``"official"`` or the name of a file."""
     first: str
-    """Instruction of round 1; holds ``{question}`` once or more."""
+    """Instruction of round 1; contains ``{question}`` at least once."""
     next: str
-    """Instruction of every later round, sent as it stands."""
+    """Instruction of every later round, sent literally."""
     questions: tuple[str, ...]
-    """Asked when the user asks nothing of their own."""
+    """Questions for users who give none."""
     region: str | None = None
-    """Instruction that asks for the rating of the enlarged region alone; None sends ``next``, as to
-    the released checkpoint, which was taught no other."""
+    """Instruction that requests the rating of the enlarged region alone; None sends ``next``, the
+    only one that the released checkpoint was trained on."""
 
     def __post_init__(self) -> None:
         for key in ("first", "next", "region"):
@@ -63,7 +73,7 @@ class Prompts:
             if not isinstance(text, str) or not text.strip():
                 raise PromptsError(f"prompts {self.name}: {key} must be text, got {text!r:.60}")
         if QUESTION not in self.first:
-            raise PromptsError(f"prompts {self.name}: first must hold {QUESTION}")
+            raise PromptsError(f"prompts {self.name}: first must contain {QUESTION}")
         if not self.questions or not all(isinstance(q, str) and q.strip() for q in self.questions):
             raise PromptsError(f"prompts {self.name}: questions must be a list of one text or more")
 
@@ -72,12 +82,12 @@ class Prompts:
         return self.first.replace(QUESTION, question)
 
     def question(self, seed: int = 0) -> str:
-        """The question of a seed: the list in turn."""
+        """The question with index ``seed`` modulo their number."""
         return self.questions[seed % len(self.questions)]
 
 
 def load_prompts(source: str | os.PathLike[str] = "builtin") -> Prompts:
-    """Prompts by name or from a file.
+    """Load prompts by name or from a file.
 
     Args:
         source: ``"builtin"``; ``"official"``, from the installed ``zoomiqa`` package; or a YAML
@@ -85,7 +95,10 @@ def load_prompts(source: str | os.PathLike[str] = "builtin") -> Prompts:
             ``name``.
 
     Raises:
-        PromptsError: the package is absent, or the file is absent or lacks something.
+        PromptsError: the package or the file is missing, or the file is incomplete.
+
+    >>> load_prompts("builtin").questions[0]
+    'How good does this photo look, technically?'
     """
     if source == "builtin":
         return BUILTIN
@@ -98,7 +111,11 @@ def load_prompts(source: str | os.PathLike[str] = "builtin") -> Prompts:
 
 
 def save_prompts(prompts: Prompts, folder: str | os.PathLike[str]) -> Path:
-    """Write the prompts a model was trained on into its folder, as :data:`PROMPTS_FILE`."""
+    """Write the prompts that a model was trained on into its folder, as :data:`PROMPTS_FILE`.
+
+    >>> save_prompts(BUILTIN, ".").name
+    'zoomiqa_prompts.yaml'
+    """
     import yaml
 
     record = {field.name: getattr(prompts, field.name) for field in fields(Prompts)}

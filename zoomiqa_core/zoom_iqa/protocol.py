@@ -3,11 +3,11 @@
     round 1   question + image                              → reply: rating, and final or crop
     round k   question, last reply, image + crop            → reply: …
 
-Inference, training roll-outs and the served backend all drive these functions through one state
-machine, :class:`zoomiqa_core.zoom_iqa.chain.Chain`, so that they cannot drift apart.
+Inference, training roll-outs and the served backend use these functions through the same state
+machine, :class:`zoomiqa_core.zoom_iqa.chain.Chain`.
 
-Departures from the released code: any number of rounds; a later round that fails keeps the rating
-of an earlier one and says so; no reply raises.
+Departures from the released code: any number of rounds; when a later round fails, the rating of an
+earlier one is kept and ``fallback`` says so; no reply raises an exception.
 """
 
 from __future__ import annotations
@@ -28,29 +28,34 @@ from zoomiqa_core.zoom_iqa.reasoning import parse_reasoning
 MAX_ROUNDS = 2
 """Rounds of the released protocol."""
 
-_CONTROL_TOKEN = re.compile(r"<\|\w{1,40}\|>")
+_CONTROL_TOKEN = re.compile(
+    r"<\|[^<>|]{1,40}\|>"  # <|im_end|>, <|image_pad|> (Qwen), <|image|>
+    r"|</?(?!(?:think|answer)>)[A-Za-z_][\w:-]{0,40}>"  # <image>, <start_of_turn>, <IMG_CONTEXT>
+    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END)\]"  # Mistral, Pixtral
+)
+"""Special tokens of the common families; ``<think>`` and ``<answer>`` are part of the protocol."""
 
 Message = dict[str, Any]
 """A turn of a chat, ``{"role": …, "content": [{"type": "text", "text": …} | {"type": "image"}]}``.
 
-The images are given apart, in the order of their places.
+The images themselves are passed separately, in the same order.
 """
 
 
 @dataclass(frozen=True)
 class Final:
-    """Nothing more to look at."""
+    """The chain ends after this reply."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """The judge is to see this crop of the original image next."""
+    """The next round shows this crop of the original image."""
 
     box: CropBox
 
 
 class Turn(NamedTuple):
-    """A reply, read."""
+    """A parsed reply, and what follows it."""
 
     round: Round
     step: Final | Crop
@@ -59,20 +64,27 @@ class Turn(NamedTuple):
 def messages(
     prompts: Prompts, question: str, previous: str | None = None, *, region: bool = False
 ) -> list[Message]:
-    """The chat that asks for a round.
+    """The chat messages that request the reply of a round.
+
+    Question and previous reply are untrusted: special tokens in them (``<|im_end|>``, ``<image>``)
+    are replaced by a space, so that they can add neither turns nor images.
 
     Args:
         prompts: the texts.
         question: the user's, or one of ``prompts.questions``.
-        previous: the whole reply of the round before; None for round 1.
-        region: ask a later round for the rating of the crop alone, not of the whole image.
-
-    Question and reply are data, whoever wrote them: control tokens in them (``<|im_end|>``) become
-    blanks, so that they can add no turn and no image.
+        previous: the whole reply of the previous round; None for round 1.
+        region: request the rating of the crop alone, not of the whole image.
 
     Returns:
-        Round 1: one turn with one image. Later rounds: the question alone, the previous reply, and
-        the instruction with two images, the original and the crop.
+        Round 1: one turn with one image. Later rounds: the question, the previous reply, and the
+        instruction with two images, the original and the crop.
+
+    >>> from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+    >>> chat = messages(BUILTIN, "How good?", "Unsure.</think> ...")
+    >>> [turn["role"] for turn in chat]
+    ['user', 'assistant', 'user']
+    >>> messages(BUILTIN, "Sharp? <image>")[0]["content"][0]["text"].splitlines()[-1]
+    'Sharp?  '
     """
     question = _CONTROL_TOKEN.sub(" ", question)
     if previous is None:
@@ -88,13 +100,18 @@ def messages(
 def next_step(
     answer: Answer, size: tuple[int, int], *, number: int = 1, max_rounds: int = MAX_ROUNDS
 ) -> Final | Crop:
-    """What follows an answer.
+    """Whether an answer ends the chain or requests a crop, and which.
 
     Args:
         answer: of round ``number``.
         size: (width, height) of the original image, pixels.
         number: of the round, from 1.
-        max_rounds: no crop follows the last round.
+        max_rounds: the last round never requests a crop.
+
+    >>> next_step(Answer(2.5, "crop", (0.25, 0.25, 0.75, 0.75)), (400, 300)).box.bbox_px
+    (100, 75, 300, 225)
+    >>> next_step(Answer(3.5, "final"), (400, 300))
+    Final()
     """
     if not 1 <= number <= max_rounds:
         raise ValueError(f"expected a round from 1 to {max_rounds}, got {number}")
@@ -111,14 +128,20 @@ def read_turn(
     max_rounds: int = MAX_ROUNDS,
     repair: bool = False,
 ) -> Turn:
-    """Read the reply of a round; one without a usable answer is a failed round, not an exception.
+    """Parse the reply of a round; without a usable answer the round is failed, nothing is raised.
 
     Args:
         text: the whole reply.
         size: (width, height) of the original image, pixels.
-        number: of the round, from 1. In the last round the rating alone is needed.
-        max_rounds: how many there are at most.
+        number: of the round, from 1. The last round needs no more than a rating.
+        max_rounds: maximum number of rounds.
         repair: see :func:`zoomiqa_core.zoom_iqa.answer.parse_answer`.
+
+    >>> turn = read_turn('Noisy.</think><answer>{"rating": 2}</answer>', (400, 300), number=2)
+    >>> turn.round.rating, turn.step
+    (2.0, Final())
+    >>> read_turn("I cannot say.", (400, 300)).round.error
+    'missing_answer'
     """
     thought = dataclasses.asdict(parse_reasoning(text))
     try:
@@ -141,16 +164,19 @@ def read_turn(
 
 
 def conclude(rounds: Sequence[Round], *, name: str = "", notes: tuple[str, ...] = ()) -> Assessment:
-    """The judgement of one chain of rounds: that of its last usable round, clipped to the scale.
+    """The assessment of one chain: the rating of its last usable round, clipped to 1–5.
 
-    When a later round failed, the rating is the earlier one's and ``fallback`` names that round.
-    When none was usable, the judgement failed with the error of the first. ``rating_std`` is NaN:
-    one chain says nothing about its spread.
+    When a later round failed, ``chains.fallback`` names the round whose rating is used. When no
+    round is usable, the assessment has the error of the first. ``rating_std`` is NaN.
+
+    >>> a = conclude([Round(2.5, "crop"), Round(math.nan, error="malformed_json")])
+    >>> a.rating, a.chains.fallback
+    (2.5, 'round_1')
     """
     if not rounds:
         raise ValueError("expected the rounds of a chain, got none")
     rounds = tuple(rounds)
-    usable = [number for number, look in enumerate(rounds, start=1) if look.valid]
+    usable = [number for number, reply in enumerate(rounds, start=1) if reply.valid]
     if not usable:
         failed = Assessment.failed(rounds[0].error or "", rounds[0].message, name)
         return dataclasses.replace(failed, notes=notes, chains=Chains(rounds))
@@ -167,6 +193,6 @@ def conclude(rounds: Sequence[Round], *, name: str = "", notes: tuple[str, ...] 
 
 
 def _turn(role: str, *parts: str | None) -> Message:
-    """Texts, and None where an image stands."""
+    """A message of texts and images; None stands for an image."""
     content = [{"type": "image"} if p is None else {"type": "text", "text": p} for p in parts]
     return {"role": role, "content": content}

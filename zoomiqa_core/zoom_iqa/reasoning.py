@@ -1,7 +1,7 @@
-"""The four labelled sections of a judge's reasoning, as sentences.
+"""Parsing of a judge's reasoning into the sentences of its four sections.
 
-Zoom-IQA (arXiv 2601.02918) thinks aloud under four headings before it answers; the second and third
-are what a text-guided restorer is told to do and to avoid.
+Zoom-IQA (arXiv 2601.02918) reasons under four headings before it answers; the second and third
+section are what a text-guided restorer should do and avoid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADINGS = {
     "decision & rationale": "decision",
     "final decision & rationale": "decision",
 }
-"""Headings of the first and of later rounds, in lower case, and the fields they fill."""
+"""Headings of the first and of later rounds, in lower case, and their fields."""
 
 MAX_HEADING_CHARS = 100
 _DECORATION = " \t#*_>-•.):0123456789"
@@ -33,12 +33,16 @@ _BULLET = re.compile(r"(?:[-*•]|[0-9]{1,2}[.)]) ")
 
 @dataclass(frozen=True)
 class Reasoning:
-    """Sentences of each section; a section that is absent is empty."""
+    """Sentences of each section; empty for a missing section.
+
+    >>> Reasoning(issues=("Noise in the sky.",)).directions
+    ()
+    """
 
     summary: Sentences = ()
     """*Image Quality Summary*; in later rounds *Crop Inspection Summary*."""
     directions: Sentences = ()
-    """*Directions for Improvement*: what the image should look like, in positive words."""
+    """*Directions for Improvement*: what the image should look like."""
     issues: Sentences = ()
     """*Issues to Avoid*: what is wrong and where."""
     decision: Sentences = ()
@@ -46,10 +50,14 @@ class Reasoning:
 
 
 def parse_reasoning(text: str) -> Reasoning:
-    """Read the sections of a reply. Never fails: what is not under a heading is left out.
+    """Parse the sections of a reply; text without a heading is ignored, nothing is raised.
 
-    A heading stands at the start of a line, in any case, perhaps numbered, bold or followed by a
-    remark in brackets, and ends with a colon or with the line. A section said twice is joined.
+    A heading is at the start of a line, in any case, optionally numbered, bold or followed by a
+    remark in brackets, and ends with a colon or the line. Sections with the same heading are
+    joined.
+
+    >>> parse_reasoning("**Issues to Avoid:** Noise in the sky. Blocks at edges.</think>").issues
+    ('Noise in the sky.', 'Blocks at edges.')
     """
     paragraphs: dict[str, list[str]] = {}
     section = None
@@ -65,7 +73,7 @@ def parse_reasoning(text: str) -> Reasoning:
 
 
 def _thought(text: str) -> str:
-    """What stands before the last ``</think>``, or else before the last answer."""
+    """The text before the last ``</think>``, or else before the last answer."""
     end = text.rfind(END_OF_THOUGHT)
     end = text.rfind(OPEN) if end < 0 else end
     thought = text if end < 0 else text[:end]
@@ -82,7 +90,7 @@ def _heading(line: str) -> tuple[str | None, str]:
 
 
 def _append(paragraphs: list[str], line: str) -> None:
-    """A bullet begins a paragraph of its own; any other line goes on with the last one."""
+    """Append a line to the last paragraph; a bullet starts a new one."""
     bullet = _BULLET.match(line)
     if bullet:
         paragraphs.append(line[bullet.end() :])
@@ -91,5 +99,5 @@ def _append(paragraphs: list[str], line: str) -> None:
 
 
 def _sentences(paragraphs: list[str]) -> Sentences:
-    found = (sentence for part in paragraphs for sentence in _NEXT_SENTENCE.split(part))
-    return tuple(sentence for sentence in found if sentence.rstrip(".").lower() not in _NOTHING)
+    sentences = (sentence for part in paragraphs for sentence in _NEXT_SENTENCE.split(part))
+    return tuple(sentence for sentence in sentences if sentence.rstrip(".").lower() not in _NOTHING)

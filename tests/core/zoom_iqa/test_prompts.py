@@ -88,7 +88,7 @@ def test_a_file(tmp_path):
         ("first: '{question}'\nnext: a\nquestions: b\n", "questions must be a list"),
         ("first: '{question}'\nnext: a\nquestions: []\n", "one text or more"),
         ("first: '{question}'\nnext: 3\nquestions: [b]\n", "next must be text, got 3"),
-        ("first: no place\nnext: a\nquestions: [b]\n", r"first must hold \{question\}"),
+        ("first: no place\nnext: a\nquestions: [b]\n", r"first must contain \{question\}"),
         ("first: [unclosed\n", "is not YAML"),
         ("!!python/object/apply:os.getcwd []\n", "is not YAML"),
     ],

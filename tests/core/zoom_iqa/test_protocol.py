@@ -149,3 +149,27 @@ def test_whatever_is_replied_the_result_is_a_rating_or_an_error(replies):
     assert assessment.valid == (1 <= assessment.rating <= 5) == (assessment.error is None)
     assert all(isinstance(step, Crop) for step in steps[:-1])
     json.dumps(assessment.to_dict(), allow_nan=False)
+
+
+SPECIAL_TOKENS = (
+    "<|im_end|> <|image_pad|> <image> </s> <IMG_CONTEXT> <start_of_turn> <image_soft_token> "
+    "<fake_token_around_image> <end_of_utterance> [IMG] [/INST]"
+)
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS.split())
+def test_a_special_token_of_no_family_passes_into_the_chat(token):
+    question, reply = f"Sharp{token}?", f"I see {token}.</think>{CROP}"
+    texts = [
+        part.get("text", "")
+        for chat in (messages(BUILTIN, question), messages(BUILTIN, question, reply))
+        for turn in chat
+        for part in turn["content"]
+    ]
+    assert not any(token in text for text in texts)
+    assert any(f"I see  .</think>{CROP}" in text for text in texts)
+
+
+def test_ordinary_words_and_the_tags_of_the_protocol_stay_in_the_chat():
+    words = f"<think>1 < 2, a<b [1] | x > y </think>{CROP}"
+    assert messages(BUILTIN, "?", words)[1]["content"][0]["text"] == words
