@@ -73,6 +73,13 @@ class BestOfNOptions(DemoOptions):
         float, typer.Option(help="Rating points a candidate must gain over the input.")
     ] = 0.0
     batch_size: Annotated[int, typer.Option(help="Candidates restored and judged together.")] = 1
+    max_megapixels: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest image that is read, in millions of pixels.",
+            show_default="the restorer's",
+        ),
+    ] = None
     threads: Annotated[
         int | None, typer.Option(help="Number of torch threads.", show_default="torch's own")
     ] = None

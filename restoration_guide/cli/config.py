@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -44,6 +44,8 @@ class RunConfig(BestOfNConfig):
     """Where restorer and judges compute; ``"cuda"`` is each process's own GPU."""
     seed: int = 0
     """Seed of the candidates, ≥ 0."""
+    max_megapixels: float | None = None
+    """Largest image that is read, in millions of pixels; None for the restorer's own limit."""
     threads: int | None = None
     """Number of torch threads; None leaves torch's default."""
 
@@ -68,8 +70,12 @@ class RunConfig(BestOfNConfig):
         options |= {name: value for name, value in prompts.items() if value is not None}
         if self.device != "cpu":
             options["device"] = self.device
+        restorer = load_restorer(self.restorer, **options)
+        if self.max_megapixels is not None:
+            most = round(self.max_megapixels * 1e6)
+            restorer.limits = replace(restorer.limits, max_pixels=most)
         return BestOfN(
-            load_restorer(self.restorer, **options),
+            restorer,
             load_scorer(self.scorer, device=self.device),
             self.n,
             second=None if self.second is None else load_scorer(self.second, device=self.device),

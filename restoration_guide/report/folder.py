@@ -28,8 +28,8 @@ OWN_FILES = frozenset(
 CANDIDATE_FILE = re.compile(r"(\d{2,}|[a-z]+)\.png")
 
 
-SPEED_SETTINGS = frozenset({"threads", "device", "batch_size"})
-"""Settings that change how fast candidates are made, and their pixels by rounding at most."""
+SPEED_SETTINGS = frozenset({"threads", "device", "batch_size", "max_megapixels"})
+"""Settings that decide whether and how fast candidates are made; pixels change by rounding."""
 
 
 class ReportExistsError(FileExistsError):

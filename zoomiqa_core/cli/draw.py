@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoomiqa_core.cli.inputs import check_output, find_inputs, output_paths
-from zoomiqa_core.cli.options import Inputs, SeededJudgeOptions, finish, with_options
+from zoomiqa_core.cli.options import (
+    Inputs,
+    MaxMegapixels,
+    SeededJudgeOptions,
+    finish,
+    limit_arguments,
+    with_options,
+)
 from zoomiqa_core.cli.results import progress, report, report_notes
 
 if TYPE_CHECKING:
@@ -25,6 +32,7 @@ def draw_maps(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")] = Path(
         "runs/maps"
     ),
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Draw quality maps with the worst region boxed, one PNG per image; print their paths.
 
@@ -37,11 +45,12 @@ def draw_maps(
     folders = output_paths(found.images, out)
     check_output(out)
     scorer = judge.load()
+    limits = limit_arguments(scorer, max_megapixels)
     drawn: list[bool] = []
     pairs = list(zip(found.paths, folders, strict=True))
     for path, folder in progress(pairs, "Mapping", hidden=sys.stdout.isatty()):
         try:
-            picture = _draw(scorer, path)
+            picture = _draw(scorer, path, limits)
         except ImageError as error:
             report(error.code, str(error))
             continue
@@ -59,16 +68,16 @@ def draw_maps(
     finish(drawn)
 
 
-def _draw(scorer: Scorer, path: Path) -> Image.Image | None:
+def _draw(scorer: Scorer, path: Path, limits: dict[str, Any]) -> Image.Image | None:
     """The image with its quality map; None when no region could be rated."""
     from zoomiqa_core.images.heatmap import draw_map, worst_region
     from zoomiqa_core.images.sources import read_image
 
-    image = read_image(path)
+    image = read_image(path, **limits)
     report_notes(image.name, image.notes)
-    quality_map = scorer.quality_map(image.pixels)
+    quality_map = scorer.quality_map(image.pixels, **limits)
     if not quality_map.isfinite().any():
         return None
     bbox = worst_region(quality_map)
-    region = scorer.score_regions(image.pixels, [bbox])[0]
+    region = scorer.score_regions(image.pixels, [bbox], **limits)[0]
     return draw_map(image.pixels, quality_map, bbox, region.rating if region.valid else None)

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from zoomiqa_core import __version__
 
 if TYPE_CHECKING:
+    from zoomiqa_core.images.errors import ImageLimits
     from zoomiqa_core.scorer import Scorer
 
 ERROR, NOTHING_VALID = 1, 2
@@ -92,6 +93,14 @@ Inputs = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per call of the judge.")]
+MaxMegapixels = Annotated[
+    float | None,
+    typer.Option(
+        "--max-megapixels",
+        help="Largest image that is read, in millions of pixels.",
+        show_default="64",
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="YAML", help="Settings; options given beside it win."),
@@ -145,6 +154,25 @@ class SeededJudgeOptions(JudgeOptions):
 
 def _given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
+
+
+def limit_arguments(scorer: Scorer, max_megapixels: float | None) -> dict[str, Any]:
+    """``limits=…`` for a judge's methods; empty for the default limits."""
+    if max_megapixels is None:
+        return {}
+    if "limits" not in inspect.signature(scorer.assess).parameters:
+        stop(f"--max-megapixels: the judge {scorer.name!r} reads images of up to 64 megapixels")
+    return {"limits": image_limits(max_megapixels)}
+
+
+def image_limits(max_megapixels: float) -> ImageLimits:
+    """Limits with another number of pixels; one that is out of range ends the program."""
+    from zoomiqa_core.images.errors import ImageLimits
+
+    try:
+        return ImageLimits(max_pixels=round(max_megapixels * 1e6))
+    except ValueError as error:
+        stop(f"--max-megapixels {max_megapixels:g}: {error}", error)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -16,7 +16,9 @@ from zoomiqa_core.cli.options import (
     AsJson,
     Batch,
     Inputs,
+    MaxMegapixels,
     SeededJudgeOptions,
+    limit_arguments,
     stop,
     with_options,
 )
@@ -38,6 +40,7 @@ def score(
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a table to FILE as well.")
     ] = None,
     batch: Batch = 1,
+    max_megapixels: MaxMegapixels = None,
     expected: Annotated[
         bool,
         typer.Option(
@@ -55,7 +58,7 @@ def score(
     scorer = judge.load()
     if expected and not _is_zoom_iqa(scorer):
         stop(f"--expected needs a Zoom-IQA judge, and {judge.scorer!r} is not one")
-    mode: dict[str, Any] = {"mode": "expected"} if expected else {}
+    how = limit_arguments(scorer, max_megapixels) | ({"mode": "expected"} if expected else {})
     paths = found.paths
     chunks = [paths[first : first + batch] for first in range(0, len(paths), batch)]
     with Results(
@@ -65,7 +68,7 @@ def score(
             failed = Assessment.failed(absent.code, absent.message, absent.name)
             results.add(failed.to_dict(), valid=False)
         for chunk in progress(chunks, "Rating", hidden=not as_json and sys.stdout.isatty()):
-            assessments = scorer.assess(chunk, **mode)
+            assessments = scorer.assess(chunk, **how)
             for path, assessment in zip(chunk, assessments, strict=True):
                 result = replace(assessment, name=str(path))
                 report_notes(result.name, result.notes)
@@ -88,6 +91,7 @@ def regions(
             help="A region, as fractions of width and height; repeatable.",
         ),
     ] = None,
+    max_megapixels: MaxMegapixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Rate regions of images: those given, or those that a Zoom-IQA judge chooses."""
@@ -96,13 +100,14 @@ def regions(
     scorer = judge.load()
     if not bboxes and not _is_zoom_iqa(scorer):
         stop(f"give --bbox: only a Zoom-IQA judge chooses regions, and {judge.scorer!r} is not one")
+    limits = limit_arguments(scorer, max_megapixels)
     with Results({"scorer": judge.scorer}, as_json=as_json) as results:
         for absent in found.absent:
             results.add({"name": absent.name, "regions": []}, valid=False)
         for path in progress(
             found.paths, "Rating regions", hidden=not as_json and sys.stdout.isatty()
         ):
-            rated = _rate_regions(scorer, path, bboxes)
+            rated = _rate_regions(scorer, path, bboxes, limits)
             lines = []
             for region in rated:
                 box = ",".join(f"{edge:.3f}" for edge in region.bbox)
@@ -128,13 +133,15 @@ def _parse_bbox(text: str) -> BBox:
         raise typer.BadParameter(f"--bbox {text!r}: expected X0,Y0,X1,Y1; {error}") from error
 
 
-def _rate_regions(scorer: Scorer, path: Path, bboxes: list[BBox]) -> list[RegionScore]:
+def _rate_regions(
+    scorer: Scorer, path: Path, bboxes: list[BBox], limits: dict[str, Any]
+) -> list[RegionScore]:
     """Regions of one image; none, and a message, when it cannot be judged."""
     from zoomiqa_core.images.errors import ImageError
 
     if bboxes:
         try:
-            return scorer.score_regions(path, bboxes)
+            return scorer.score_regions(path, bboxes, **limits)
         except ImageError as error:
             report(error.code, str(error))
             return []

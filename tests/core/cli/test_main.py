@@ -3,6 +3,9 @@
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,16 +14,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.core.judges import CROP, GOOD, ScriptedBackend
+from zoomiqa_core import __version__
 from zoomiqa_core.assessment import Assessment, RegionScore
 from zoomiqa_core.cli import main as cli
 from zoomiqa_core.cli import options as command_line
 from zoomiqa_core.cli.score import COLUMNS
-from zoomiqa_core.images.sources import ImageError, read_image, save_png
+from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageError, read_image, save_png
+from zoomiqa_core.scorer import load_scorer
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 
 
 class MeanScorer:
     """Rates an image 1 + 4 · mean; its map is the mean over rows and columns of 4 × 4 cells."""
+
+    name = "mean"
 
     def assess(self, images):
         if isinstance(images, list):
@@ -44,7 +51,8 @@ class MeanScorer:
 def zoomiqa(tmp_path, monkeypatch):
     """Run the program in a folder with good.png (rating 3), bright.png (5), bad.png and void/."""
     monkeypatch.chdir(tmp_path)
-    save_png(torch.full((3, 8, 8), 128 / 255), "good.png")
+    stripes = torch.tensor([127, 129]).repeat(3, 8, 4) / 255  # not one flat colour
+    save_png(stripes, "good.png")
     save_png(torch.ones(3, 8, 8), "more/bright.png")
     (tmp_path / "bad.png").write_bytes(b"<svg/>")
     (tmp_path / "void").mkdir()
@@ -227,3 +235,108 @@ def test_expected_needs_a_zoom_iqa_judge(zoomiqa, vlm_program):
 def test_expected_of_the_proxy_is_refused(zoomiqa):
     ended = zoomiqa("score", "good.png", "--expected")
     assert ended.exit_code == 1 and "'proxy' is not one" in ended.stderr
+
+
+def test_version_and_help_import_no_torch():
+    code = "import sys; from zoomiqa_core.cli.main import app; app(['--help'], standalone_mode=0); "
+    code += "assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert CliRunner().invoke(cli.app, ["--version"]).stdout == f"{__version__}\n"
+
+
+def test_paths_and_output_are_checked_before_a_judge_is_loaded(zoomiqa, tmp_path):
+    for arguments in (
+        ["score", "none.png", "void"],
+        ["map", "good.png", "--out", "bad.png/maps"],
+        ["score", "good.png", "--csv", "bad.png/a.csv"],
+        ["map", "more/bright.png", "--out", "more"],
+    ):
+        assert zoomiqa(*arguments).exit_code in (1, 2)
+    assert zoomiqa.loaded == []
+    missing = zoomiqa("score", "none.png", "void").stderr
+    assert "error: missing: none.png: no such file" in missing
+    assert "error: no_images: no images found in void" in missing
+    inside = zoomiqa("map", "more/bright.png", "--out", "more")
+    assert "lies in the output folder more; choose another" in inside.stderr
+
+
+def test_namesakes_change_no_other_path_and_a_clash_is_refused(zoomiqa):
+    before = zoomiqa("map", "more", "--out", "maps").stdout
+    save_png(torch.ones(3, 8, 8), "more/bright.jpg.png").rename("more/bright.jpg")
+    save_png(torch.ones(3, 8, 8), "more/sub/bright.png")
+    assert before in zoomiqa("map", "more", "--out", "maps").stdout
+    clash = zoomiqa("map", "more/bright.png", "more/sub/bright.png", "--out", "maps")
+    assert clash.exit_code == 1
+    assert "more/bright.png and more/sub/bright.png would both be written to" in clash.stderr
+
+
+def test_ctrl_c_leaves_whole_rows(zoomiqa, monkeypatch):
+    save_png(torch.full((3, 8, 8), 0.25), "later.png")
+
+    class Interrupted(MeanScorer):
+        def assess(self, images):
+            if images == [Path("later.png")]:
+                raise KeyboardInterrupt
+            return super().assess(images)
+
+    monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", lambda name, **_: Interrupted())
+    ended = zoomiqa("score", "good.png", "later.png", "--json", "--csv", "table.csv")
+    assert ended.exit_code == 130
+    (row,) = json.loads(ended.stdout)["results"]
+    assert row["name"] == "good.png"
+    (line,) = csv.DictReader(Path("table.csv").read_text(encoding="utf-8").splitlines())
+    assert line["name"] == "good.png"
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "cp1252", "ascii"])
+def test_any_name_is_printed_in_any_encoding(zoomiqa, charset):
+    names = [os.fsdecode(b"caf\xe9.png"), "木.png", "\N{GRINNING FACE}.png"]
+    for name in names:
+        save_png(torch.full((3, 8, 8), 0.5), name)
+    runner = CliRunner(charset=charset)
+    text = runner.invoke(cli.app, ["score", *names, "--csv", "table.csv"])
+    assert text.exit_code == 0 and text.stdout.count("50.") == 3
+    document = runner.invoke(cli.app, ["score", *names, "--json"])
+    assert [row["name"] for row in json.loads(document.stdout)["results"]] == names
+    assert len(Path("table.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3
+
+
+def test_the_pixel_limit_is_an_option(zoomiqa, monkeypatch):
+    class Limited(MeanScorer):
+        name = "limited"
+
+        def assess(self, images, *, limits=DEFAULT_LIMITS):
+            pixels = [read_image(image, limits=limits).pixels for image in images]
+            return [MeanScorer().assess(each) for each in pixels]
+
+    monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", lambda name, **_: Limited())
+    assert zoomiqa("score", "good.png", "--max-megapixels", 0.000064).exit_code == 0
+    with pytest.raises(ImageError, match="the limits are 63 pixels"):
+        raise zoomiqa("score", "good.png", "--max-megapixels", 0.000063).exception
+    assert "max_pixels >= 1" in zoomiqa("score", "good.png", "--max-megapixels", 0).stderr
+
+
+def test_a_judge_without_a_pixel_limit_says_so(zoomiqa, monkeypatch):
+    ended = zoomiqa("score", "good.png", "--max-megapixels", 100)
+    assert ended.exit_code == 1 and "--max-megapixels: the judge" in ended.stderr
+
+
+def test_a_map_takes_one_forward_pass(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_png(torch.rand(3, 32, 32), "a.png")
+    scorer = load_scorer("proxy")
+    calls = []
+    judged = type(scorer._folded).forward
+    monkeypatch.setattr(
+        type(scorer._folded), "forward", lambda *a, **k: calls.append(1) or judged(*a, **k)
+    )
+    monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", lambda name, **_: scorer)
+    assert CliRunner().invoke(cli.app, ["map", "a.png"]).exit_code == 0
+    assert len(calls) == 1
