@@ -35,9 +35,13 @@ from zoomiqa_core.evaluation.correlation import mean_subset_srcc, plcc, srcc
 from zoomiqa_core.images.sources import find_images, to_batch
 from zoomiqa_core.proxy.adversarial import perturb
 from zoomiqa_core.proxy.batches import BatchPlan, Evidence, Photos, made_evidence, rated_evidence
+from zoomiqa_core.proxy.invariances import Pairs, draw_pairs, pair_loss
 from zoomiqa_core.proxy.losses import error_loss, map_loss, ranking_loss, regression_loss
 from zoomiqa_core.proxy.model import ProxyOutput, QualityProxy, load_imagenet
 from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
+
+PAIR_SIZE = 160
+"""Side in pixels of the crops shown as pairs."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ class Config:
     """Weight of the order inside a subset of the rated photos: subsets differ in mean, and a judge
     that learns the means alone already correlates with people."""
     map_weight: float = 1.0
+    pairs: int = 0
+    """Images a step shown beside a copy that people rate alike or no higher
+    (:mod:`zoomiqa_core.proxy.invariances`); attacks then start from these images."""
+    pair_weight: float = 2.0
     adversarial: Adversarial = field(default_factory=Adversarial)
     """Small changes that must not move the rating."""
     ema: float = 0.995
@@ -117,15 +125,19 @@ class Draws(Dataset):
     So a resumed run sees the batches of an unbroken one, however many processes draw them.
     """
 
-    def __init__(self, photos: Photos, plan: BatchPlan, seed: int) -> None:
-        self.photos, self.plan, self.seed = photos, plan, seed
+    def __init__(self, photos: Photos, plan: BatchPlan, pairs: int, seed: int) -> None:
+        self.photos, self.plan, self.pairs, self.seed = photos, plan, pairs, seed
 
-    def __getitem__(self, step: int) -> dict[str, Evidence]:
+    def __getitem__(self, step: int) -> tuple[dict[str, Evidence], Pairs | None]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        return {
+        batches = {
             "rated": rated_evidence(self.photos, self.plan, generator=generator),
             "made": made_evidence(self.photos, self.plan, generator=generator),
         }
+        if not self.pairs:
+            return batches, None
+        clean, sets = self.photos.pristine, self.photos.restored
+        return batches, draw_pairs(clean, sets, self.pairs, PAIR_SIZE, generator=generator)
 
 
 def losses(
@@ -275,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
         start = state["step"]
 
     draws = DataLoader(
-        Draws(photos, plan, config.seed),
+        Draws(photos, plan, config.pairs, config.seed),
         batch_size=None,
         sampler=range(start, config.steps),
         num_workers=config.workers,
@@ -284,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     with Progress(disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("proxy", total=config.steps, completed=start)
-        for step, batches in enumerate(draws, start):
+        for step, (batches, pairs) in enumerate(draws, start):
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, group["begin"], config)
@@ -302,9 +314,19 @@ def main(arguments: list[str] | None = None) -> None:
                 terms = losses(out, evidence, config, ranking_weights[name])
                 terms["total"].backward()
                 record |= {f"{name}_{k}": round(v.item(), 5) for k, v in terms.items()}
+            attackable = batches["made"].images
+            if pairs:
+                attackable = pairs.images
+                both = torch.cat([pairs.images, pairs.copies]).to(config.device)
+                with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
+                    rating = proxy(both.contiguous(memory_format=torch.channels_last)).rating
+                of_images, of_copies = rating.float().chunk(2)
+                unfair = pair_loss(of_images, of_copies, pairs.alike.to(config.device))
+                (config.pair_weight * unfair).backward()
+                record["pairs"] = round(unfair.item(), 5)
             if config.adversarial.weight:
                 attacks = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-                made = batches["made"].images.to(config.device)
+                made = attackable.to(config.device)
                 moved = attacked_loss(proxy, made, config.adversarial, attacks)
                 (config.adversarial.weight * moved).backward()
                 record["attacked"] = round(moved.item(), 5)

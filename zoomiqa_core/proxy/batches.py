@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zoomiqa_core.data.damage.kadid import DISTORTIONS, HELD_OUT, distort
 from zoomiqa_core.data.damage.local import CLEAN_RATING, damage_locally
@@ -59,13 +60,18 @@ class BatchPlan:
     """Side of these crops in pixels, a multiple of 16: people rated whole photos, so the more of
     them a crop shows, the truer its label."""
     rated_smallest: int = 256
-    """Side, a multiple of 16, down to which they are then cut at random, alike."""
+    """Side, a multiple of 16, down to which they are then cut or reduced at random, alike."""
+    rated_reduced: float = 0.0
+    """Share of the steps whose rated crops are reduced in size instead of cut."""
     distorted: int = 4
     """Photos shown at ``levels`` levels of one KADID type."""
     levels: int = 4
     """Levels a distorted photo is shown at, beside its clean version."""
     hard: int = 3
     """How many times as often as another type each of :data:`HARD` is drawn."""
+    left_out: list[str] = field(default_factory=list)
+    """Types that are not shown. People rated KADID's colour changes beside the coloured original;
+    a photo that was always grey is no worse for it."""
     local: int = 1
     """Photos damaged inside a mask."""
     restored: int = 1
@@ -126,13 +132,21 @@ def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generato
         labels = photos.ratings[indices]
         own = torch.full((plan.rated,), group)
         parts.append(Evidence(images, labels, labels, own, _no_map(images)))
-    return _cut(_join(parts), plan.rated_smallest, plan.size_step, generator)
+    rated = _join(parts)
+    reduced = plan.rated_reduced and float(torch.rand((), generator=generator))
+    if not plan.rated_reduced or reduced >= plan.rated_reduced:
+        return _cut(rated, plan.rated_smallest, plan.size_step, generator)
+    sides = (plan.rated_crop - plan.rated_smallest) // plan.size_step + 1
+    side = plan.rated_smallest + plan.size_step * below(sides, generator)
+    images = functional.interpolate(rated.images, (side, side), mode="bicubic", antialias=True)
+    images = images.clamp(0, 1)
+    return rated._replace(images=images, rating_map=_no_map(images))
 
 
 def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
     """One photo, clean and at ``plan.levels`` different levels of one seen type. One group."""
     clean, _ = pool.crops(1, plan.crop, generator=generator)
-    names = SEEN + HARD * (plan.hard - 1)
+    names = [name for name in SEEN + HARD * (plan.hard - 1) if name not in plan.left_out]
     name = names[below(len(names), generator)]
     chosen = (torch.randperm(5, generator=generator)[: plan.levels] + 1).tolist()
     images = [clean, *(distort(clean, name, level, generator=generator) for level in chosen)]

@@ -167,3 +167,24 @@ def test_small_photos_can_be_left_out(photos):
     kept = PhotoPool(paths, min_side=64, skip_small=True)
     assert kept.paths == photos.pristine.paths
     assert len(kept) == 2
+
+
+def test_rated_crops_may_be_reduced_instead_of_cut(photos: Photos) -> None:
+    whole = rated_evidence(photos, PLAN, generator=torch.Generator().manual_seed(0))
+    reduced_plan = replace(PLAN, rated_smallest=16, rated_reduced=1.0)
+    generator = torch.Generator().manual_seed(0)
+    reduced = rated_evidence(photos, reduced_plan, generator=generator)
+    assert torch.equal(reduced.rating, whole.rating)
+    assert reduced.images.shape[-1] in (16, 32)
+    means = whole.images.mean((1, 2, 3))
+    assert torch.allclose(reduced.images.mean((1, 2, 3)), means, atol=0.02)
+
+
+def test_types_may_be_left_out(photos: Photos) -> None:
+    left_out = [name for name in SEEN if name != "darken"]
+    plan = replace(PLAN, left_out=left_out)
+    shown = {round(mos, 4) for mos in DISTORTIONS["darken"].mean_mos}
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        part = batches.distorted_evidence(photos.pristine, plan, generator)
+        assert {round(mos, 4) for mos in part.rating[1:].tolist()} <= shown
