@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from PIL import Image
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
-from zoomiqa_core.images.inputs import (
-    ImageInput,
-    each_image,
-    is_single_image,
-    read_or_fail,
-    read_to_judge,
-)
+from zoomiqa_core.images.inputs import ImageInput, each_image, is_single_image, read_to_judge
 from zoomiqa_core.images.sources import ImageSource, to_pil
 from zoomiqa_core.zoom_iqa.chain import Chain, combine_chains
+from zoomiqa_core.zoom_iqa.photos import Photo, decoded_groups
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
-from zoomiqa_core.zoom_iqa.regions import chosen_regions, region_chains, region_score
+from zoomiqa_core.zoom_iqa.regions import (
+    chosen_regions,
+    grid_boxes,
+    region_chains,
+    region_score,
+    with_round_1,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Mode = Literal["rounds", "expected"]
-
-IMAGES_AT_ONCE = 32
-"""Maximum number of images that are decoded and judged together."""
-PIXELS_AT_ONCE = 2**26
-"""A group of images ends with the one that reaches this sum: 200 MB of decoded photos."""
 
 
 class Backend(Protocol):
@@ -87,14 +83,6 @@ class JudgeConfig:
                 "expected samples ≥ 1, max_rounds ≥ 1, retries ≥ 0 and seed ≥ 0, got "
                 f"{self.samples}, {self.max_rounds}, {self.retries}, {self.seed}"
             )
-
-
-class _Photo(NamedTuple):
-    """A decoded image, at 8 bits."""
-
-    image: Image.Image
-    name: str
-    notes: tuple[str, ...]
 
 
 class ZoomIQA:
@@ -201,7 +189,7 @@ class ZoomIQA:
         if mode == "expected" and (regions or samples):
             raise ValueError('mode="expected" has no chains: leave out samples and regions')
         seeds = self._seeds(samples, generator) if mode == "rounds" else [self.config.seed]
-        groups = _decoded_groups(each_image(images))
+        groups = decoded_groups(each_image(images))
         assessments = [a for group in groups for a in self._assess(group, seeds, mode, regions)]
         return assessments[0] if is_single_image(images) else assessments
 
@@ -264,25 +252,19 @@ class ZoomIQA:
         import torch
 
         rows, columns = grid
-        if rows < 1 or columns < 1:
-            raise ValueError(f"expected a grid of at least 1×1 regions, got {rows}×{columns}")
-        bboxes = [
-            (x / columns, y / rows, (x + 1) / columns, (y + 1) / rows)
-            for y in range(rows)
-            for x in range(columns)
-        ]
+        bboxes = grid_boxes(rows, columns)
         regions = self.score_regions(image, bboxes, samples=samples, generator=generator)
         return torch.tensor([region.rating for region in regions]).view(1, rows, columns)
 
     def _assess(
         self,
-        group: Sequence[_Photo | Assessment],
+        group: Sequence[Photo | Assessment],
         seeds: Sequence[int],
         mode: Mode,
         regions: Literal["model"] | None,
     ) -> list[Assessment]:
         """One assessment per photo; those that are failed already are passed on."""
-        photos = [item for item in group if isinstance(item, _Photo)]
+        photos = [item for item in group if isinstance(item, Photo)]
         chains = [[self._chain(photo.image, seed) for seed in seeds] for photo in photos]
         flat = [chain for of_photo in chains for chain in of_photo]
         if mode == "expected":
@@ -291,7 +273,7 @@ class ZoomIQA:
             self.backend.run(flat)
             assessments = [combine_chains(of_photo) for of_photo in chains]
         if regions == "model":
-            wanted = [(_with_round_1(of_photo), chosen_regions(of_photo)) for of_photo in chains]
+            wanted = [(with_round_1(of_photo), chosen_regions(of_photo)) for of_photo in chains]
             scores = self._region_scores(wanted, seeds)
             assessments = [
                 replace(a, regions=tuple(of_photo))
@@ -301,7 +283,7 @@ class ZoomIQA:
             replace(a, name=photo.name, notes=photo.notes)
             for a, photo in zip(assessments, photos, strict=True)
         )
-        return [next(named) if isinstance(item, _Photo) else item for item in group]
+        return [next(named) if isinstance(item, Photo) else item for item in group]
 
     def _region_scores(
         self, wanted: Sequence[tuple[Chain, Sequence[BBox]]], seeds: Sequence[int]
@@ -340,30 +322,3 @@ class ZoomIQA:
             for _ in range(count)
         ]
         return [int(draw) for draw in draws]
-
-
-def _with_round_1(chains: Sequence[Chain]) -> Chain:
-    """A chain whose round 1 is usable, if there is one."""
-    return next((chain for chain in chains if chain.rounds[0].valid), chains[0])
-
-
-def _decoded_groups(sources: Iterable[ImageSource]) -> Iterator[list[_Photo | Assessment]]:
-    """Decoded images, in groups that fit into memory together."""
-    group: list[_Photo | Assessment] = []
-    pixels = 0
-    for source in sources:
-        item = _decoded(source)
-        group.append(item)
-        pixels += item.image.width * item.image.height if isinstance(item, _Photo) else 0
-        if len(group) == IMAGES_AT_ONCE or pixels >= PIXELS_AT_ONCE:
-            yield group
-            group, pixels = [], 0
-    if group:
-        yield group
-
-
-def _decoded(source: ImageSource) -> _Photo | Assessment:
-    decoded = read_or_fail(source)
-    if isinstance(decoded, Assessment):
-        return decoded
-    return _Photo(to_pil(decoded.pixels), decoded.name, decoded.notes)

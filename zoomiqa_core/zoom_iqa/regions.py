@@ -15,6 +15,26 @@ def chosen_regions(chains: Sequence[Chain]) -> list[BBox]:
     return list(dict.fromkeys(bbox for bbox in shown if bbox is not None))
 
 
+def with_round_1(chains: Sequence[Chain]) -> Chain:
+    """A chain whose round 1 is usable, if there is one."""
+    return next((chain for chain in chains if chain.rounds[0].valid), chains[0])
+
+
+def grid_boxes(rows: int, columns: int) -> list[BBox]:
+    """Normalised boxes that tile an image, row by row.
+
+    >>> grid_boxes(1, 2)
+    [(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)]
+    """
+    if rows < 1 or columns < 1:
+        raise ValueError(f"expected a grid of at least 1×1 regions, got {rows}×{columns}")
+    return [
+        (x / columns, y / rows, (x + 1) / columns, (y + 1) / rows)
+        for y in range(rows)
+        for x in range(columns)
+    ]
+
+
 def region_chains(first: Chain, bbox: BBox, seeds: Sequence[int]) -> list[Chain]:
     """Chains about one region, one per seed; none when round 1 about the image failed.
 

@@ -15,7 +15,7 @@ from tests.core.judges import BROKEN, CROP, FINAL, GOOD, ScriptedBackend, pictur
 from zoomiqa_core.images.inputs import read_or_fail
 from zoomiqa_core.images.sources import ImageError
 from zoomiqa_core.scorer import Scorer
-from zoomiqa_core.zoom_iqa import judge as judges
+from zoomiqa_core.zoom_iqa import photos as decoded_photos
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
@@ -220,8 +220,8 @@ def test_few_decoded_photos_are_held_at_once(monkeypatch):
             groups.append((len(chains), sum(pixels() is not None for pixels in decoded)))
             super().run(chains)
 
-    monkeypatch.setattr(judges, "read_or_fail", read)
-    monkeypatch.setattr(judges, "PIXELS_AT_ONCE", 3 * 40 * 40)
+    monkeypatch.setattr(decoded_photos, "read_or_fail", read)
+    monkeypatch.setattr(decoded_photos, "PIXELS_AT_ONCE", 3 * 40 * 40)
     scorer = ZoomIQA(Counting(lambda _: FINAL))
     photos = list(torch.rand(7, 3, 40, 40))
     assert [a.rating for a in scorer.assess(photos)] == [3.5] * 7

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from PIL import Image
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
@@ -22,6 +21,7 @@ from zoomiqa_core.zoom_iqa.local.prompt_encoding import (
     EncodedImages,
     PromptEncoder,
     TokenizerLock,
+    aspect_problem,
 )
 from zoomiqa_core.zoom_iqa.prompts import PROMPTS_FILE, Prompts, load_prompts
 from zoomiqa_core.zoom_iqa.rating_digits import MIN_DIGIT_MASS
@@ -29,9 +29,6 @@ from zoomiqa_core.zoom_iqa.sampling import Sampling
 
 MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
 """Supported values of ``model_type`` in ``config.json``."""
-MAX_ASPECT = 200
-"""Maximum ratio of the sides; the models' image processors accept no more."""
-
 TINY = Path(__file__).resolve().parents[2] / "weights" / "tiny"
 """The bundled small judge (``load_scorer("tiny")``)."""
 TINY_SAMPLING = Sampling(temperature=0.5, max_new_tokens=256)
@@ -156,7 +153,7 @@ class LocalVLM:
         """Reply to requests in one batch.
 
         Raises:
-            ValueError: the model accepts no such image (see :data:`MAX_ASPECT`).
+            ValueError: no such image, see :func:`.prompt_encoding.aspect_problem`.
             torch.OutOfMemoryError: use smaller batches; :meth:`run` does so by itself.
         """
         return self._generate(requests, {})
@@ -187,7 +184,7 @@ class LocalVLM:
     def _answer(self, chains: Sequence[Chain], known: EncodedImages) -> None:
         accepted = []
         for chain in chains:
-            if problem := _too_elongated(chain.image):
+            if problem := aspect_problem(chain.image):
                 chain.fail("bad_shape", problem)
             else:
                 accepted.append(chain)
@@ -203,7 +200,7 @@ class LocalVLM:
     def _expect(
         self, chains: Sequence[Chain], prefix: RatingPrefix, known: EncodedImages
     ) -> Iterator[Assessment]:
-        problems = [_too_elongated(chain.image) for chain in chains]
+        problems = [aspect_problem(chain.image) for chain in chains]
         accepted = [chain for chain, problem in zip(chains, problems, strict=True) if not problem]
 
         def read(part: Sequence[Chain]) -> list[Assessment]:
@@ -294,13 +291,3 @@ def _index_of(request: Request, distinct: list[Request]) -> int:
             return index
     distinct.append(request)
     return len(distinct) - 1
-
-
-def _too_elongated(image: Image.Image) -> str | None:
-    width, height = image.size
-    if max(width, height) <= MAX_ASPECT * min(width, height):
-        return None
-    return (
-        f"{width}×{height}: the longer side is over {MAX_ASPECT} times the shorter, more than the "
-        "model accepts; crop the image first"
-    )

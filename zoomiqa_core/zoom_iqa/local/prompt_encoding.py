@@ -13,6 +13,9 @@ from torch import Tensor
 from zoomiqa_core.zoom_iqa.chain import Request
 from zoomiqa_core.zoom_iqa.local.prefix import Prompt, VisualFeatures, encode_images
 
+MAX_ASPECT = 200
+"""Maximum ratio of the sides; the models' image processors accept no more."""
+
 
 class EncodedImage(NamedTuple):
     """An image and its visual features."""
@@ -112,3 +115,14 @@ def pixel_budget(image_processor: Any, max_pixels: int | None) -> dict[str, int]
     if max_pixels is not None and max_pixels < smallest:
         raise ValueError(f"max_pixels must be at least {smallest}, got {max_pixels}")
     return {"shortest_edge": smallest, "longest_edge": max_pixels or largest}
+
+
+def aspect_problem(image: Image.Image) -> str | None:
+    """Why the model accepts no image of this aspect ratio; None when it does."""
+    width, height = image.size
+    if max(width, height) <= MAX_ASPECT * min(width, height):
+        return None
+    return (
+        f"{width}×{height}: the longer side is over {MAX_ASPECT} times the shorter, more than the "
+        "model accepts; crop the image first"
+    )

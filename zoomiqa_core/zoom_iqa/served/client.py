@@ -23,17 +23,15 @@ from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.rating_digits import BEGINNING, WHOLE_PARTS, digits_to_assessment
 from zoomiqa_core.zoom_iqa.served.chat_completions import (
-    ServerError,
     chat_body,
     data_url,
-    error_words,
     next_token_body,
     read_completion,
     read_next_token,
     reduced,
-    status_error,
 )
 from zoomiqa_core.zoom_iqa.served.config import MAX_WAIT_S, ServerConfig
+from zoomiqa_core.zoom_iqa.served.errors import ServerError, error_words, status_error
 
 MAX_ERROR_BYTES = 8192
 """Number of bytes of an error's body that are read."""

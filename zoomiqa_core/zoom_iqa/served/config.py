@@ -46,7 +46,7 @@ class ServerConfig:
     """Timeout of one try, from connecting to the last byte of the reply."""
     deadline_s: float = 600.0
     """Timeout of one call of :meth:`ServedVLM.run`, waits included; a judge passes up to 32 images
-    in one call (:data:`zoomiqa_core.zoom_iqa.judge.IMAGES_AT_ONCE`)."""
+    in one call (:data:`zoomiqa_core.zoom_iqa.photos.IMAGES_AT_ONCE`)."""
     tries: int = 3
     """Maximum number of tries of one request."""
     restart_s: float = 300.0

@@ -13,13 +13,11 @@ from zoomiqa_core.images.sources import to_pil
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 from zoomiqa_core.zoom_iqa.sampling import Sampling
-from zoomiqa_core.zoom_iqa.served.chat_completions import (
+from zoomiqa_core.zoom_iqa.served.chat_completions import chat_body, data_url, read_completion
+from zoomiqa_core.zoom_iqa.served.errors import (
     MAX_WORDS_CHARS,
     ServerError,
-    chat_body,
-    data_url,
     error_words,
-    read_completion,
     status_error,
 )
 
