@@ -115,7 +115,7 @@ def run_trial(
     nfe = {"full": _spent(whole), "pruned": _spent(part)}
     for count in range(1, config.n):
         rows = whole.rows[: count + 1]  # the input's comes first
-        rows = with_consensus(rows, whole.image, config.temperature)
+        rows = with_consensus(rows, whole.image, config)
         picks[f"first {count}"] = choose(rows, config).index
         nfe[f"first {count}"] = sum(row.nfe or 0 for row in rows)
     return Trial(

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from restoration_guide.report.write import write_report
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
-    from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
+    from restoration_guide.search.best_of_n import (
+        BestOfN,
+        BestOfNConfig,
+        RestorationError,
+        SearchInterrupted,
+    )
     from restoration_guide.search.choice import Choice, ChoiceRule, choose
     from restoration_guide.search.compose import ComposeConfig, compose_regions
     from restoration_guide.search.prune import PruneConfig
@@ -32,6 +37,7 @@ __all__ = [
     "PruneConfig",
     "QualityGate",
     "ReportExistsError",
+    "RestorationError",
     "Restorer",
     "RetryPolicy",
     "Row",
@@ -50,6 +56,7 @@ __all__ = [
 _LAZY = {
     "BestOfN": "search.best_of_n",
     "BestOfNConfig": "search.best_of_n",
+    "RestorationError": "search.best_of_n",
     "SearchInterrupted": "search.best_of_n",
     "Choice": "search.choice",
     "ChoiceRule": "search.choice",

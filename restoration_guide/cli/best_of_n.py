@@ -203,9 +203,7 @@ def _restore(
     def show(selection: Selection) -> None:
         typer.echo(_summary(job, selection, brief))
         if selection.error is not None:
-            typer.echo(
-                f"error: {job.path}: the restorer stopped early: {selection.error}", err=True
-            )
+            typer.echo(f"error: {job.path}: the search stopped early: {selection.error}", err=True)
 
     try:
         with _progress(job.path, settings["n"]) as advance:
@@ -247,7 +245,8 @@ def _summary(job: Job, selection: Selection, brief: bool) -> str:
         lines.append(f"  skipped   {reasons}")
     lines += [
         f"  time      {selection.timing.total:.1f} s, "
-        f"judging {100 * selection.timing.judging_share:.1f} %",
+        f"judging {100 * selection.timing.judging_share:.1f} %, "
+        f"fidelity {100 * selection.timing.fidelity_share:.1f} %",
         f"  picture   {job.folder / 'comparison.png'}",
         f"  report    {job.folder / 'report.html'}",
     ]

@@ -1,9 +1,8 @@
 """Best of N: restore N ways, judge every candidate, keep the best one or the input.
 
-This is the one place that chooses, by the rule of :mod:`restoration_guide.search.choice`, among the
-candidates that are still pictures of the same thing (fidelity limits). A second, slower judge may
-have the last word on the best few. What cannot be used is skipped, counted and named, never given a
-default rating:
+The rule of :mod:`restoration_guide.search.choice` chooses among the candidates within the fidelity
+limits. A second, slower judge may decide among the best few. A candidate that cannot be used is
+skipped and counted under one of these names; it never gets a default rating:
 
 =================  =================================================================
 status             a candidate …
@@ -22,6 +21,7 @@ pruned             … ended half-way (:mod:`restoration_guide.search.prune`); r
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -30,9 +30,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from restoration_guide.fidelity.colour import is_grey, without_colour
 from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
-from restoration_guide.search.choice import ChoiceRule, choose, contenders, with_consensus
-from restoration_guide.search.judging import describe_error, judge_images
+from restoration_guide.restorers.base import Restorer
+from restoration_guide.search.choice import ChoiceRule, choose, finalists, with_consensus
+from restoration_guide.search.judging import check_judge, describe_error, judge_images
 from restoration_guide.search.prune import NO_RUNGS, PruneConfig, Pruner
 from restoration_guide.search.screening import screened
 from restoration_guide.search.selection import OK, Index, Row, Selection
@@ -41,7 +43,7 @@ from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.images.sources import ImageSource, read_image
 
 if TYPE_CHECKING:
-    from restoration_guide.restorers.base import Candidate, Restorer
+    from restoration_guide.restorers.base import Candidate
     from zoomiqa_core.scorer import Scorer
 
 
@@ -74,8 +76,12 @@ class BestOfNConfig(ChoiceRule):
             raise ValueError(f"deadline_s is a time in seconds, > 0; got {self.deadline_s}.")
 
 
+class RestorationError(RuntimeError):
+    """The restorer failed before it had finished any candidate; the cause is its error."""
+
+
 class SearchInterrupted(KeyboardInterrupt):
-    """Ctrl-C during the search; ``selection`` holds the choice among what was finished."""
+    """Ctrl-C during the search; ``selection`` holds the choice among the judged candidates."""
 
     def __init__(self, selection: Selection) -> None:
         super().__init__(f"interrupted after {len(selection.candidates)} candidates")
@@ -83,7 +89,16 @@ class SearchInterrupted(KeyboardInterrupt):
 
 
 class BestOfN:
-    """Restore an image N ways and keep the best by a judge, guarded by fidelity.
+    """Restore an image N ways and keep the best by a judge, within the fidelity limits.
+
+    >>> import torch, zoomiqa_core as zi
+    >>> from restoration_guide import load_restorer
+    >>> search = BestOfN(load_restorer("builtin"), zi.load_scorer("proxy"), n=2)
+    >>> result = search(torch.rand(3, 48, 64), seed=0)
+    >>> len(result.candidates), tuple(result.best.shape), result.save("best.png").name
+    (2, (3, 48, 64), 'best.png')
+
+    The result of a greyscale input is greyscale: colour is taken out of its candidates.
 
     Args:
         restorer: makes candidates by seed and plan.
@@ -96,7 +111,7 @@ class BestOfN:
             the pace so far, so that it is passed by one evaluation and the last judgements at most.
 
     Raises:
-        TypeError: there is no such setting.
+        TypeError: there is no such setting, or what was given is no restorer or judge.
         ValueError: a setting is out of range.
     """
 
@@ -110,6 +125,13 @@ class BestOfN:
         limits: FidelityLimits | None = None,
         **settings: Any,
     ) -> None:
+        if not isinstance(restorer, Restorer):
+            raise TypeError(
+                f"expected a restorer, got {restorer!r}; restoration_guide.load_restorer makes one "
+                "from a pipeline, a folder or a function."
+            )
+        for judge in (scorer,) if second is None else (scorer, second):
+            check_judge(judge)
         self.restorer = restorer
         self.scorer = scorer
         self.second = second
@@ -131,14 +153,19 @@ class BestOfN:
             progress: called with each candidate as it is finished.
 
         Returns:
-            The selection. A restorer that fails half-way leaves its finished candidates in the
-            running and its error in ``Selection.error``.
+            The selection. If the restorer fails after some candidates, the choice is among those,
+            and its error is in ``Selection.error``.
 
         Raises:
             ImageError: the image cannot be read, or the restorer cannot take its size.
-            SearchInterrupted: Ctrl-C; its ``selection`` is the choice among finished candidates.
-            KeyboardInterrupt: Ctrl-C before the first candidate was finished, or while judging.
+            ValueError: a negative seed, or settings that the restorer refuses.
+            RestorationError: the restorer failed before it had finished any candidate.
+            SearchInterrupted: Ctrl-C; its ``selection`` is the choice among the judged candidates.
+            KeyboardInterrupt: Ctrl-C before the first candidate was finished.
         """
+        seed = operator.index(seed)
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}.")
         watch = Stopwatch()
         decoded = read_image(image, limits=self.restorer.limits)
         source = decoded.pixels
@@ -151,7 +178,12 @@ class BestOfN:
         rows: list[Row] = []
         for first in range(0, len(candidates), self.config.batch_size):
             batch = candidates[first : first + self.config.batch_size]
-            rows += self._rows(batch, source, assessments, watch)
+            try:
+                rows += self._rows(batch, source, assessments, watch)
+            except KeyboardInterrupt as interrupt:
+                error = interrupt
+                rows += [_not_judged(candidate, source) for candidate in candidates[first:]]
+                break
         rows += [] if pruner is None else pruner.ended
         rows.sort(key=lambda row: int(row.index))
         rows.insert(0, Row("input").judged(judgement))
@@ -159,14 +191,19 @@ class BestOfN:
         rows = with_consensus(
             rows,
             lambda index: source if index == "input" else _pixels(images[index]),
-            self.config.temperature,
+            self.config,
         )
-        with watch.measure("judging"):
-            rows, second_assessments = self._ask_second(rows, images, source)
+        second_assessments: dict[Index, Assessment] = {}
+        if not isinstance(error, KeyboardInterrupt):
+            try:
+                with watch.measure("judging"):
+                    rows, second_assessments = self._ask_second(rows, images, source)
+            except KeyboardInterrupt as interrupt:
+                error = interrupt
 
         choice = choose(rows, self.config)
         described = None if error is None else describe_error(error)
-        stopped = "" if error is None else f"; the restorer stopped early: {described}"
+        stopped = "" if error is None else f"; the search stopped early: {described}"
         selection = Selection(
             input=source,
             choice=choice.index,
@@ -182,6 +219,7 @@ class BestOfN:
             notes=decoded.notes,
             error=described,
             scorer=self.scorer,
+            second=self.second,
         )
         if isinstance(error, KeyboardInterrupt):
             raise SearchInterrupted(selection) from None
@@ -213,11 +251,16 @@ class BestOfN:
         finished: list[Candidate] = []
         n, batch_size = self.config.n, self.config.batch_size
         watched = {} if pruner is None else {"observer": pruner}
+        grey = is_grey(source)
+        stream = self.restorer.restore(  # arguments that it refuses are the caller's error
+            source[None], n=n, seed=seed, batch_size=batch_size, **watched
+        )
         try:
-            stream = self.restorer.restore(
-                source[None], n=n, seed=seed, batch_size=batch_size, **watched
-            )
             for candidate in islice(stream, n):
+                if grey and not is_grey(candidate.image):
+                    image = without_colour(candidate.image)
+                    notes = (*candidate.notes, "colour taken out: the input is greyscale")
+                    candidate = replace(candidate, image=image, notes=notes)
                 finished.append(candidate)
                 if progress is not None:
                     progress(candidate)
@@ -227,7 +270,12 @@ class BestOfN:
             if not finished:
                 raise
             return finished, interrupt
-        except Exception as error:  # whatever a restorer raises, finished work counts
+        except Exception as error:  # whatever a restorer raises, finished candidates count
+            if not finished and not (pruner and pruner.ended):
+                raise RestorationError(
+                    f"{self.restorer.name} failed before it had finished any of {n} candidates: "
+                    f"{describe_error(error)}"
+                ) from error
             return finished, error
         return finished, None
 
@@ -264,11 +312,11 @@ class BestOfN:
         self, rows: list[Row], images: Mapping[int, Candidate], source: Tensor
     ) -> tuple[list[Row], dict[Index, Assessment]]:
         """The rows with the second judge's ratings of the input and the finalists."""
-        finalists = contenders(rows, self.config)[: self.config.finalists]
-        if self.second is None or not finalists:
+        best = finalists(rows, self.config, self.config.finalists)
+        if self.second is None or not best:
             return rows, {}
-        indices: list[Index] = ["input", *(row.index for row in finalists)]
-        pixels = [source, *(_pixels(images[int(row.index)]) for row in finalists)]
+        indices: list[Index] = ["input", *(row.index for row in best)]
+        pixels = [source, *(_pixels(images[int(row.index)]) for row in best)]
         judgements = dict(zip(indices, judge_images(self.second, pixels), strict=True))
         rows = [
             row.judged_again(judgements[row.index]) if row.index in judgements else row
@@ -285,6 +333,14 @@ class BestOfN:
             "scorer": _name(self.scorer),
             "second": None if self.second is None else _name(self.second),
         }
+
+
+def _not_judged(candidate: Candidate, source: Tensor) -> Row:
+    """The row of a candidate that was finished when Ctrl-C ended the judging."""
+    row = screened(candidate, source)
+    return (
+        replace(row, status="judgement_failed", detail="interrupted") if row.status == OK else row
+    )
 
 
 def _pixels(candidate: Candidate) -> Tensor:

@@ -6,8 +6,8 @@ Three questions, in this order:
    ``rating + confidence · rating_std`` reaches ``good_rating``; and also when what the candidates
    change is too little to be damage (:mod:`restoration_guide.search.changes`).
 2. Which candidates are better at all? Those rated more than ``min_gain`` above the input.
-3. Which of these? The one nearest to what all candidates agree on: the mean of the candidates,
-   each weighted by ``softmax(rating / temperature)``. Candidates are samples of what the clean
+3. Which of these? The one nearest to their consensus: the mean of these better candidates, each
+   weighted by ``softmax(rating / temperature)``. Candidates are samples of what the clean
    photo may be, and the sample nearest to their mean has the least expected squared distance to it
    (minimum Bayes risk: Kumar & Byrne, *Minimum Bayes-Risk Decoding*, HLT-NAACL 2004; here with
    the judge's opinion as the weight of a sample). Where candidates cannot be told apart, the
@@ -37,7 +37,11 @@ from restoration_guide.search.selection import OK, Index, Row
 
 @dataclass(frozen=True)
 class ChoiceRule:
-    """The numbers behind the choice.
+    """Thresholds of the choice between the candidates and the input.
+
+    >>> good = Row("input", rating=4.3, rating_std=0.1)
+    >>> ChoiceRule().may_be_good(good), ChoiceRule(good_rating=4.5).may_be_good(good)
+    (True, False)
 
     Measured on random 256² crops of training photos, seed 0. ``confidence`` and ``good_rating``
     leave all but 5 of 200 undamaged crops alone, and 8 % of 400 damaged ones; with
@@ -84,7 +88,7 @@ class ChoiceRule:
             )
 
     def may_be_good(self, source: Row) -> bool:
-        """Whether the input is so good, or the judge so unsure of it, that it is left alone."""
+        """Whether the input may be good: rating + confidence · std reaches ``good_rating``."""
         return source.rating + self.confidence * source.rating_std >= self.good_rating
 
     def nothing_repaired(self, source: Row) -> bool:
@@ -96,14 +100,20 @@ class ChoiceRule:
 
 
 class Choice(NamedTuple):
-    """Which row, and why."""
+    """The chosen row and the reason."""
 
     index: Index
     reason: str
 
 
 def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
-    """Pick the row to keep.
+    """Choose a candidate or the input.
+
+    >>> rows = [Row("input", rating=2.8, rating_std=0.2), Row(0, 3.1, 0.2), Row(1, 3.6, 0.2)]
+    >>> choose(rows, ChoiceRule())
+    Choice(index=1, reason='candidate 1 is best: +0.80 rating points over the input')
+    >>> choose(rows, ChoiceRule(min_gain=1)).index
+    'input'
 
     Where a second judge has rated the input and finalists, its highest rating wins among those it
     rates more than ``min_gain`` above the input; where it failed on the input or on every finalist,
@@ -133,7 +143,7 @@ def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
 
 
 def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
-    """The candidates that may replace the input, the first judge's choice first; else empty.
+    """The candidates that may replace the input, the nearest to their consensus first.
 
     Raises:
         ValueError: no row is the input.
@@ -141,30 +151,48 @@ def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
     source = _input_of(rows)
     if source.status != OK or rule.may_be_good(source) or rule.nothing_repaired(source):
         return []
-    better = [
+    return sorted(_better(rows, source, rule), key=_place)
+
+
+def finalists(rows: Sequence[Row], rule: ChoiceRule, count: int) -> list[Row]:
+    """The best rated of the candidates that may replace the input, for a second judge.
+
+    Raises:
+        ValueError: no row is the input.
+    """
+    best = sorted(contenders(rows, rule), key=lambda row: (-row.rating, int(row.index)))
+    return best[:count]
+
+
+def _better(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> list[Row]:
+    """Usable candidates rated above the input by more than the smallest gain."""
+    return [
         row
         for row in rows
         if row.index != "input" and row.status == OK and row.rating - source.rating > rule.min_gain
     ]
-    return sorted(better, key=_place)
 
 
 def with_consensus(
-    rows: Sequence[Row], image: Callable[[Index], Tensor], temperature: float
+    rows: Sequence[Row], image: Callable[[Index], Tensor], rule: ChoiceRule
 ) -> list[Row]:
-    """The rows, usable candidates with their distance to what these agree on.
+    """The rows, the better candidates with their distance to the consensus of these.
 
-    The input's row gets the change that these candidates make.
+    The input's row gets the change that they make. Candidates that are not better than the input
+    have no part in either, so that they cannot change which of the others is chosen.
 
     Args:
-        rows: of candidates and, if wanted, of the input.
+        rows: of the input and the candidates.
         image: (3, H, W) in [0, 1] of a usable candidate, and of the input.
-        temperature: see :func:`consensus_distances`.
+        rule: which candidates are better, and the temperature of :func:`consensus_distances`.
+
+    Raises:
+        ValueError: no row is the input.
     """
-    usable = [row for row in rows if row.status == OK and row.index != "input"]
-    images = [image(row.index) for row in usable]
-    distances = consensus_distances(images, [row.rating for row in usable], temperature)
-    known = {row.index: distance for row, distance in zip(usable, distances, strict=True)}
+    better = _better(rows, _input_of(rows), rule)
+    images = [image(row.index) for row in better]
+    distances = consensus_distances(images, [row.rating for row in better], rule.temperature)
+    known = {row.index: distance for row, distance in zip(better, distances, strict=True)}
 
     def measured(row: Row) -> Row:
         if row.index != "input":
@@ -177,7 +205,7 @@ def with_consensus(
 def consensus_distances(
     images: Sequence[Tensor], ratings: Sequence[float], temperature: float
 ) -> list[float]:
-    """How far each candidate is from what all agree on.
+    """How far each image is from the weighted mean of all.
 
     Args:
         images: (3, H, W) of one shape in [0, 1].
@@ -217,7 +245,7 @@ def _praise(order: Sequence[Row], source: Row) -> str:
         return f"candidate {best.index} is best: {figures}"
     return (
         f"candidate {best.index} is best: {figures}, and of the {len(order)} better ones the "
-        "nearest to what all candidates agree on"
+        "nearest to their consensus"
     )
 
 

@@ -25,6 +25,7 @@ from restoration_guide.search.choice import ChoiceRule, contenders
 from restoration_guide.search.judging import judge_images
 from restoration_guide.search.selection import OK, Index, Row, Selection
 from restoration_guide.search.timing import Stopwatch, Timing
+from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.scorer import Scorer
 
 
@@ -100,7 +101,13 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
     parts = ", ".join(f"{part} {share}" for part, share in shares.items() if share != "0%")
     settings = {"composed of": parts}
     row = Row(index, seed=selection.seed, settings=settings, fidelity=fidelity, nfe=0)
-    row, choice, reason = _verdict(selection, row.judged(judgement), composition, config)
+    row = row.judged(judgement)
+    second: dict[Index, Assessment] = {}
+    if selection.second is not None and selection.second_assessments and row.status == OK:
+        with watch.measure("judging"):
+            second[index] = judge_images(selection.second, [composition.image])[0]
+        row = row.judged_again(second[index])
+    row, choice, reason = _verdict(selection, row, composition, config)
     timing = watch.read()
     made = Candidate(index, selection.seed, settings, composition.image, timing.total, 0)
     return replace(
@@ -110,6 +117,7 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
         rows=(*selection.rows, replace(row, seconds=timing.total)),
         candidates=(*selection.candidates, made),
         assessments={**selection.assessments, index: judgement},
+        second_assessments={**selection.second_assessments, **second},
         timing=_sum(selection.timing, timing),
     )
 
@@ -220,6 +228,7 @@ def _verdict(
         doubts.append(f"{rated} of the choice")
     if row.fidelity is not None:
         doubts += row.fidelity.violations(FidelityLimits(**selection.config["fidelity"]))
+    doubts += _second_doubts(selection, row)
     if composition.local_distance > config.max_local_distance:
         allowed = f"{composition.local_distance:.4f} > {config.max_local_distance:g}"
         doubts.append(f"a cell's distance to the input is {allowed}")
@@ -229,6 +238,23 @@ def _verdict(
         return replace(row, status="rejected", detail="; ".join(doubts)), *kept
     parts = f"candidate {row.index} is best: composed of {row.settings['composed of']}"
     return row, row.index, f"{parts}, {rated} of {selection.choice}"
+
+
+def _second_doubts(selection: Selection, row: Row) -> list[str]:
+    """Why the second judge, where it decided the choice, prefers the choice."""
+    before = selection.row("input").second_rating
+    chosen = selection.row(selection.choice).second_rating
+    if before is None or chosen is None or not math.isfinite(before) or not math.isfinite(chosen):
+        return []  # the first judge decided
+    if row.second_rating is None or math.isnan(row.second_rating):
+        return [f"the second judge could not rate it: {row.second_error or 'there is none'}"]
+    needed = before + _rule(selection).min_gain
+    if row.second_rating > max(chosen, needed):
+        return []
+    return [
+        f"the second judge rates it {row.second_rating:.2f} against {chosen:.2f} of the choice and "
+        f"{before:.2f} of the input"
+    ]
 
 
 def _rule(selection: Selection) -> ChoiceRule:

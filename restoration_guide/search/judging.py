@@ -1,4 +1,4 @@
-"""Asking a judge about pixels in memory, so that no failure is more than one image's."""
+"""Judge images in memory; a judge that raises fails for that image alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from zoomiqa_core.assessment import Assessment
 
 if TYPE_CHECKING:
     from zoomiqa_core.scorer import Scorer
+
+
+def check_judge(scorer: object) -> None:
+    """Refuse what is no judge, such as a plain function.
+
+    Raises:
+        TypeError: it has no ``assess``.
+    """
+    if not callable(getattr(scorer, "assess", None)) or isinstance(scorer, type):
+        raise TypeError(
+            f"expected a judge with assess(image), got {scorer!r}; load one with "
+            "zoomiqa_core.load_scorer, which also wraps the folder of a model."
+        )
 
 
 def judge_images(scorer: Scorer, images: list[Tensor]) -> list[Assessment]:

@@ -1,4 +1,4 @@
-"""The outcome of a best-of-N search: which image, why, and every figure behind it."""
+"""The outcome of a best-of-N search: the chosen image, the reason, and every figure behind it."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ class Row:
     fidelity: Fidelity | None = None
     """None for the input and for candidates without usable pixels."""
     consensus_distance: float = math.nan
-    """RMS distance to what all candidates agree on, in pixel values of [0, 1]
-    (:func:`restoration_guide.search.choice.consensus_distances`); NaN where it was not measured."""
+    """RMS distance to the weighted mean of the candidates that are better than the input
+    (:func:`restoration_guide.search.choice.consensus_distances`), in pixel values of [0, 1]; NaN
+    for others."""
     change: Change | None = None
-    """What the candidates change, of the input alone; None where none could be compared."""
+    """How much the better candidates change; of the input's row alone, None without any."""
     second_rating: float | None = None
     """Rating by the second judge; NaN when that judge failed, None when it was not asked."""
     second_error: str = ""
@@ -129,11 +130,13 @@ class Selection:
     notes: tuple[str, ...] = ()
     """What was done to the image when it was read."""
     error: str | None = None
-    """What stopped the restorer early (an error, Ctrl-C); None when all candidates came."""
+    """The error or Ctrl-C that cut the search short; None when all candidates were finished."""
     second_assessments: Mapping[Index, Assessment] = field(default_factory=dict)
     """Judgements of the second judge by index: of the input and the finalists."""
     scorer: Scorer | None = field(default=None, repr=False)
-    """The judge, kept to draw quality maps when a report asks for them."""
+    """The judge, which also draws the quality maps of a report."""
+    second: Scorer | None = field(default=None, repr=False)
+    """The second judge, which also rates a composition."""
 
     @property
     def best(self) -> Tensor:

@@ -22,6 +22,11 @@ class Timing:
         """Share of the total spent judging, 0–1."""
         return self.judging / self.total if self.total > 0 else 0.0
 
+    @property
+    def fidelity_share(self) -> float:
+        """Share of the total spent measuring fidelity, 0–1."""
+        return self.fidelity / self.total if self.total > 0 else 0.0
+
 
 class Stopwatch:
     """Adds up seconds under names, and knows the total since it was made.

@@ -101,7 +101,7 @@ def test_a_crash_costs_one_image(run, folder, stubs, tmp_path) -> None:
     assert result.exit_code == 1
     assert {name: row["status"] for name, row in index_of(tmp_path / "out").items()} == {
         "0.png": "restored",
-        "1.png": "stopped",
+        "1.png": "failed",  # nothing was finished
         "2.png": "failed",  # the folder is somebody else's
         "3.png": "restored",
         "broken.png": "unreadable",

@@ -108,9 +108,9 @@ def test_the_page_requests_nothing(selection, tmp_path) -> None:
 
 def test_names_are_escaped(stubs, photo, tmp_path) -> None:
     path = save_png(photo, tmp_path / HOSTILE)
-    selection = BestOfN(stubs.Restorer([ValueError("<script>alert(2)</script>")]), stubs.Scorer())(
-        path
-    )
+    selection = BestOfN(
+        stubs.Restorer([stubs.smooth, ValueError("<script>alert(2)</script>")]), stubs.Scorer()
+    )(path)
     folder = write_report(selection, tmp_path / "r")
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert HOSTILE in page.text and "<script>alert(2)</script>" in page.text

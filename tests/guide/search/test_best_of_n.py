@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from restoration_guide.fidelity.colour import is_grey
 from restoration_guide.fidelity.measure import FidelityLimits
-from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig, SearchInterrupted
+from restoration_guide.search.best_of_n import (
+    BestOfN,
+    BestOfNConfig,
+    RestorationError,
+    SearchInterrupted,
+)
 from restoration_guide.search.screening import screen
 from zoomiqa_core.images.sources import ImageError, ImageLimits, TooLargeError, TooSmallError
 
@@ -131,10 +137,70 @@ def test_crash_keeps_finished_candidates(photo, stubs) -> None:
     assert "stopped early" in result.reason
 
 
-def test_crash_at_once_returns_the_input(photo, stubs) -> None:
-    result = BestOfN(stubs.Restorer([ValueError()]), stubs.Scorer(), n=8)(photo)
-    assert result.choice == "input" and result.error == "ValueError"
-    assert result.skipped == {} and "none was finished" in result.reason
+def test_a_crash_before_any_candidate_is_no_kept_input(photo, stubs) -> None:
+    search = BestOfN(stubs.Restorer([ValueError("no weights")]), stubs.Scorer(), n=8)
+    with pytest.raises(RestorationError, match="any of 8 candidates: ValueError: no weights") as e:
+        search(photo)
+    assert isinstance(e.value.__cause__, ValueError)
+
+
+def test_what_is_no_restorer_or_judge_is_refused_at_once(stubs) -> None:
+    with pytest.raises(TypeError, match="load_restorer makes one"):
+        BestOfN(lambda image, generator: image, stubs.Scorer())  # pyright: ignore
+    with pytest.raises(TypeError, match=r"expected a judge with assess\(image\)"):
+        BestOfN(stubs.Restorer(), lambda image: 3.0)  # pyright: ignore
+    with pytest.raises(TypeError, match=r"expected a judge with assess\(image\)"):
+        BestOfN(stubs.Restorer(), stubs.Scorer(), second=torch.nn.Identity())  # pyright: ignore
+
+
+@pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), (0.5, TypeError)])
+def test_a_bad_seed_is_refused_before_anything_is_judged(photo, stubs, seed, error) -> None:
+    scorer = stubs.Scorer()
+    with pytest.raises(error):
+        BestOfN(stubs.Restorer(), scorer)(photo, seed=seed)
+    assert scorer.judged == 0
+
+
+def test_what_the_restorer_refuses_is_the_callers_error(photo, stubs) -> None:
+    class Unobservable(stubs.Restorer):
+        def restore(self, image, *, n, seed=0, batch_size=1, observer=None):
+            if observer is not None:
+                raise ValueError("shows no previews")
+            return super().restore(image, n=n, seed=seed)
+
+    assert BestOfN(Unobservable(), stubs.Scorer(), n=1)(photo).choice == 0
+    with pytest.raises(ValueError, match="shows no previews"):
+        BestOfN(Unobservable(), stubs.Scorer(), n=1, deadline_s=60)(photo)
+
+
+def test_a_greyscale_input_comes_back_greyscale(photo, stubs) -> None:
+    def tinted(image: Tensor, generator: torch.Generator) -> Tensor:
+        noise = 0.02 * torch.randn(image.shape, generator=generator)
+        return (stubs.smooth(image, generator) + noise).clamp(0, 1)
+
+    grey = photo.mean(0, keepdim=True).expand(3, -1, -1).contiguous()
+    result = BestOfN(stubs.Restorer([tinted]), stubs.Scorer(), n=2)(grey)
+    assert result.choice != "input"
+    for candidate in result.candidates:
+        assert torch.equal(candidate.image[0], candidate.image[2])
+        assert candidate.notes == ("colour taken out: the input is greyscale",)
+    coloured = BestOfN(stubs.Restorer([tinted]), stubs.Scorer(), n=1)(photo)
+    assert not is_grey(coloured.image(0))  # a photo with colour keeps it
+
+
+def test_ctrl_c_while_judging_keeps_what_was_judged(photo, stubs) -> None:
+    class Interrupted(stubs.Scorer):
+        def _assess(self, source):
+            if self.judged == 3:  # the input and two candidates
+                raise KeyboardInterrupt
+            return super()._assess(source)
+
+    with pytest.raises(SearchInterrupted) as caught:
+        BestOfN(stubs.Restorer(), Interrupted(), n=4)(photo)
+    selection = caught.value.selection
+    assert selection.choice in (0, 1) and len(selection.candidates) == 4
+    assert selection.skipped == {"judgement_failed": 2}
+    assert selection.row(3).detail == "interrupted" and selection.error == "KeyboardInterrupt"
 
 
 def test_ctrl_c_hands_over_what_was_finished(photo, stubs) -> None:
@@ -243,8 +309,8 @@ def test_the_second_judge_sees_no_more_than_the_finalists(photo, stubs) -> None:
     result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=5, second=second, finalists=2)(photo)
     assert second.judged == 3  # the input and two
     asked = [entry["index"] for entry in result.table if entry["second_rating"] is not None]
-    nearest = sorted(result.rows[1:], key=lambda row: row.consensus_distance)[:2]
-    assert set(asked) == {"input", *(row.index for row in nearest)}
+    best = sorted(result.rows[1:], key=lambda row: -row.rating)[:2]
+    assert set(asked) == {"input", *(row.index for row in best)}
     assert result.choice in asked
 
 

@@ -13,6 +13,7 @@ from restoration_guide.search.choice import (
     choose,
     consensus_distances,
     contenders,
+    finalists,
     with_consensus,
 )
 from restoration_guide.search.selection import OK, Index, Row
@@ -79,7 +80,7 @@ def test_the_most_central_of_the_better_ones_wins() -> None:
     assert index == 1
     assert reason == (
         "candidate 1 is best: +0.40 rating points over the input, and of the 2 better ones the "
-        "nearest to what all candidates agree on"
+        "nearest to their consensus"
     )
     assert [contender.index for contender in contenders(rows, RULE)] == [1, 0]
 
@@ -139,11 +140,31 @@ def test_the_change_is_measured_on_usable_candidates() -> None:
         for seed, index in enumerate(("input", 0, 1))
     }
     rows = [INPUT, row(0, 3.5), row(1, 3.5, status="unfaithful")]
-    source, first, second = with_consensus(rows, images.__getitem__, 0.5)
+    source, first, second = with_consensus(rows, images.__getitem__, RULE)
     assert source.change == measure_change(images["input"], [images[0]])
     assert first.change is None and second.change is None
     assert first.consensus_distance == 0 and math.isnan(second.consensus_distance)
-    assert with_consensus(rows[:1], images.__getitem__, 0.5)[0].change is None
+    assert with_consensus(rows[:1], images.__getitem__, RULE)[0].change is None
+
+
+def test_candidates_below_the_input_do_not_change_the_winner() -> None:
+    # of 0 (value .5) and 1 (.6) the better rated 0 weighs more and is nearer to their mean; three
+    # poor ones at .9 used to pull the mean to 1
+    images = {"input": 0.4, 0: 0.5, 1: 0.6, 2: 0.9, 3: 0.9, 4: 0.9}
+    rows = [INPUT, row(0, 3.6), row(1, 3.5), *(row(i, 2.9) for i in (2, 3, 4))]
+
+    def winner(rows: list[Row]) -> Index:
+        flat = lambda index: torch.full((3, 40, 40), images[index])  # noqa: E731
+        return choose(with_consensus(rows, flat, RULE), ChoiceRule(min_change=0)).index
+
+    assert winner(rows[:3]) == winner(rows) == 0
+
+
+def test_the_second_judge_is_shown_the_best_rated() -> None:
+    rows = [INPUT, *(row(i, 3.1 + 0.01 * i, 0.01) for i in range(7)), row(7, 3.9, 0.5)]
+    rule = ChoiceRule(min_gain=0)
+    assert [each.index for each in finalists(rows, rule, 3)] == [7, 6, 5]
+    assert contenders(rows, rule)[-1].index == 7  # the farthest from the consensus
 
 
 def test_ties_go_to_the_higher_rating_then_to_the_lowest_index() -> None:

@@ -183,6 +183,23 @@ def test_without_agreement_the_choice_stays(mixed: Selection, stubs, broken: str
     assert torch.equal(composed.best, mixed.best) and composed.skipped == {"rejected": 1}
 
 
+def test_a_second_judge_that_kept_the_input_is_not_overruled(stubs) -> None:
+    class Contrary(stubs.Scorer):
+        def _assess(self, source):
+            said = super()._assess(source)
+            return replace(said, rating=6 - said.rating)
+
+    photo = stubs.make_photo(64, 128)
+    restorer = stubs.Restorer([half_smooth(0), half_smooth(1)])
+    kept = BestOfN(restorer, stubs.Scorer(), n=2, second=Contrary())(photo)
+    assert kept.choice == "input"
+    composed = compose_regions(kept)
+    assert composed.choice == "input" and composed.row(2).status == "rejected"
+    assert "the second judge rates it" in composed.row(2).detail
+    agreed = BestOfN(restorer, stubs.Scorer(), n=2, second=stubs.Scorer())(photo)
+    assert compose_regions(agreed).choice == 2  # both judges prefer it
+
+
 def test_a_seam_that_shows_is_rejected(stubs) -> None:
     def outer(side: int, brightness: float):
         """Smooth but for the outer quarter of one side."""

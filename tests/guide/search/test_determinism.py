@@ -51,6 +51,6 @@ def test_the_whole_program_is_deterministic(photo_file, stubs, tmp_path) -> None
     for name in ("a", "b"):
         arguments = ["best-of-n", str(photo_file), "--n", "2", "--out", str(tmp_path / name)]
         assert CliRunner().invoke(app, arguments).exit_code == 0
-    first, second = tmp_path / "a" / "photo", tmp_path / "b" / "photo"
+    first, second = tmp_path / "a" / "photo.png", tmp_path / "b" / "photo.png"
     assert without_time(first) == without_time(second)
     assert (first / "best.png").read_bytes() == (second / "best.png").read_bytes()
