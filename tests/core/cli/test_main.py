@@ -198,6 +198,21 @@ def test_settings_of_a_zoom_iqa_judge_reach_it(vlm_program):
     assert ended.stdout == " 4.75   93.8  good.png\n".lstrip()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--samples", 2), "takes no settings, got config (--samples, --seed)"),
+        (("--scorer", "http://127.0.0.1:1/v1"), "give the name of one, model=… (--model"),
+    ],
+)
+def test_options_of_another_judge_are_refused_with_the_fix(tmp_path, options, says):
+    save_png(torch.rand(3, 8, 8), tmp_path / "a.png")
+    arguments = ["score", tmp_path / "a.png", *options]
+    ended = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert ended.exit_code == 1 and says in ended.stderr
+    assert "Traceback" not in ended.output and "positional" not in ended.output
+
+
 def test_words_are_printed_as_data(vlm_program):
     ended = vlm_program("score", "good.png", "--words")
     assert "  improve: Clean sky.\n" in ended.stdout

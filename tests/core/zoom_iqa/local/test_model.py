@@ -318,3 +318,11 @@ def test_qwen3_vl_runs_too(tiny):
     together = [reply.text for reply in backend.generate([request, request._replace(seed=1)])]
     assert together == [backend.generate([request._replace(seed=seed)])[0].text for seed in (0, 1)]
     assert ZoomIQA(backend).assess(IMAGES[0]).error == "missing_answer"
+
+
+def test_a_folder_below_home_is_found(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for part in tiny:
+        part.save_pretrained(tmp_path / "judge")
+    scorer: Any = load_scorer("~/judge", prompts="builtin", sampling=SHORT)
+    assert scorer.name == "~/judge" and scorer.assess(IMAGES[0]).error == "missing_answer"
