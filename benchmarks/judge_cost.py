@@ -161,7 +161,7 @@ def main() -> None:
         "chains that gave no rating": len(chains.errors),
         "tokens written together": chains.tokens,
         "same ratings": chains.ratings == tuple(s.rating for _, s in alone if s.valid),
-        "largest |log p generated - forced|": log_probability_difference(judge, image),
+        "largest difference of log-probabilities": log_probability_difference(judge, image),
         "peak memory, MiB": peak_memory(options.device),
     }
     rows = ([name, format(float(value), ".4g")] for name, value in figures.items())

@@ -45,14 +45,14 @@ def arguments(doc: str | None, *, out: str, **defaults: Any) -> argparse.Argumen
 
 
 def cell(value: Any, digits: int = 3, *, sign: bool = False) -> str:
-    """A figure as the tables show it: ``.653 [.581, .713]``; None and texts as they are."""
+    """A figure as the tables show it: ``0.653 [0.581, 0.713]``; of a text ``|`` is escaped."""
     form = f"{'+' if sign else ''}.{digits}f"
     if isinstance(value, Estimate):
         low, high = format(value.low, form), format(value.high, form)
         return f"{format(value.value, form)} [{low}, {high}]"
     if isinstance(value, float):
         return format(value, form)
-    return "" if value is None else str(value)
+    return "" if value is None else str(value).replace("|", "\\|")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> str:

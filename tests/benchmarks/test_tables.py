@@ -11,7 +11,7 @@ from zoomiqa_core.evaluation.correlation import Estimate
 def test_cells_by_hand() -> None:
     assert tables.cell(Estimate(0.1234, -0.5, 1)) == "0.123 [-0.500, 1.000]"
     assert tables.cell(Estimate(0.1, 0, 1), 1, sign=True) == "+0.1 [+0.0, +1.0]"
-    assert [tables.cell(one, 2) for one in (0.125, 3, None, "a")] == ["0.12", "3", "", "a"]
+    assert [tables.cell(one, 2) for one in (0.125, 3, None, "|a|")] == ["0.12", "3", "", r"\|a\|"]
 
 
 def test_columns_share_their_rows() -> None:
