@@ -1,0 +1,1 @@
+"""The restoration judge: which restoration of a degraded input is better."""

@@ -1,0 +1,174 @@
+"""The restoration judge as a scorer: assess one candidate, or compare several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
+from zoomiqa_core.images.inputs import (
+    ImageInput,
+    each_image,
+    is_single_image,
+    read_or_fail,
+    read_to_judge,
+)
+from zoomiqa_core.images.sources import ImageSource
+from zoomiqa_core.proxy.scorer import ModelScorer
+from zoomiqa_core.restoration.model import (
+    RestorationJudge,
+    RestorationOutput,
+    probability_better,
+)
+
+NO_INPUT = "judged without the degraded input"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates of one degraded input, compared."""
+
+    ratings: tuple[float, ...]
+    """Rating of each candidate, 1–5."""
+    gains: tuple[float, ...]
+    """Rating of each candidate − rating of the input; 0 without an input."""
+    ranking: tuple[int, ...]
+    """Indices of the candidates, best first."""
+    better: Tensor
+    """(N, N) probability that candidate i is better than candidate j; .5 on the diagonal."""
+
+
+class RestorationScorer(ModelScorer[RestorationJudge]):
+    """Rates restorations as full-reference metrics would, given the degraded input.
+
+    >>> from zoomiqa_core.restoration.model import RestorationJudge
+    >>> judge = RestorationScorer(RestorationJudge.from_pretrained())
+    >>> degraded = torch.rand(3, 64, 64)
+    >>> comparison = judge.compare([degraded, degraded * 0.5], degraded=degraded)
+    >>> comparison.gains[0], float(comparison.better[0, 0])
+    (0.0, 0.5)
+    """
+
+    takes_degraded = True
+    """``assess`` and ``compare`` take the degraded input."""
+
+    def __init__(
+        self,
+        model: RestorationJudge,
+        device: str | torch.device = "cpu",
+        name: str = "restoration",
+    ) -> None:
+        super().__init__(model, device, name)
+
+    def assess(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: ImageInput, *, degraded: ImageSource | None = None
+    ) -> Assessment | list[Assessment]:
+        """Judge one candidate or several of one input.
+
+        Args:
+            images: as for :meth:`ModelScorer.assess`.
+            degraded: the input all candidates were made from, of the same size or smaller by an
+                integer factor. Without it the rating is less certain, and a note says so.
+
+        Raises:
+            ImageError: ``degraded`` cannot be read.
+            ValueError: sizes do not match.
+        """
+        given = None if degraded is None else self._pixels(degraded)
+        found = [self._assess_with(image, given) for image in each_image(images)]
+        return found[0] if is_single_image(images) else found
+
+    def compare(
+        self, candidates: Iterable[ImageSource], *, degraded: ImageSource | None = None
+    ) -> Comparison:
+        """Rank candidates of one input.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ValueError: no candidates, or sizes that do not match.
+        """
+        given = None if degraded is None else self._pixels(degraded)
+        outputs = [self._output(self._pixels(image), given) for image in candidates]
+        if not outputs:
+            raise ValueError("compare() needs at least one candidate")
+        ratings = torch.cat([out.rating for out in outputs]).cpu()
+        stds = torch.cat([out.rating_std for out in outputs]).cpu()
+        ranking = ratings.argsort(descending=True, stable=True)
+        return Comparison(
+            tuple(ratings.tolist()),
+            tuple(float(out.gain) for out in outputs),
+            tuple(ranking.tolist()),
+            probability_better(ratings, stds),
+        )
+
+    def quality_map(self, image: ImageSource, *, degraded: ImageSource | None = None) -> Tensor:
+        """(1, rows, columns) ratings of tiles of about 128 px, on the CPU.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        given = None if degraded is None else self._pixels(degraded)
+        return self._output(self._pixels(image), given).map[0].cpu()
+
+    def score_regions(
+        self,
+        image: ImageSource,
+        bboxes: Sequence[BBox],
+        *,
+        degraded: ImageSource | None = None,
+    ) -> list[RegionScore]:
+        """Rate regions by what is inside them, widened to at least 64 px a side.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ValueError: a box is malformed.
+        """
+        pixels = self._pixels(image)
+        given = None if degraded is None else self._pixels(degraded)
+        height, width = pixels.shape[-2:]
+        found = []
+        for bbox in bboxes:
+            x0, y0, x1, y1 = check_bbox(bbox)
+            top, bottom = _window(y0, y1, height)
+            left, right = _window(x0, x1, width)
+            region = pixels[..., top:bottom, left:right]
+            theirs = None
+            if given is not None:
+                factor = height // given.shape[-2]
+                full = given.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+                theirs = full[..., top:bottom, left:right]
+            out = self._output(region, theirs)
+            found.append(RegionScore(bbox, float(out.rating), float(out.rating_std)))
+        return found
+
+    def _assess(self, source: ImageSource) -> Assessment:
+        return self._assess_with(source, None)
+
+    def _assess_with(self, source: ImageSource, degraded: Tensor | None) -> Assessment:
+        image = read_or_fail(source)
+        if isinstance(image, Assessment):
+            return image
+        out = self._output(image.pixels[None].to(self.device), degraded)
+        if not (torch.isfinite(out.rating) & torch.isfinite(out.rating_std)).all():
+            return Assessment.failed("not_finite", f"{image.name}: not finite", image.name)
+        found = Assessment(
+            float(out.rating), float(out.rating_std), name=image.name, notes=image.notes
+        )
+        return found if degraded is not None else replace(found, notes=(*found.notes, NO_INPUT))
+
+    def _pixels(self, source: ImageSource) -> Tensor:
+        return read_to_judge(source).pixels[None].to(self.device)
+
+    @torch.no_grad()
+    def _output(self, candidate: Tensor, degraded: Tensor | None) -> RestorationOutput:
+        return self.model(candidate, degraded)
+
+
+def _window(start: float, stop: float, side: int) -> tuple[int, int]:
+    first, end = int(start * side), max(int(start * side) + 1, round(stop * side))
+    length = max(end - first, min(64, side))
+    first = min(max(0, first - (length - (end - first)) // 2), side - length)
+    return first, first + length
