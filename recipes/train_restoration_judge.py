@@ -101,7 +101,10 @@ def imagenet_backbone(judge: RestorationJudge) -> None:
 def measure(judge: RestorationJudge, images: Tensor, degraded: Tensor, clean: Tensor):
     """Statistics (N, count + 1) and teacher distances (N, 5) of candidates (N, 3, H, W)."""
     pyramid = judge.features(torch.cat([images, clean[None], degraded[None]]))
-    own, theirs = [p[:-2] for p in pyramid], [p[-1:].expand(len(images), -1, -1, -1) for p in pyramid]
+    own, theirs = (
+        [p[:-2] for p in pyramid],
+        [p[-1:].expand(len(images), -1, -1, -1) for p in pyramid],
+    )
     inputs = degraded.expand(len(images), -1, -1, -1)
     found = judge.statistics(images, inputs, theirs, own)
     return found, teacher_distances(images, clean[None], [p[:-1] for p in pyramid])
@@ -138,7 +141,8 @@ def measured_family(
         if not file.is_file():
             flip = bool(torch.rand((), generator=generator) < 0.5)
             images, degraded = (
-                (x.flip(-1) if flip else x).float() / 255 for x in (version.images, version.degraded)
+                (x.flip(-1) if flip else x).float() / 255
+                for x in (version.images, version.degraded)
             )
             clean = images[version.kinds.index("clean")]
             statistics, distances = measure(judge, images, degraded, clean)
@@ -304,15 +308,11 @@ def main(arguments: list[str] | None = None) -> None:
         imagenet_backbone(judge)
     paths = find_families(config.pool)
     measured, attackable = [], []
-    for number, path in track(
-        list(enumerate(paths)), "measuring", disable=not sys.stderr.isatty()
-    ):
+    for number, path in track(list(enumerate(paths)), "measuring", disable=not sys.stderr.isatty()):
         measured += measured_family(judge, path, run.path / "statistics", number, config.seed)
     photos = sorted({family.photo for family in measured})
     unseen = set(photos[::HELD_OUT_EVERY])
-    taught = [
-        without_kinds(f, config.held_out_kinds) for f in measured if f.photo not in unseen
-    ]
+    taught = [without_kinds(f, config.held_out_kinds) for f in measured if f.photo not in unseen]
     held_out = [f for f in measured if f.photo in unseen]
     fit(judge, taught, config)
     run.log({"stage": "first fit", **agreement(judge, held_out)})

@@ -215,7 +215,8 @@ class RestorationJudge(
             colours += [torch.zeros_like(colours[0])] * 2
         else:
             seen = self.features(degraded) if input_pyramid is None else input_pyramid
-            parts += [_moments(seen), _moments([(a - b).abs() for a, b in zip(own, seen)])]
+            pairs = zip(own, seen, strict=True)
+            parts += [_moments(seen), _moments([(a - b).abs() for a, b in pairs])]
             theirs = colour_statistics(degraded)
             colours += [theirs, colours[0] - theirs]
         found = torch.cat([*parts, *colours], 1)
@@ -338,19 +339,16 @@ def _on_grid(degraded: Tensor, candidate: Tensor) -> Tensor:
 
 
 def _tiles(images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Tiles of equal size near ``TILE`` px, image after image: (B · rows · columns, 3, h, w).
+    """Tiles of equal size, image after image: (B · rows · columns, 3, h, w).
 
-    Up to a tile's side less one pixel of overlap makes them cover the image; of more than
-    ``MAX_TILES``, evenly spread ones are taken.
+    Tiles of up to ``TILE`` px overlap as much as they must to cover the image with whole tiles. Of
+    more than ``MAX_TILES``, evenly spread ones are taken.
     """
     height, width = images.shape[-2:]
-    rows, columns = (max(1, round(side / TILE)) for side in (height, width))
+    rows, columns = (-(-side // TILE) for side in (height, width))
     while rows * columns > MAX_TILES:
         rows, columns = (n - 1 if n == max(rows, columns) else n for n in (rows, columns))
-    tall, wide = min(height, TILE * 3 // 2), min(width, TILE * 3 // 2)
-    if rows > 1 or columns > 1:
-        tall = min(height, max(TILE, -(-height // rows) if height < 2 * TILE else TILE))
-        wide = min(width, max(TILE, -(-width // columns) if width < 2 * TILE else TILE))
+    tall, wide = min(height, TILE), min(width, TILE)
     tops = [round(i * (height - tall) / max(1, rows - 1)) for i in range(rows)]
     lefts = [round(i * (width - wide) / max(1, columns - 1)) for i in range(columns)]
     tiles = torch.stack(

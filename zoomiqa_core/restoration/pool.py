@@ -250,7 +250,13 @@ def find_families(folder: str | Path) -> list[Path]:
 
 
 def ncnn_restorer(
-    model: Path, *, scale: int, reduce: int, data: str = "data", output: str = "output", pad: int = 0
+    model: Path,
+    *,
+    scale: int,
+    reduce: int,
+    data: str = "data",
+    output: str = "output",
+    pad: int = 0,
 ) -> Restore:
     """A network in ncnn's format that enlarges, as a restorer on the input's own grid (CPU).
 

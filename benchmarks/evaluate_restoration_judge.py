@@ -1,0 +1,263 @@
+"""How the restoration judge orders restorations of held-out photos, and what fools it.
+
+    python -m benchmarks.evaluate_restoration_judge --pool FAMILIES
+
+``FAMILIES`` are families of photos that no judge was trained on, made by
+:mod:`recipes.build_restorations`. The labels are what full-reference metrics say
+(:mod:`zoomiqa_core.restoration.labels`), not people's votes. ``--unseen-weights`` names a judge
+trained without some kinds (``held_out_kinds=[realesrgan,tv]``), ``--unseen-kinds`` those kinds.
+Intervals are 95 % over photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+
+from benchmarks.tables import arguments, finish, table
+from benchmarks.timing import interleaved_seconds, threads
+from recipes.train_restoration_judge import greyscale, measure
+from zoomiqa_core.data.damage.distortions.codec import jpeg
+from zoomiqa_core.evaluation.correlation import srcc
+from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.restoration.labels import mixture_rating
+from zoomiqa_core.restoration.model import RestorationJudge
+from zoomiqa_core.restoration.pool import Family, find_families, load_family
+
+Rate = Callable[[Tensor, Tensor], Tensor]
+"""(N, 3, H, W) candidates and (1, 3, H, W) input → (N,) ratings, differentiable."""
+
+
+class Judged(NamedTuple):
+    """A family with its labels and what each judge says."""
+
+    family: Family
+    label: np.ndarray
+    ratings: dict[str, np.ndarray]
+    std: np.ndarray
+
+
+def interval(values: Sequence[float], seed: int = 0) -> str:
+    """Mean with its 95 % bootstrap interval over photos."""
+    found = np.asarray([v for v in values if np.isfinite(v)])
+    if not len(found):
+        return "–"
+    draws = np.random.default_rng(seed).choice(found, (2000, len(found))).mean(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{found.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def headroom(judged: list[Judged], name: str, size: int, seed: int) -> str:
+    """Share of the label's headroom over a random candidate that the pick of ``size`` gets."""
+    rng = np.random.default_rng(seed)
+    got, most = [], []
+    for one in judged:
+        allowed = [i for i, kind in enumerate(one.family.kinds) if kind != "clean"]
+        gain, best = [], []
+        for _ in range(20):
+            few = rng.choice(allowed, min(size, len(allowed)), replace=False)
+            label = one.label[few]
+            gain.append(label[one.ratings[name][few].argmax()] - label.mean())
+            best.append(label.max() - label.mean())
+        got.append(np.mean(gain))
+        most.append(np.mean(best))
+    draws = rng.integers(len(got), size=(2000, len(got)))
+    shares = np.asarray(got)[draws].sum(1) / np.asarray(most)[draws].sum(1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return f"{sum(got) / sum(most):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def pairs_with(judged: list[Judged], name: str, kinds: Sequence[str]) -> list[float]:
+    """Per photo: share of pairs of a candidate of ``kinds`` with any other in the label's order."""
+    found = []
+    for one in judged:
+        first = [i for i, kind in enumerate(one.family.kinds) if kind.split("-")[0] in kinds]
+        right = [
+            (one.ratings[name][i] > one.ratings[name][j]) == (one.label[i] > one.label[j])
+            for i in first
+            for j in range(len(one.label))
+            if abs(one.label[i] - one.label[j]) > 0.1
+        ]
+        found.append(float(np.mean(right)) if right else np.nan)
+    return found
+
+
+def within(judged: list[Judged], name: str, among: Sequence[str] | None = None) -> list[float]:
+    """Rank correlation with the label within each family."""
+    found = []
+    for one in judged:
+        chosen = [
+            i
+            for i, kind in enumerate(one.family.kinds)
+            if among is None or kind.split("-")[0] in among
+        ]
+        value = srcc(one.ratings[name][chosen], one.label[chosen]) if len(chosen) > 3 else np.nan
+        found.append(float(value))
+    return found
+
+
+REAL = ("input", "builtin", "realesrgan", "animegan", "animevideo", "waifu2x", "tv", "nlm",
+        "bilateral", "median", "guided", "wiener", "richardson_lucy", "unsharp")  # fmt: skip
+"""Outputs of restorers and the input: no blends, no planted faults, not the clean photo."""
+
+
+def checkerboard(image: Tensor, period: int, levels: float = 4.0) -> Tensor:
+    """± ``levels``/255 in squares of half a period."""
+    half = max(1, period // 2)
+    rows, columns = (torch.arange(side) // half for side in image.shape[-2:])
+    return (image + levels / 255 * (1 - 2 * ((rows[:, None] + columns) % 2))).clamp(0, 1)
+
+
+def attacked(rate: Rate, image: Tensor, degraded: Tensor, steps: int = 8) -> float:
+    """Rise of the rating by projected gradient ascent within 2/255 of the image."""
+    limit, change = 2 / 255, torch.zeros_like(image)
+    for _ in range(steps):
+        change.requires_grad_(True)
+        (slope,) = torch.autograd.grad(rate((image + change).clamp(0, 1), degraded).sum(), change)
+        change = (change.detach() + 2.5 * limit / steps * slope.sign()).clamp(-limit, limit)
+    with torch.no_grad():
+        return float(rate((image + change).clamp(0, 1), degraded) - rate(image, degraded))
+
+
+@torch.no_grad()
+def judge_all(judge: RestorationJudge, rates: dict[str, Rate], families: list[Family]):
+    """Labels and ratings of all candidates."""
+    found = []
+    for family in families:
+        images, degraded = family.images.float() / 255, family.degraded[None].float() / 255
+        _, distances = measure(judge, images, degraded[0], family.clean.float() / 255)
+        out = judge(images, degraded)
+        ratings = {name: rate(images, degraded).numpy() for name, rate in rates.items()}
+        ratings["judge"] = out.rating.numpy()
+        found.append(
+            Judged(family, mixture_rating(distances).numpy(), ratings, out.rating_std.numpy())
+        )
+    return found
+
+
+@torch.no_grad()
+def changes(rate: Rate, families: list[Family]) -> dict[str, list[float]]:
+    """Change of the rating by artefacts on damaged inputs and by copies of clean photos."""
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, changed: Tensor, base: Tensor, degraded: Tensor) -> None:
+        both = rate(torch.cat([changed, base]), degraded)
+        found.setdefault(name, []).append(float(both[0] - both[1]))
+
+    for number, family in enumerate(families):
+        degraded, clean = (x[None].float() / 255 for x in (family.degraded, family.clean))
+        for period in (2, 4, 8):
+            note(
+                f"{period}-px grid of ±4 levels", checkerboard(degraded, period), degraded, degraded
+            )
+        grey = greyscale(family, torch.Generator().manual_seed(number))
+        input_grey = grey.degraded[None].float() / 255
+        note("chroma noise on greyscale", grey.images[-1:].float() / 255, input_grey, input_grey)
+        clean_grey = grey.clean[None].float() / 255
+        note("greyscale copy of the clean photo", clean_grey, clean, clean)
+        note("JPEG q75 copy of the clean photo", jpeg(clean, 75), clean, clean)
+        base, mirrored = rate(clean, degraded), rate(clean.flip(-1), degraded.flip(-1))
+        found.setdefault("mirrored photo and input", []).append(float(mirrored - base))
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(
+        __doc__,
+        out="runs/evaluate_restoration_judge.json",
+        pool="",
+        weights=None,
+        unseen_weights=None,
+        unseen_kinds="realesrgan,tv",
+        attacks=8,
+    )
+    options = parser.parse_args(argv)
+    judge = RestorationJudge.from_pretrained(options.weights)
+    proxy = QualityProxy.from_pretrained()
+    families = [load_family(Path(path)) for path in find_families(options.pool)]
+    rates: dict[str, Rate] = {
+        "judge without the input": lambda images, _: judge(images).rating,
+        "proxy": lambda images, _: proxy(images).rating,
+    }
+    if options.unseen_weights:
+        unseen = RestorationJudge.from_pretrained(options.unseen_weights)
+        rates["judge without those kinds"] = lambda images, x: unseen(images, x).rating
+    judged = judge_all(judge, rates, families)
+    kinds = options.unseen_kinds.split(",")
+    names = ["judge", *rates]
+    rows = [
+        ["SRCC within photo, all candidates", *(interval(within(judged, n)) for n in names)],
+        [
+            "SRCC within photo, outputs of restorers only",
+            *(interval(within(judged, n, REAL)) for n in names),
+        ],
+        *(
+            [
+                f"pairs with {kind} in order",
+                *(interval(pairs_with(judged, n, [kind])) for n in names),
+            ]
+            for kind in kinds
+        ),
+        ["best of 12: share of headroom", *(headroom(judged, n, 12, options.seed) for n in names)],
+    ]
+    ordering = table(["measure", *names], rows)
+
+    pair_error, pair_std = [], []
+    for one in judged:
+        i, j = np.triu_indices(len(one.label), 1)
+        rating = one.ratings["judge"]
+        pair_error.append(rating[i] - rating[j] - one.label[i] + one.label[j])
+        pair_std.append(np.hypot(one.std[i], one.std[j]))
+    error, std = np.abs(np.concatenate(pair_error)), np.concatenate(pair_std)
+
+    rated: dict[str, Rate] = {
+        "judge": lambda images, x: judge(images, x).rating,
+        "proxy": lambda images, _: proxy(images).rating,
+    }
+    found = {name: changes(rate, families) for name, rate in rated.items()}
+    for name, rate in rated.items():
+        found[name]["PGD 2/255 from the degraded input"] = [
+            attacked(rate, d, d)
+            for d in (f.degraded[None].float() / 255 for f in families[: options.attacks])
+        ]
+    fooling = table(
+        ["mean change of the rating", *found],
+        [[row, *(interval(found[name][row]) for name in found)] for row in found["judge"]],
+    )
+
+    lite0 = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    image = torch.rand(1, 3, 512, 512)
+    with threads(1), torch.no_grad():
+        seconds = interleaved_seconds(
+            {
+                "lite0": lambda: lite0(image),
+                "proxy": lambda: proxy(image),
+                "judge": lambda: judge(image, image * 0.9),
+            },
+            rounds=5,
+        )
+    base = np.array(seconds["lite0"])
+    cost = table(
+        ["other figures", "value"],
+        [
+            ["std of the difference: SRCC with its absolute error", float(srcc(std, error))],
+            ["coverage of the 90 % interval", float((error <= 1.645 * std).mean())],
+            *(
+                [f"512² forward, {n} / lite0", float(np.median(np.array(seconds[n]) / base))]
+                for n in ("proxy", "judge")
+            ),
+            ["parameters, millions", sum(p.numel() for p in judge.parameters()) / 1e6],
+            ["photos", len(families)],
+        ],
+    )
+    finish(options, "\n\n".join([ordering, fooling, cost]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The two recipes of the restoration judge, from photos to weights, and resumed."""
+
+import pytest
+import torch
+
+from recipes import build_restorations, train_restoration_judge
+from zoomiqa_core.images.sources import save_png
+from zoomiqa_core.restoration.model import RestorationJudge
+from zoomiqa_core.restoration.pool import find_families
+
+pytest.importorskip("skimage")
+
+
+def test_from_photos_to_weights(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for name in "abc":
+        save_png(torch.rand(3, 56, 64, generator=generator), tmp_path / "photos" / f"{name}.png")
+    configs = "recipes/configs"
+    build = [
+        "--config", f"{configs}/build_restorations/smoke.yaml",
+        f"photos=[{tmp_path / 'photos'}]", f"out={tmp_path / 'pool'}",
+    ]  # fmt: skip
+    build_restorations.main(build)
+    families = find_families(tmp_path / "pool" / "families")
+    assert len(families) == 3
+    written = families[0] / "degraded.png"
+    before = written.stat().st_mtime_ns
+    build_restorations.main(build)
+    assert written.stat().st_mtime_ns == before
+
+    train = [
+        "--config", f"{configs}/train_restoration_judge/smoke.yaml",
+        f"pool={tmp_path / 'pool' / 'families'}", f"out={tmp_path / 'run'}",
+    ]  # fmt: skip
+    train_restoration_judge.main(train)
+    first = RestorationJudge.from_pretrained(tmp_path / "run" / "weights").state_dict()
+    train_restoration_judge.main(train)  # measured families are kept
+    again = RestorationJudge.from_pretrained(tmp_path / "run" / "weights").state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_family_loss_by_hand():
+    target = torch.tensor([4.0, 2.0])
+    right = train_restoration_judge.family_loss(torch.tensor([[4.0, 2.0]]), target, 0.25)
+    wrong = train_restoration_judge.family_loss(torch.tensor([[2.0, 4.0]]), target, 0.25)
+    # right: two of four pairs, softplus((.5 − 2) / .15) · .15 = 6.8e-6 each; no other term
+    assert right.item() == pytest.approx(3.4e-6, rel=0.05)
+    # wrong: ranking (2.5 · 2) / 4, differences 2 · (4 − .1) / 4, level .25 · (2 − .1)
+    assert wrong.item() == pytest.approx(1.25 + 1.95 + 0.475, rel=1e-3)
+
+
+def test_an_attack_stays_within_its_limit_and_raises_the_rating():
+    torch.manual_seed(0)
+    judge = RestorationJudge(width=8, members=2)
+    images = torch.rand(1, 3, 64, 64) * 0.5 + 0.25
+    found = train_restoration_judge.attack(judge, images, images, levels=2, steps=3)
+    assert (found - images).abs().max() <= 2 / 255 + 1e-6
+    assert judge(found, images).rating > judge(images, images).rating
