@@ -65,7 +65,7 @@ class RestorationJudge(
         width: hidden units of a member.
         members: MLPs; the spread between them is part of the standard deviation.
 
-    >>> judge = RestorationJudge.from_pretrained()
+    >>> judge = RestorationJudge(width=8, members=2)
     >>> degraded = torch.rand(1, 3, 64, 64)
     >>> judge(degraded, degraded).gain
     tensor([0.])

@@ -45,7 +45,7 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
     """Rates restorations as full-reference metrics would, given the degraded input.
 
     >>> from zoomiqa_core.restoration.model import RestorationJudge
-    >>> judge = RestorationScorer(RestorationJudge.from_pretrained())
+    >>> judge = RestorationScorer(RestorationJudge(width=8, members=2))
     >>> degraded = torch.rand(3, 64, 64)
     >>> comparison = judge.compare([degraded, degraded * 0.5], degraded=degraded)
     >>> comparison.gains[0], float(comparison.better[0, 0])
