@@ -1,8 +1,12 @@
 """``restoration-guide``: what it prints, what it leaves, and how it ends."""
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import zlib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,14 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from restoration_guide.cli.config import ConfigError, RunConfig, resolve_config
+from restoration_guide.cli.best_of_n import BestOfNOptions, DemoOptions
+from restoration_guide.cli.config import ConfigError, GateRunConfig, RunConfig, resolve_config
+from restoration_guide.cli.gate import GateOptions
 from restoration_guide.cli.main import DEMO_PHOTO, app
+from restoration_guide.report.write import write_report
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
+from restoration_guide.search.best_of_n import BestOfN
+from zoomiqa_core import __version__
 from zoomiqa_core.cli.inputs import safe_name
 from zoomiqa_core.images.sources import read_image, save_png
 
@@ -270,3 +279,103 @@ def test_the_bundled_photo_is_small_and_attributed() -> None:
     assert 320 <= max(read_image(DEMO_PHOTO).pixels.shape) <= 384
     attribution = (DEMO_PHOTO.parent / "README.md").read_text(encoding="utf-8")
     assert "CID22" in attribution and "CC BY-SA 4.0" in attribution
+
+
+def test_help_lists_best_of_n_first_and_imports_no_torch() -> None:
+    code = "import sys; from restoration_guide.cli.main import app; "
+    code += "app(['--help'], standalone_mode=0); assert not {'torch', 'numpy'} & set(sys.modules)"
+    root = str(Path(__file__).parents[3])
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert ended.returncode == 0, ended.stderr
+    commands = ended.stdout[ended.stdout.index("Commands") :]
+    assert commands.index("best-of-n") < commands.index(" gate ") < commands.index("prompts")
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [(BestOfNOptions, RunConfig), (DemoOptions, RunConfig), (GateOptions, GateRunConfig)],
+)
+def test_the_defaults_in_the_help_are_those_of_the_settings(options, settings) -> None:
+    assert {each.name for each in fields(options)} <= {each.name for each in fields(settings)}
+    for each in fields(options):
+        assert each.default == getattr(settings(), each.name), each.name
+
+
+def test_help_shows_defaults(run) -> None:
+    text = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["best-of-n", "--help"]).stdout
+    for default in ("8", "proxy", "builtin", "0.5", "cpu", "3", "runs/best-of-n"):
+        assert f"[default: {default}]" in text
+
+
+def test_nothing_is_loaded_for_inputs_or_outputs_that_cannot_be(run, tmp_path, photo_file) -> None:
+    nothing = run(tmp_path / "no.png", "--restorer", "nowhere")
+    assert nothing.exit_code == 2 and "error: missing: " in nothing.stderr
+    assert not (tmp_path / "out").exists()  # no error file, no index
+    (tmp_path / "void").mkdir()
+    empty = run(tmp_path / "void", "--restorer", "nowhere")
+    assert empty.exit_code == 2 and f"no images found in {tmp_path / 'void'}" in empty.stderr
+    line = ["best-of-n", str(photo_file), "--restorer", "nowhere", "--out", str(photo_file / "x")]
+    blocked = CliRunner().invoke(app, line)
+    assert blocked.exit_code == 1 and "error: cannot write: " in blocked.stderr
+    assert "nowhere" not in blocked.stderr
+
+
+def test_resume_ignores_settings_that_change_no_pixels(run, photo_file, stubs) -> None:
+    stubs.install()
+    assert run(photo_file, "--n", 1).exit_code == 0
+    again = run(photo_file, "--n", 1, "--resume", "--threads", 1, "--batch-size", 4)
+    assert again.exit_code == 0 and "already done" in again.stdout
+
+
+def test_a_failed_attempt_does_not_hide_a_whole_report(run, photo_file, stubs, tmp_path) -> None:
+    stubs.install()
+    assert run(photo_file, "--n", 1).exit_code == 0
+    refused = run(photo_file, "--n", 2)
+    assert refused.exit_code == 1
+    rows = json.loads((tmp_path / "out" / "index.json").read_text(encoding="utf-8"))["images"]
+    assert [(row["status"], row["last_attempt"]) for row in rows] == [("restored", "failed")]
+    assert run(photo_file, "--n", 1, "--resume").exit_code == 0  # the failure is taken back
+
+
+def test_config_of_a_python_run_loads_again(photo_file, stubs, tmp_path, monkeypatch) -> None:
+    """Plan, options, tile and prompts of a pipeline restorer reach ``load_restorer``."""
+    restorer = stubs.Restorer()
+    restorer.name = "someone/a-pipeline"
+    restorer.config = {
+        "plan": [{"strength": 0.3}],
+        "options": {"num_inference_steps": 20},
+        "tile": 256,
+        "prompt": "sharp",
+        "negative_prompt": "",
+    }
+    selection = BestOfN(restorer, stubs.Scorer(), n=1)(photo_file, seed=3)
+    folder = write_report(selection, tmp_path / "python")
+    given = {}
+
+    def load(name, **options):
+        given.update(options, name=name)
+        return restorer
+
+    stubs.install()
+    monkeypatch.setattr("restoration_guide.cli.config.load_restorer", load)
+    line = ["best-of-n", str(photo_file), "--config", str(folder / "config.yaml")]
+    result = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert given == {"name": "someone/a-pipeline", **restorer.config}
+    again = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out"), "--resume"])
+    assert "already done" in again.stdout
+    assert record(tmp_path / "out" / "photo.png")["seed"] == 3
+
+
+def test_the_pixel_limit_is_an_option(run, photo_file, stubs) -> None:
+    stubs.install()
+    small = run(photo_file, "--n", 1, "--max-megapixels", 0.001)
+    assert small.exit_code == 2 and "too_large" in small.stderr
+    assert run(photo_file, "--n", 1, "--max-megapixels", 1).exit_code == 0
