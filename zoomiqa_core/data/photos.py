@@ -1,4 +1,4 @@
-"""Photos held in memory for training: decoded once, cropped at random."""
+"""Photos kept in memory for training: decoded once, cropped at random."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from zoomiqa_core.runs.random import below
 
 
 class PhotoPool:
-    """A list of photos kept as 8-bit tensors.
+    """Photos kept in memory as 8-bit tensors.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> pool = PhotoPool([save_png(torch.rand(3, 80, 96), "photo.png")], min_side=64)
+    >>> crops, indices = pool.crops(2, 64, generator=torch.Generator().manual_seed(0))
+    >>> crops.shape, indices, pool.sizes
+    (torch.Size([2, 3, 64, 64]), [0, 0], [(80, 96)])
 
     Args:
         paths: image files.
-        min_side: photos with a smaller side cannot be cropped and are refused.
-        skip_small: leave those out instead; ``paths`` are those that stay.
+        min_side: smallest side that can be cropped, pixels.
+        skip_small: leave smaller photos out of ``paths`` instead of raising.
 
     Raises:
-        ValueError: no photo, or one smaller than ``min_side``.
+        ValueError: no photo, or a photo smaller than ``min_side``.
     """
 
     def __init__(
@@ -31,7 +37,7 @@ class PhotoPool:
         self.paths: list[Path] = []
         self._photos: list[Tensor] = []
         found = [Path(path) for path in paths]
-        with ThreadPoolExecutor() as readers:  # decoding leaves the interpreter free
+        with ThreadPoolExecutor() as readers:  # decoding releases the interpreter lock
             for path, photo in zip(found, readers.map(read_8_bit, found), strict=True):
                 if min(photo.shape[-2:]) < min_side:
                     if skip_small:
@@ -39,7 +45,7 @@ class PhotoPool:
                     size = tuple(photo.shape[-2:])
                     raise ValueError(f"{path} is {size}; crops need {min_side} px")
                 self.paths.append(path)
-                # a copy outside the readers' memory, where it would keep their temporaries' places
+                # a copy: the original lies between the reader's temporaries and fragments memory
                 self._photos.append(photo.clone())
         if not self.paths:
             raise ValueError("no photos to train on; is the folder right?")
@@ -78,13 +84,13 @@ class PhotoPool:
         return torch.stack([self.crop(i, size, generator=generator) for i in indices]), indices
 
     def tiles(self, size: int, count: int, *, generator: torch.Generator) -> Tensor:
-        """The same random crop of the ``count`` square tiles one random photo is made of.
+        """The same random crop of each of the ``count`` tiles of a random photo.
 
-        Tiles of H px stand side by side in a photo of H × count·H px: (count, 3, size, size) in
+        The photo is a row of square tiles, H × count·H px. Returns (count, 3, size, size) in
         [0, 1], all mirrored half the time.
 
         Raises:
-            ValueError: the photo is no such row of tiles.
+            ValueError: the photo is not such a row of tiles.
         """
         index = below(len(self), generator)
         photo = self._photos[index]
@@ -102,5 +108,5 @@ class PhotoPool:
 
 
 def read_8_bit(path: Path) -> Tensor:
-    """(3, H, W) uint8 of an image file: a quarter of the memory of what is judged."""
+    """(3, H, W) uint8 of an image file: a quarter of the memory of float32."""
     return (read_image(path).pixels * 255).round().to(torch.uint8)

@@ -1,9 +1,9 @@
 """Progressive re-sampling over bins of the mean opinion score (Zoom-IQA, arXiv 2601.02918).
 
-People's ratings crowd in the middle of the scale, and a model trained on them learns to say the
-middle. Training starts from the natural shares, which show the model the world as it is, and moves
-to equal shares, which show it the ends. The paper's schedule was not available; here image i of a
-bin with n_bin of the N images is drawn with
+Most ratings lie in the middle of the scale, and a model trained on them predicts the middle.
+Training starts with the natural shares of the bins and moves to equal shares, so that the ends of
+the scale are seen often. The paper's schedule was not available to us; here image i of a bin with
+n_bin of the N images is drawn with probability
 
     w_i(t) = (1 − t) / N + t / (n_bins · n_bin)          n_bins counts the bins that are not empty
 
@@ -29,7 +29,7 @@ Schedule = Literal["linear", "cosine", "step"]
 
 @dataclass(frozen=True)
 class ResamplingConfig:
-    """Whether, how and over which bins the draws are evened out."""
+    """Whether, how and over which bins the draws are balanced."""
 
     enabled: bool = True
     """False keeps the natural shares throughout, with the same sampler."""
@@ -75,8 +75,14 @@ def bin_shares(bins: Tensor, t: float) -> Tensor:
 def sample_weights(bins: Tensor, t: float) -> Tensor:
     """(N,) fp64 probability of each sample at t; they sum to 1.
 
+    >>> bins = torch.tensor([0, 0, 0, 1])
+    >>> sample_weights(bins, 0.0).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    >>> sample_weights(bins, 1.0).tolist()
+    [0.1666..., 0.1666..., 0.1666..., 0.5]
+
     Args:
-        bins: (N,) from :func:`bins_of`. Bins without a sample are left out of the balance.
+        bins: (N,) from :func:`bins_of`; empty bins are ignored.
         t: 0 natural shares … 1 equal shares.
     """
     counts = torch.bincount(bins).double()
@@ -87,9 +93,9 @@ def sample_weights(bins: Tensor, t: float) -> Tensor:
 class ProgressiveSampler(Sampler[int]):
     """TRL's ``RepeatSampler`` with re-sampling: distinct images a chunk, each repeated in a row.
 
-    Chunk c of a seed holds the same images whatever came before it, so that a run resumed at any
-    chunk sees those of an unbroken one. t follows the sampler's own count of chunks, never the
-    trainer's step, which data loading runs ahead of.
+    The images of a chunk depend on its number and the seed alone, so a resumed run sees the same
+    images. t follows the sampler's own count of chunks, because data loading runs ahead of the
+    trainer's step.
 
     Args:
         ratings: MOS of each sample, 1–5.

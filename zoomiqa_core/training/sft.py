@@ -1,9 +1,9 @@
 """Supervised fine-tuning on grounded rationales (Zoom-IQA's first stage, arXiv 2601.02918).
 
-Every round of a record is a sample of its own, in the context the judge has in that round, and only
-the reply of that round is learnt. The chat of a later round holds the reply before it too, there
-without its image: a loss on that turn would teach the model to write about a picture it does not
-see, so "assistant tokens only" is not narrow enough.
+Each round of a record is a sample, in the context that the judge has in that round, with a loss on
+the reply of that round only. "Assistant tokens only" is not enough: the chat of a later round also
+contains the previous reply, without its image, and a loss on it would teach the model to describe
+an image that it does not see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoomiqa_core.zoom_iqa.protocol import Message
 
 SampleT = TypeVar("SampleT")
 Chat = tuple[list[Message], list[Image.Image]]
-"""Messages that end with the reply to learn, and their images in order."""
+"""Messages that end with the target reply, and their images in order."""
 
 IGNORED = -100
 
@@ -43,13 +43,17 @@ def sft_dataset(samples: Sequence[SampleT], chat: Callable[[SampleT], Chat]) -> 
 
 
 def last_turn_only(labels: Tensor) -> Tensor:
-    """Labels of the last turn alone.
+    """Mask the labels of all turns but the last.
+
+    >>> import torch
+    >>> last_turn_only(torch.tensor([[-100, 5, 6, -100, 7, 8]]))
+    tensor([[-100, -100, -100, -100,    7,    8]])
 
     Args:
         labels: (B, T), −100 outside the assistant's turns, of which there is one or more a row.
 
     Raises:
-        ValueError: a row has nothing to learn.
+        ValueError: a row has no assistant turn.
     """
     learnt = labels != IGNORED
     if not learnt.any(-1).all():
@@ -68,7 +72,7 @@ def last_turn_only(labels: Tensor) -> Tensor:
 def sft_trainer(
     model: Any, args: Any, train_dataset: Any, processing_class: Any, **kwargs: Any
 ) -> Any:
-    """A ``trl.SFTTrainer`` that learns the last turn of every chat.
+    """A ``trl.SFTTrainer`` with a loss on the last turn of every chat only.
 
     Args:
         model: to be trained.

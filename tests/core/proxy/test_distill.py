@@ -171,7 +171,7 @@ def test_a_student_learns_its_teachers_order_spread_and_regions(tmp_path):
     optimizer = torch.optim.Adam(heads, lr=6e-3)
     with torch.no_grad():
         before = student(taught.images)
-    for _ in range(30):
+    for _ in range(50):
         optimizer.zero_grad()
         sum(distillation_losses(student(taught.images), taught, 0.5).values()).backward()  # pyright: ignore
         optimizer.step()

@@ -11,10 +11,15 @@ from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 
 @dataclass(frozen=True)
 class Scale:
-    """What a dataset's labels mean: unit, range and direction."""
+    """What a dataset's labels mean: unit, range and direction.
+
+    >>> scale = Scale("DMOS", 0, 1, lower_is_better=True)
+    >>> scale.mos(0.25), scale.rating(0.25)
+    (0.75, 4.0)
+    """
 
     unit: str
-    """As the dataset calls it, e.g. ``"MOS"`` or ``"Elo"``."""
+    """The dataset's name for it, e.g. ``"MOS"`` or ``"Elo"``."""
     low: float = -math.inf
     high: float = math.inf
     """The range the dataset declares (not the range its labels happen to fill)."""
@@ -28,12 +33,12 @@ class Scale:
     def mos(self, label: float) -> float:
         """The label with higher meaning better: a lower-is-better label is ``low + high − label``.
 
-        Correlations do not care where on its range a label is turned.
+        Correlations are the same for any constant in place of ``low + high``.
         """
         return self.low + self.high - label if self.lower_is_better else label
 
     def rating(self, label: float) -> float:
-        """The label laid linearly on 1–5, higher is better; NaN without a declared range."""
+        """The label mapped linearly to 1–5, higher is better; NaN without a declared range."""
         if not self.bounded:
             return math.nan
         share = (self.mos(label) - self.low) / (self.high - self.low)
@@ -47,14 +52,19 @@ class Scale:
 
 @dataclass(frozen=True)
 class RatedImage:
-    """One image and what people said of it."""
+    """One image and people's rating of it.
+
+    >>> image = RatedImage.from_label(Path("a.png"), 75.0, Scale("MOS", 0, 100), split="test")
+    >>> image.rating, image.split
+    (4.0, 'test')
+    """
 
     path: Path
-    """Where the dataset's layout puts it; it need not exist until it is judged."""
+    """Its path in the dataset's layout; it need not exist until it is judged."""
     mos: float
     """Mean opinion in the dataset's own unit and range, higher is better (:meth:`Scale.mos`)."""
     rating: float
-    """The same laid linearly on 1–5; NaN where the dataset declares no range."""
+    """The same mapped linearly to 1–5; NaN if the dataset declares no range."""
     split: str = ""
     """``training``, ``validation`` or ``test``; empty where the dataset has no split."""
     subset: str = ""

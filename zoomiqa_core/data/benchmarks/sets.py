@@ -52,7 +52,10 @@ KADID-10k calls its labels DMOS although they rise with it. PIPAL's Elo has no r
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """The dataset called ``name``, whatever its case and hyphens, or an annotation file's.
+    """The dataset called ``name``, ignoring case and hyphens, or that of an annotation file.
+
+    >>> find_benchmark("KonIQ-10k").scale.high
+    100
 
     Args:
         name: a key of :data:`BENCHMARKS` (``"KonIQ-10k"`` is ``"koniq10k"``), or the path of a
@@ -79,7 +82,12 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def read_benchmark(name: str, folder: str | Path, split: str | None = None) -> list[RatedImage]:
-    """Read a dataset from its folder as distributed.
+    r"""Read a dataset from its folder as distributed.
+
+    >>> table = "image_name,mos,set\nss01 (1).jpg,0.75,training\n"
+    >>> _ = Path("mos.csv").write_text(table)
+    >>> [(image.path.name, image.rating) for image in read_benchmark("biq2021", ".")]
+    [('ss01 (1).jpg', 4.0)]
 
     Args:
         name: see :func:`find_benchmark`.
@@ -97,7 +105,7 @@ def read_benchmark(name: str, folder: str | Path, split: str | None = None) -> l
     benchmark = find_benchmark(name)
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; give that of {benchmark.title}")
+        raise FileNotFoundError(f"{folder} is not a folder; give the folder of {benchmark.title}")
     try:
         images = list(benchmark.read(folder, benchmark.scale))
     except UnicodeDecodeError as error:

@@ -1,9 +1,9 @@
 """KADID-10k's 25 distortions × 5 levels, with the mean opinion people gave to each cell.
 
-A photo distorted at KADID's strength can borrow the mean opinion score (MOS, 1–5, higher is better)
-that 30 observers a picture gave to that cell over 81 references. Operators and strengths follow the
+A photo distorted at KADID's strength is given the mean opinion score (MOS, 1–5, higher is better)
+of that cell: 30 observers an image, 81 references. Operators and strengths follow the
 MATLAB code published with the dataset (``imdist_generator.m``; Lin, Hosu, Saupe, "KADID-10k: A
-large-scale artificially distorted IQA database", QoMEX 2019); departures stand in the operators'
+large-scale artificially distorted IQA database", QoMEX 2019); departures are in the operators'
 docstrings in ``zoomiqa_core.data.damage.distortions``. Departures of the whole set:
 
 - The generator stretches its input and its output to the full [0, 1] range; here both keep their
@@ -14,12 +14,6 @@ docstrings in ``zoomiqa_core.data.damage.distortions``. Departures of the whole 
   other types that people rated 1.4).
 - ``denoise`` uses another denoiser, counted objects follow the image's area, and
   JPEG 2000's ratio is that of a 512×384 image.
-
-Example:
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> damaged = distort(torch.rand(2, 3, 96, 128), "jpeg", 4, generator=generator)
-    >>> cell_rating("jpeg", 4)
-    1.95
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +30,7 @@ MIN_SIDE = 16
 LEVELS = (1, 2, 3, 4, 5)
 
 HELD_OUT = ("motion_blur", "lab_chroma", "ycbcr_noise", "jitter", "quantisation")
-"""Types no model of this project is trained on: they test what it makes of an unseen damage."""
+"""Types that no model of this project is trained on, for testing on unseen damage."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +150,13 @@ _RANDOM: dict[str, Callable[[Tensor, float, Sequence[torch.Generator]], Tensor]]
 def distort(images: Tensor, name: str, level: int, *, generator: torch.Generator) -> Tensor:
     """Damage a batch as KADID-10k does at one level.
 
-    Each image draws its own seed from ``generator`` in turn, whatever the type: the same generator
-    state gives the same output, and a batch equals its images distorted one after the other.
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> damaged = distort(torch.rand(2, 3, 96, 128), "jpeg", 4, generator=generator)
+    >>> damaged.shape, cell_rating("jpeg", 4)
+    (torch.Size([2, 3, 96, 128]), 1.95)
+
+    One RNG per image, seeded from ``generator``: the same generator state gives the same output,
+    and a batch equals its images distorted one after another.
 
     Args:
         images: (B, 3, H, W) float RGB in [0, 1], sides of at least 16 px.
@@ -169,7 +168,7 @@ def distort(images: Tensor, name: str, level: int, *, generator: torch.Generator
         (B, 3, H, W) in [0, 1], dtype and device of ``images``, detached.
 
     Raises:
-        DistortionError: Unknown name or level, or images that are no such batch.
+        DistortionError: unknown name or level, or images of another type, shape or range.
     """
     strength = find_distortion(name, level).levels[level - 1]
     _check_images(images)

@@ -1,7 +1,7 @@
-"""Damage one part of an image, with the true map of how good each place is.
+"""Damage one part of an image, and return the true rating of every pixel.
 
-A soft mask is a random field (an ellipse, rotated rectangles or smooth noise) cut at the quantile
-that leaves exactly the wanted share of pixels, its border softened by a Gaussian.
+A soft mask is a random field (an ellipse, rotated rectangles or smooth noise) thresholded at the
+quantile that selects the wanted share of pixels, its border softened by a Gaussian.
 """
 
 import math
@@ -15,7 +15,7 @@ from zoomiqa_core.data.damage.distortions.blur import gaussian_blur
 from zoomiqa_core.data.damage.kadid import cell_rating, distort, spawn_generators
 
 CLEAN_RATING = 4.6
-"""Rating of an undamaged place: what people gave in KADID-10k to changes that nobody sees
+"""Rating of undamaged pixels: people's, in KADID-10k, of changes that are not visible
 (Gaussian blur of σ .1: 4.61; motion blur of 1 px and mean shift of 0: 4.60)."""
 
 BORDER = (0.005, 0.03)
@@ -23,7 +23,7 @@ BORDER = (0.005, 0.03)
 
 
 class LocalDamage(NamedTuple):
-    """A locally damaged batch and its truth."""
+    """A locally damaged batch with its mask and ratings."""
 
     images: Tensor
     """(B, 3, H, W) in [0, 1]: clean outside the mask, damaged inside, mixed on its border."""
@@ -42,9 +42,14 @@ def damage_locally(
     area: tuple[float, float] = (0.1, 0.3),
     generator: torch.Generator,
 ) -> LocalDamage:
-    """Apply a KADID distortion inside a random soft mask, another one for every image.
+    """Apply a KADID distortion inside a random soft mask, a different one for each image.
 
-    The map is the mixture of two human means, a model of local quality: KADID rates whole images.
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> local = damage_locally(torch.rand(1, 3, 96, 96), "jpeg", 5, generator=generator)
+    >>> [round(float(x), 2) for x in (local.mask.mean(), local.rating_map.min())]
+    [0.13, 1.35]
+
+    The rating map mixes two human means. It is a model of local quality: KADID rates whole images.
 
     Args:
         images: (B, 3, H, W) float RGB in [0, 1], sides of at least 16 px.
@@ -55,7 +60,7 @@ def damage_locally(
 
     Raises:
         DistortionError: As ``distort``.
-        ValueError: ``area`` is no ascending pair inside (0, 1).
+        ValueError: ``area`` is not an ascending pair inside (0, 1).
     """
     damaged = distort(images, name, level, generator=generator)
     height, width = images.shape[-2:]
@@ -64,7 +69,7 @@ def damage_locally(
 
 
 def blend(images: Tensor, damaged: Tensor, mask: Tensor, rating: float) -> LocalDamage:
-    """Mix a batch and its damaged version by a mask; people rate that damage so on whole images.
+    """Mix a batch and its damaged version by a mask, given the rating of that damage everywhere.
 
     Args:
         images: (B, 3, H, W) in [0, 1].

@@ -1,4 +1,4 @@
-"""Text written over photographs: no improvement, whatever it says."""
+"""Text over photos, for teaching judges that text does not improve an image."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Restoration degradations: the two-stage blur, resize, noise and JPEG recipe of Real-ESRGAN.
 
 Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data"
-(2021), section 3. Departures: the damaged image is always brought back to the grid of the clean
-one (the restorer keeps its input's grid), strengths are milder (about 23-27 dB PSNR on photos, so
+(2021), section 3. Departures: the damaged image is always resized back to the clean one's
+size (a restorer keeps its input's size), strengths are milder (about 23-27 dB PSNR on photos, so
 that the damage can be repaired), and the sinc filter is left out.
 
 Every image of a batch draws its own parameters. Draws come from one `torch.Generator` on the CPU,
@@ -92,7 +92,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class RestorationDegradation:
-    """A chain of stages followed by the way back to the clean image's grid."""
+    """A chain of stages, followed by a resize back to the clean image's size."""
 
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(),))
     """Applied in order."""
@@ -216,6 +216,11 @@ def degrade(
     generator: torch.Generator,
 ) -> Degraded:
     """Damage clean images, each with its own random parameters.
+
+    >>> clean = torch.rand(2, 3, 64, 64)
+    >>> damaged = degrade(clean, "x4", generator=torch.Generator().manual_seed(0))
+    >>> damaged.images.shape, damaged.settings[0]["stages"][0]["resize"]["scale"]
+    (torch.Size([2, 3, 64, 64]), 0.25)
 
     Args:
         images: Clean images, (B, 3, H, W), floating point in [0, 1], sides of at least 16 px.

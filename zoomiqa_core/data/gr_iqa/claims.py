@@ -1,7 +1,7 @@
-"""Sentences held against measured hints: which claims a sentence makes, and which are refuted.
+"""Check sentences about an image against measurements: which claims do they make, which are wrong?
 
-A claim is refuted only by a measurement far on the other side, so that a true sentence about an odd
-picture is let through: what is kept need not be proved, what is dropped should be wrong.
+A claim is refuted only by a measurement far on the other side, so that true sentences about unusual
+images are kept: a kept sentence is not proved, but a dropped one should be wrong.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Protocol
 from torch import Tensor
 
 from zoomiqa_core.assessment import BBox
-from zoomiqa_core.data.gr_iqa.hints import MIN_SIDE, Hints, measure_hints
+from zoomiqa_core.data.gr_iqa.hints import MIN_HINT_SIDE, Hints, measure_hints
 from zoomiqa_core.data.gr_iqa.regions import NAMED_REGIONS, region_name
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A word that says something measurable."""
+    """Words whose truth can be measured."""
 
     name: str
     pattern: re.Pattern[str]
     hint: str
     """Field of :class:`Hints`."""
     below: float | None = None
-    """Refuted by a measurement under this."""
+    """Refuted by a measurement below this."""
     above: float | None = None
-    """Refuted by one over this."""
+    """Refuted by a measurement above this."""
     denied_above: float | None = None
-    """Its denial ("no noise") is refuted by one over this."""
+    """Its denial ("no noise") is refuted by a measurement above this."""
 
 
 def _claim(name: str, words: str, hint: str, **limits: float) -> Claim:
@@ -70,9 +70,9 @@ CLAIMS = (
     _claim("clean of blur", r"clean|nothing disturbs|no flaw", "blur", above=0.75),
     _claim("clean of blocks", r"clean|nothing disturbs|no flaw", "blockiness", above=2.4),
 )
-"""The limit of a flaw's presence is what some 2 % of photos exceed that carry it at KADID's
-strengths (320² crops of 12 training photos, all cells people rate 4.45 or less); that of its
-absence lies beyond what clean photos measure."""
+"""Limits of a flaw's presence are passed by some 2 % of photos that have it at KADID's strengths
+(320² crops of 12 training photos, all cells rated 4.45 or less); limits of its absence lie beyond
+what clean photos measure."""
 
 _DENIAL = re.compile(r"\b(?:no|not|without|free of|hardly any|never)\b[^,;:.]*$")
 _WHOLE = re.compile(r"\b(?:whole frame|photo|image|picture)\b")
@@ -81,16 +81,16 @@ _ELSEWHERE = re.compile(r"\b(?:the rest|elsewhere|mostly)\b")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What checking one sentence gave."""
+    """Result of checking one sentence."""
 
     sentence: str
     refuted: bool
     reason: str = ""
-    """The claim and the measurement that refutes it."""
+    """The claim and the measurement that contradicts it."""
 
 
 class Checker(Protocol):
-    """Holds sentences against an image: rules here, or a second model."""
+    """Checks sentences against an image: by rules (:class:`HintChecker`) or with a model."""
 
     def check(
         self,
@@ -104,17 +104,24 @@ class Checker(Protocol):
 
         Args:
             image: (3, H, W) in [0, 1].
-            sentences: about the image as it is.
-            region: the region that is asked for or shown, which they may call by its name.
-            enlarged: it is shown, so that a sentence that names no place is about it.
+            sentences: that describe the image as it is.
+            region: the region to be shown or shown, which sentences may refer to by name.
+            enlarged: whether it is shown; then a sentence that names no region is about it.
         """
         ...
 
 
 class HintChecker:
-    """Checks by measured hints, of the place that a sentence names.
+    """Checks sentences with hints measured in the region that each sentence names.
 
-    A sentence about "the rest" is not held against the whole image, of which the rest is a part.
+    Sentences about "the rest" are not checked: there is no box for it.
+
+    >>> import torch
+    >>> dark = torch.rand(3, 64, 64) / 5
+    >>> for verdict in HintChecker().check(dark, ["It is too bright.", "The top is dark."]):
+    ...     print(verdict.sentence, verdict.refuted, verdict.reason)
+    It is too bright. True 'bright' against brightness 0.1 (limit 0.38)
+    The top is dark. False
     """
 
     def __init__(self, claims: Sequence[Claim] = CLAIMS) -> None:
@@ -133,15 +140,13 @@ class HintChecker:
 
         def hints_of(box: BBox | None) -> Hints:
             if box not in known:
-                known[box] = measure_hints(_cut(image, box))
+                known[box] = measure_hints(_crop(image, box))
             return known[box]
 
         inner = None if region is None else _middle(region)
-        places = NAMED_REGIONS if inner is None else {**NAMED_REGIONS, region_name(region): inner}
+        boxes = NAMED_REGIONS if inner is None else {**NAMED_REGIONS, region_name(region): inner}
         nowhere = inner if enlarged else None
-        return [
-            self._verdict(_clauses(text, places, nowhere), text, hints_of) for text in sentences
-        ]
+        return [self._verdict(_clauses(text, boxes, nowhere), text, hints_of) for text in sentences]
 
     def _verdict(
         self,
@@ -151,11 +156,11 @@ class HintChecker:
     ) -> Verdict:
         for clause, box in clauses:
             for claim in self.claims:
-                found = claim.pattern.search(clause)
-                if not found or _ELSEWHERE.search(clause):
+                match = claim.pattern.search(clause)
+                if not match or _ELSEWHERE.search(clause):
                     continue
                 value = getattr(hints_of(box), claim.hint)
-                denied = _DENIAL.search(clause[: found.start()]) is not None
+                denied = _DENIAL.search(clause[: match.start()]) is not None
                 if why := _refuted(claim, value, denied=denied):
                     return Verdict(sentence, True, why)
         return Verdict(sentence, False)
@@ -178,32 +183,32 @@ def _refuted(claim: Claim, value: float, *, denied: bool) -> str:
 def _clauses(
     sentence: str, places: Mapping[str, BBox], nowhere: BBox | None
 ) -> list[tuple[str, BBox | None]]:
-    """Parts of a sentence, cut at ";" and "and", each with the box of the place it names.
+    """Parts of a sentence, split at ";" and "and", each with the box of the region it names.
 
-    A part that names none shares that of the part after it ("noise and blur in the centre"), and
-    the last one has ``nowhere``.
+    A part that names none takes that of the next part ("noise and blur in the centre"), the last
+    one takes ``nowhere``.
     """
     box = nowhere
-    found: list[tuple[str, BBox | None]] = []
+    clauses: list[tuple[str, BBox | None]] = []
     for part in reversed(re.split(r";| and ", sentence.lower())):
         names = [name for name in places if re.search(rf"{name}\b", part)]
         if names:
             box = places[names[-1]]
         elif _WHOLE.search(part):
             box = None
-        found.append((part, box))
-    return found[::-1]
+        clauses.append((part, box))
+    return clauses[::-1]
 
 
 def _middle(box: BBox) -> BBox:
-    """The middle of a region, 70 % of each side: what is wrong there need not fill its corners."""
+    """The middle 70 % of each side of a region: a flaw need not reach its corners."""
     x0, y0, x1, y1 = box
     x, y = 0.15 * (x1 - x0), 0.15 * (y1 - y0)
     return x0 + x, y0 + y, x1 - x, y1 - y
 
 
-def _cut(image: Tensor, box: BBox | None) -> Tensor:
-    """The pixels of a box, at least 24 a side (or the image's)."""
+def _crop(image: Tensor, box: BBox | None) -> Tensor:
+    """The pixels of a box, widened to at least 24 px a side."""
     if box is None:
         return image
     height, width = image.shape[-2:]
@@ -214,7 +219,7 @@ def _cut(image: Tensor, box: BBox | None) -> Tensor:
 
 def _span(low: float, high: float, length: int) -> tuple[int, int]:
     start, end = int(low * length), round(high * length)
-    if end - start < MIN_SIDE:
-        start = max(0, min((start + end - MIN_SIDE) // 2, length - MIN_SIDE))
-        end = min(start + MIN_SIDE, length)
+    if end - start < MIN_HINT_SIDE:
+        start = max(0, min((start + end - MIN_HINT_SIDE) // 2, length - MIN_HINT_SIDE))
+        end = min(start + MIN_HINT_SIDE, length)
     return start, end

@@ -1,12 +1,11 @@
-"""Training chats of a record: the very messages and pictures of inference, and the reply to learn.
+"""Training chats of a record: the messages and images of inference, and the target reply.
 
-The chat is built by :mod:`zoomiqa_core.zoom_iqa.protocol` and the crop by
-:mod:`zoomiqa_core.zoom_iqa.crop` from the answer as written, so that a model meets in use what it
-met in training.
+Chats are built by :mod:`zoomiqa_core.zoom_iqa.protocol` and crops by
+:mod:`zoomiqa_core.zoom_iqa.crop`, from the answer as written, so training and inference are alike.
 
-Only the last turn is a target. The chat of a later round holds the reply of the round before as an
-assistant's turn too, there without its image: a loss on that turn would teach the model to write
-about a picture it does not see.
+Only the last turn is a target. In later rounds the chat also contains the previous reply as an
+assistant turn, without its image: a loss on that turn would teach the model to describe an image
+that it does not see.
 """
 
 from __future__ import annotations
@@ -23,23 +22,31 @@ from zoomiqa_core.zoom_iqa.protocol import Crop, Message, messages, next_step
 
 
 class Conversation(NamedTuple):
-    """A chat that ends with the reply to learn."""
+    """A chat that ends with the target reply."""
 
     messages: list[Message]
     images: list[Image.Image]
-    """In the order of their places in the messages."""
+    """In the order in which the messages refer to them."""
 
 
 def conversation(
     record: GRIQARecord, prompts: Prompts, round_number: int, image: Image.Image
 ) -> Conversation:
-    """The chat of one round.
+    """The training chat of one round.
+
+    >>> from zoomiqa_core.data.gr_iqa.rationale import GRIQARound
+    >>> from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+    >>> only = GRIQARound("Sharp.", "Clear detail.", "", "Good.", 4.25, "final")
+    >>> record = GRIQARecord("a.png", "How good is it?", (only,), mos=4.2, image_id="a")
+    >>> chat, images = conversation(record, BUILTIN, 1, Image.new("RGB", (64, 48)))
+    >>> [turn["role"] for turn in chat], len(images)
+    (['user', 'assistant'], 1)
 
     Args:
         record: with that round.
-        prompts: the texts the model is trained on.
+        prompts: texts the model is trained on.
         round_number: from 1.
-        image: of the record, RGB, at its own size
+        image: of the record, RGB, in its original size
             (:func:`zoomiqa_core.data.gr_iqa.records.read_picture`).
 
     Returns:
@@ -68,26 +75,29 @@ def conversation(
 def region_conversation(
     record: GRIQARecord, prompts: Prompts, index: int, image: Image.Image
 ) -> Conversation:
-    """The chat that asks for the rating of one of the record's regions alone.
+    """The training chat that asks for the rating of one region of a record.
 
-    As :meth:`zoomiqa_core.zoom_iqa.chain.Chain.of_region` asks: the reply of round 1 with its
-    answer replaced by the wish to see the region, which is shown exactly.
+    As :meth:`zoomiqa_core.zoom_iqa.chain.Chain.of_region` asks: the reply of round 1, its
+    answer replaced by a request for exactly that region.
 
     Args:
         record: with regions.
-        prompts: the texts; they must have ``region``.
+        prompts: texts with a ``region`` instruction.
         index: of the region.
-        image: of the record, RGB, at its own size.
+        image: of the record, RGB, in its original size.
 
     Raises:
-        ValueError: these prompts ask for no region's rating.
+        ValueError: the prompts have no ``region`` instruction.
         IndexError: the record has no such region.
     """
     if prompts.region is None:
-        raise ValueError(f"the prompts {prompts.name} do not ask for a region's rating")
+        raise ValueError(
+            f"the prompts {prompts.name!r} cannot ask for a region's rating: give them a text "
+            "`region`"
+        )
     region, first = record.regions[index], record.rounds[0]
-    wish = format_answer(first.rating, region.bbox)
-    previous = replace_answer(reply_text(first), wish)
+    answer = format_answer(first.rating, region.bbox)
+    previous = replace_answer(reply_text(first), answer)
     views = [image, crop_image(image, region_box(region.bbox, *image.size))]
     chat = messages(prompts, record.question, previous, region=True)
     return _chat(chat, reply_text(region.reply, 2), views)

@@ -1,14 +1,14 @@
-"""Two filters of grounded rationales: does it rely on the image, does it agree with measurements?
+"""Two filters for rationales: do they rely on the image, and do they agree with measurements?
 
 Zoom-IQA (arXiv 2601.02918) filters what its teacher writes in two ways; the exact formulas were not
 available, so the scores here are ours:
 
 - Visual Reliance Filtering (VRF): a partial rationale is continued with the image and without. If
-  box, tool, rating and token entropy barely change, the words did not need the image. Two
-  continuations of one and the same kind differ too, by chance; that much is taken off.
-- Hint-Augmented Consistency Filtering (HACF): every sentence is held against measured hints
-  (:mod:`zoomiqa_core.data.gr_iqa.claims`); contradicted ones are dropped, and the sample with them
-  when too many are or when a part of it would be left empty.
+  box, tool, rating and token entropy barely change, the words did not need the image. Random
+  differences between continuations with the image are subtracted.
+- Hint-Augmented Consistency Filtering (HACF): every sentence is checked against measured hints
+  (:mod:`zoomiqa_core.data.gr_iqa.claims`). Contradicted sentences are dropped; the whole sample is
+  dropped if there are too many of them or a section would be left empty.
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ from zoomiqa_core.zoom_iqa.reasoning import parse_reasoning
 
 
 class Continuation(NamedTuple):
-    """How a partial rationale was continued."""
+    """What the continuation of a partial rationale says."""
 
     rating: float
     tool: Tool
     bbox: BBox | None
-    """Normalised; None when final."""
+    """Normalised; None if the tool is final."""
     entropy: float
     """Mean entropy of the tokens, nats."""
 
 
 ContinueRationale = Callable[[str, Image.Image | None], Continuation | None]
-"""Continues the beginning of a reply about an image, or about none; None when nothing usable came.
-"""
+"""Continues the beginning of a reply, with the image or without (None). Returns None if the
+continuation is not usable."""
 
 
 @dataclass(frozen=True)
 class RelianceConfig:
-    """How much a change counts, and how much of it shows that the image was looked at."""
+    """Weights of the changes between continuations, and the threshold on their mean."""
 
     prefix_share: float = 0.5
-    """Share of the words of the first section that the continuation starts from."""
+    """Share of the first section that the continuation starts from."""
     draws: int = 4
-    """Continuations with the image, and as many without; two at least."""
+    """Number of continuations with the image, and without; at least 2."""
     box_weight: float = 1.0
     tool_weight: float = 1.0
     rating_weight: float = 1.0
     entropy_weight: float = 1.0
     rating_scale: float = 1.0
-    """Change of the rating that counts in full."""
+    """Change of the rating that counts as 1."""
     entropy_scale: float = 1.0
-    """Change of the token entropy that counts in full, nats."""
+    """Change of the token entropy that counts as 1, nats."""
     threshold: float = 0.1
-    """Least reliance of a sample that is kept."""
+    """Samples with less reliance are dropped."""
 
     def __post_init__(self) -> None:
         weights = (self.box_weight, self.tool_weight, self.rating_weight, self.entropy_weight)
@@ -79,7 +79,7 @@ class RelianceConfig:
 
 
 class Reliance(NamedTuple):
-    """What the image changed, each 1 at most, and their weighted mean."""
+    """How much the image changed each part, at most 1, and their weighted mean."""
 
     box: float
     tool: float
@@ -91,8 +91,12 @@ class Reliance(NamedTuple):
 def difference(a: Continuation, b: Continuation, config: RelianceConfig | None = None) -> Reliance:
     """How much two continuations differ, each term in [0, 1].
 
-    The box counts 1 − IoU, 0 when neither asks for one and 1 when only one does; rating and entropy
-    their absolute difference over their scale, at most 1.
+    ``box`` is 1 − IoU, 0 if neither has a box and 1 if only one has; ``rating`` and ``entropy`` are
+    absolute differences over their scale, at most 1.
+
+    >>> zoomed = Continuation(3.0, "crop", (0.0, 0.0, 0.5, 0.5), entropy=0.4)
+    >>> difference(zoomed, Continuation(3.5, "final", None, entropy=0.4))
+    Reliance(box=1.0, tool=1.0, rating=0.5, entropy=0.0, score=0.625)
     """
     config = config or RelianceConfig()
     if a.bbox and b.bbox:
@@ -109,7 +113,7 @@ def difference(a: Continuation, b: Continuation, config: RelianceConfig | None =
 
 
 def partial_rationale(look: GRIQARound, share: float) -> str:
-    """The beginning of a first reply: its opening and the first words of its first section."""
+    """The beginning of a reply: up to a share of the words of its first section."""
     words = look.summary.split()
     kept = " ".join(words[: max(1, math.floor(share * len(words)))])
     return reply_text(look).partition(look.summary)[0] + kept
@@ -121,16 +125,16 @@ def measure_reliance(
     continue_rationale: ContinueRationale,
     config: RelianceConfig | None = None,
 ) -> Reliance | None:
-    """How much the continuation of a record's first round changes when the image is taken away.
+    """How much the continuation of a record's first round changes without the image.
 
-    The mean difference between continuations with and without the image, less the mean difference
-    among those with it: 0 in expectation for a source that does not look.
+    The mean difference between continuations with and without the image, minus the mean difference
+    among those with it: 0 in expectation for a model that ignores the image.
 
     Returns:
-        None when fewer than two continuations with the image, or none without, were usable.
+        None if fewer than two continuations with the image, or none without, are usable.
 
     Raises:
-        ValueError: the record has no rounds, or nothing to begin with.
+        ValueError: the record has no rounds, or an empty first section.
     """
     config = config or RelianceConfig()
     if not record.rounds or not record.rounds[0].summary:
@@ -155,12 +159,12 @@ def _mean(differences: Sequence[Reliance]) -> Reliance:
 
 @dataclass(frozen=True)
 class Consistency:
-    """What holding a record against its image gave."""
+    """Result of checking a record against its image."""
 
     record: GRIQARecord | None
-    """Without the contradicted sentences; None when the sample is to be dropped or rewritten."""
+    """Without contradicted sentences; None if the sample must be dropped or rewritten."""
     verdicts: tuple[Verdict, ...]
-    """Of every sentence that was checked."""
+    """One per checked sentence."""
 
     @property
     def refuted(self) -> tuple[Verdict, ...]:
@@ -171,32 +175,34 @@ class Consistency:
 def check_consistency(
     record: GRIQARecord, image: Tensor, checker: Checker, *, max_refuted_share: float = 0.25
 ) -> Consistency:
-    """Hold every sentence about the image as it is against the image.
+    """Check every sentence that describes the image as it is, and drop contradicted ones.
 
-    Directions are not checked: they describe another, ideal image. Sentences of a later round that
-    name no place are about the region asked for in the round before.
+    Directions are not checked: they describe an ideal image. Sentences of a later round that name
+    no region are about the region that the round before asked for.
 
     Args:
         record: with rounds.
         image: (3, H, W) in [0, 1].
         checker: rules or a model.
-        max_refuted_share: of the checked sentences; beyond it the sample is given up.
+        max_refuted_share: of the checked sentences; above it the whole sample is dropped.
     """
     verdicts: list[Verdict] = []
     rounds: list[GRIQARound] | None = []
-    shown: BBox | None = None
+    previous_bbox: BBox | None = None
     for number, look in enumerate(record.rounds, start=1):
         said = parse_reasoning(reply_text(look, number))
         changes = {}
         for section in ("summary", "issues", "decision"):
             sentences = list(getattr(said, section))
-            found = checker.check(image, sentences, region=shown or look.bbox, enlarged=number > 1)
+            found = checker.check(
+                image, sentences, region=previous_bbox or look.bbox, enlarged=number > 1
+            )
             verdicts += found
             kept = [verdict.sentence for verdict in found if not verdict.refuted]
             if len(kept) < len(sentences):
                 changes[section] = " ".join(kept)
         rounds = _changed(rounds, look, changes)
-        shown = look.bbox
+        previous_bbox = look.bbox
     refuted = sum(verdict.refuted for verdict in verdicts)
     if rounds is None or refuted > max_refuted_share * len(verdicts):
         return Consistency(None, tuple(verdicts))
@@ -206,10 +212,10 @@ def check_consistency(
 def _changed(
     rounds: list[GRIQARound] | None, look: GRIQARound, changes: dict[str, str]
 ) -> list[GRIQARound] | None:
-    """The rounds with one more, reworded; None when a section lost all it said."""
+    """The rounds and one more, reworded; None if a section would be empty."""
     if rounds is None or not all(changes.values()):
         return None
     try:
         return [*rounds, dataclasses.replace(look, **changes)]
-    except RecordError:  # what is left of a sentence list need not read as one
+    except RecordError:  # the remaining sentences may not parse as a section
         return None

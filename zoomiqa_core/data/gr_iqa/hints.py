@@ -1,7 +1,7 @@
-"""Measured hints: six numbers about an image that need no model, to hold words against.
+"""Hints: six measurements of an image that need no model, for checking what is written about it.
 
 Zoom-IQA (arXiv 2601.02918) names brightness, contrast, colourfulness, artifact and blur without
-giving formulas; these are ours, from the literature. All are taken from sRGB values as they are.
+giving formulas; these are ours, from the literature. All are computed from sRGB values.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.nn import functional
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G, B (BT.601)."""
-MIN_SIDE = 24
-"""Pixels; smaller pictures are refused."""
+MIN_HINT_SIDE = 24
+"""Smallest side that can be measured, pixels."""
 BLOCK = 8
 """Side of the blocks of JPEG, px."""
 _BLUR_TAPS = 11
@@ -24,13 +24,12 @@ _BLUR_TAPS = 11
 _PATCH = 16
 """Side of the patches the noise is measured in, px."""
 _QUIET_SHARE = 0.25
-"""The noise is that of the patch at this quantile: one of the calmer ones, where texture adds
-little."""
+"""Noise is measured at this quantile of the patches: a smooth patch, with little texture."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What was measured of a picture, or of one region."""
+    """Measurements of an image or a region."""
 
     brightness: float
     """Mean luma, 0 black – 1 white."""
@@ -42,23 +41,28 @@ class Hints:
     blur: float
     """Crete et al. (2007): share of the detail a further blur leaves untouched, 0 sharp – 1."""
     noise: float
-    """Standard deviation of the noise in luma on the scale of [0, 1] (Immerkær, 1996), from a calm
-    quarter of the picture."""
+    """Standard deviation of the noise in luma on [0, 1] (Immerkær, 1996), in smooth parts."""
     blockiness: float
     """Mean step across the 8-px grid over the mean step elsewhere; 1 without blocks."""
 
 
 @torch.no_grad()
 def measure_hints(image: Tensor) -> Hints:
-    """Measure (3, H, W) or (1, 3, H, W) in [0, 1], sides of at least 24 px.
+    """Measure an image, (3, H, W) or (1, 3, H, W) in [0, 1], sides of at least 24 px.
+
+    >>> grey = torch.full((3, 64, 64), 0.5)
+    >>> hints = measure_hints(grey + 0.1 * torch.randn(3, 64, 64))
+    >>> round(hints.brightness, 2), round(hints.noise, 2)
+    (0.5, 0.07)
 
     Raises:
-        ValueError: another shape, or too small.
+        ValueError: not an image of that shape, or too small.
     """
     pixels = image[0] if image.ndim == 4 and image.shape[0] == 1 else image
-    if pixels.ndim != 3 or pixels.shape[0] != 3 or min(pixels.shape[1:]) < MIN_SIDE:
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or min(pixels.shape[1:]) < MIN_HINT_SIDE:
         raise ValueError(
-            f"expected (3, H, W) with sides of at least {MIN_SIDE} px, got {tuple(image.shape)}"
+            f"expected (3, H, W) with sides of at least {MIN_HINT_SIDE} px, "
+            f"got {tuple(image.shape)}"
         )
     pixels = pixels.detach().float().cpu()
     luma = torch.einsum("c,chw->hw", torch.tensor(LUMA), pixels)
@@ -84,11 +88,11 @@ def colourfulness(pixels: Tensor) -> float:
 
 
 def blur_effect(luma: Tensor) -> float:
-    """How little of the picture's detail a blur of 11 px takes away, 0–1.
+    """Share of the detail that survives another blur of 11 px, 0 (sharp) – 1 (blurred).
 
     Crete et al., "The blur effect", SPIE 2007: along each axis, steps between neighbours are summed
-    before and after the blur; the greater of the two axes' shares that stay. Its steps are Sobel's,
-    as in scikit-image. A flat picture counts as blurred: 1.
+    before and after the blur; the larger remaining share of the two axes counts. Steps are Sobel
+    derivatives, as in scikit-image. A flat image counts as blurred: 1.
     """
     shares = []
     for plane in (luma, luma.T):
@@ -102,10 +106,10 @@ def blur_effect(luma: Tensor) -> float:
 
 
 def noise_deviation(luma: Tensor) -> float:
-    """Deviation of white noise, from a difference of two Laplacians that passes smooth ground by.
+    """Standard deviation of white noise, from a filter that ignores smooth gradients.
 
     Immerkær, "Fast noise variance estimation", CVIU 1996: σ = √(π/2)·mean|I ∗ N| / 6. Departure:
-    not the mean over the picture, which texture inflates, but a quartile over patches of 16 px.
+    the lower quartile over 16-px patches instead of the mean, which texture inflates.
     """
     kernel = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]])
     response = functional.conv2d(luma[None, None], kernel[None, None]).abs()

@@ -1,9 +1,8 @@
 """A grounded rationale: what a judge should write about one image, round by round (GR-IQA).
 
-The schema of Zoom-IQA's training data (arXiv 2601.02918) in our own words: each round has four
-sections, a rating, and either a region to look at or the end. What a record holds is exactly what
-its text says: a round is refused unless reading its reply gives back every field, so that data,
-model and parser cannot drift apart.
+The schema follows Zoom-IQA's training data (arXiv 2601.02918): each round has four sections, a
+rating, and either a region to zoom into or the end. A round is refused unless parsing its text
+gives back every field, so data, model and parser stay consistent.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ FIRST_HEADINGS = (
 )
 LATER_HEADINGS = ("Crop Inspection Summary", *FIRST_HEADINGS[1:3], "Final Decision & Rationale")
 NOTHING = "None."
-"""What stands under the heading of an empty section."""
+"""Text of an empty section."""
 
 
 class RecordError(ValueError):
-    """A record that cannot be used; ``field`` names the part that is wrong."""
+    """A record that cannot be used; ``field`` names the wrong part."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(field, message)
@@ -52,7 +51,7 @@ class RecordError(ValueError):
 
 @contextmanager
 def inside(part: str, joint: str = ".") -> Iterator[None]:
-    """Name the part of a record, or the record, in which an error arises."""
+    """Prefix errors with the part of a record, or the record, in which they occur."""
     try:
         yield
     except RecordError as error:
@@ -61,22 +60,29 @@ def inside(part: str, joint: str = ".") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class GRIQARound:
-    """One look: what the judge writes, and what it asks for next."""
+    """One round: what the judge writes, and what it asks for next.
+
+    >>> GRIQARound("Soft.", "Crisp edges.", "Blur.", "Unsure.", 2.5, "crop", (0.1, 0.1, 0.6, 0.5))
+    GRIQARound(summary='Soft.', ...)
+    >>> GRIQARound("Soft.", "Crisp edges.", "Blur.", "Sure.", 7.0, "final")
+    Traceback (most recent call last):
+    zoomiqa_core.data.gr_iqa.rationale.RecordError: rating: expected a number from 1 to 5, got 7.0
+    """
 
     summary: str
     """*Image Quality Summary*, in later rounds *Crop Inspection Summary*. Like every section a
-    single line of text; empty when there is nothing to say."""
+    single line; empty if there is nothing to say."""
     directions: str
-    """How an ideal version looks, in positive words and with its place."""
+    """How an ideal version looks and where, in positive words."""
     issues: str
     """What is wrong, and where."""
     decision: str
-    """Why this rating, and what a closer look would settle or has settled."""
+    """Reason for the rating, and what a closer look would show or has shown."""
     rating: float
-    """1–5 with two decimals, as it is written."""
+    """1–5, with two decimals."""
     tool: Tool
     bbox: BBox | None = None
-    """The region asked for, normalised, with two decimals; None when the tool is final."""
+    """Requested region, normalised, with two decimals; None if the tool is final."""
 
     def __post_init__(self) -> None:
         for section in SECTIONS:
@@ -87,7 +93,7 @@ class GRIQARound:
         if self.tool not in ("crop", "final"):
             raise RecordError("tool", f'expected "crop" or "final", got {self.tool!r}')
         if (self.tool == "crop") != (self.bbox is not None):
-            raise RecordError("bbox", f"a crop has a box and a final has none, got {self.bbox}")
+            raise RecordError("bbox", f"expected a box for crop, None for final, got {self.bbox}")
         if self.bbox is not None:
             _check_box("bbox", self.bbox)
             if tuple(self.bbox) != tuple(round(share, 2) for share in self.bbox):
@@ -97,12 +103,12 @@ class GRIQARound:
 
 @dataclass(frozen=True)
 class GRIQARegion:
-    """A region and what the judge writes when asked for the rating of that region alone."""
+    """A region, and the judge's reply when asked to rate that region alone."""
 
     bbox: BBox
-    """Normalised; shown as it is (:func:`zoomiqa_core.zoom_iqa.crop.region_box`)."""
+    """Normalised; shown exactly (:func:`zoomiqa_core.zoom_iqa.crop.region_box`)."""
     reply: GRIQARound
-    """Its tool is final and its rating the region's."""
+    """With the region's rating; its tool is final."""
 
     def __post_init__(self) -> None:
         _check_box("bbox", self.bbox)
@@ -112,23 +118,29 @@ class GRIQARegion:
 
 @dataclass(frozen=True)
 class GRIQARecord:
-    """One image, what people or its damage say of it, and a rationale if there is one."""
+    """One image with its label and, if there is one, its rationale.
+
+    >>> record = GRIQARecord("a.png", "How good?", (), mos=4.2, image_id="a",
+    ...                      provenance={"label": "human"})
+    >>> record.mos, record.label_source
+    (4.2, 'human')
+    """
 
     image: str
     """Path inside the ``images`` folder, with forward slashes."""
     question: str
     rounds: tuple[GRIQARound, ...]
-    """Every one but the last asks for a crop. Empty: labels only."""
+    """All but the last ask for a crop; empty for a record with a label only."""
     mos: float
     """The label, 1–5, higher is better."""
     image_id: str
-    """Same image, same id: what groups of roll-outs are ranked by."""
+    """Identifies the image: roll-outs are grouped by it."""
     region_truth: tuple[BBox, ...] = ()
-    """True boxes of the damage, normalised; empty when unknown or everywhere."""
+    """Boxes of the damage, normalised; empty if unknown or everywhere."""
     regions: tuple[GRIQARegion, ...] = ()
-    """Replies about single regions; they need rounds, as the judge looks at the whole first."""
+    """Replies about single regions; they need rounds, as the judge rates the whole image first."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Where image, label and words come from, as JSON."""
+    """Where image, label and text come from, as JSON values."""
 
     @property
     def label_source(self) -> str:
@@ -142,7 +154,7 @@ class GRIQARecord:
         _check_text("image", self.image, needed=True)
         path = PurePosixPath(self.image)
         if path.is_absolute() or ".." in path.parts or "\\" in self.image:
-            raise RecordError("image", f"{self.image!r} is no path inside the images folder")
+            raise RecordError("image", f"{self.image!r} is not a path inside the images folder")
         _check_text("question", self.question, needed=True)
         _check_text("image_id", self.image_id, needed=True)
         _check_rating("mos", self.mos)
@@ -157,11 +169,21 @@ class GRIQARecord:
         for number, box in enumerate(self.region_truth):
             _check_box(f"region_truth[{number}]", box)
         if self.regions and not self.rounds:
-            raise RecordError("regions", "a region is shown after a first look: give rounds")
+            raise RecordError("regions", "a region is rated after the whole image: give rounds")
 
 
 def reply_text(look: GRIQARound, number: int = 1) -> str:
-    """What the model should write in a round, to the letter.
+    """The exact text that a model should write in a round.
+
+    >>> only = GRIQARound("Sharp.", "Clear detail.", "", "Good.", 4.25, "final")
+    >>> print(reply_text(only))
+    <think>
+    Image Quality Summary: Sharp.
+    Directions for Improvement: Clear detail.
+    Issues to Avoid: None.
+    Decision & Rationale: Good.
+    </think>
+    <answer>{"bbox_2d": [0, 0, 0, 0], "rating": 4.25, "tool": "final"}</answer>
 
     Args:
         look: the round.
@@ -179,16 +201,16 @@ def reply_text(look: GRIQARound, number: int = 1) -> str:
 
 
 def round_from_reply(text: str, size: tuple[int, int], *, last: bool = False) -> GRIQARound:
-    """The round a model's reply amounts to, its numbers rounded to what our replies write.
+    """Parse a model's reply into a round, numbers rounded to two decimals.
 
     Args:
         text: the whole reply.
         size: (width, height) of the image, for a box written in pixels.
-        last: the reply of a round after which nothing follows.
+        last: whether it is the reply of the last round.
 
     Raises:
         AnswerError: the reply has no usable answer.
-        RecordError: its rating leaves the scale, its box is no region, or its words do not fit.
+        RecordError: its rating is off the scale, or its box or text is not valid.
     """
     answer, said = parse_answer(text, last_round=last), parse_reasoning(text)
     words = {section: " ".join(getattr(said, section)) for section in SECTIONS}
@@ -216,7 +238,7 @@ def _check_text(name: str, text: object, *, needed: bool = False) -> None:
         raise RecordError(name, "is empty")
     for tag in (START_OF_THOUGHT, END_OF_THOUGHT, OPEN, CLOSE):
         if tag in text:
-            raise RecordError(name, f"holds {tag}, which ends or begins a part of the reply")
+            raise RecordError(name, f"contains {tag}, which delimits a part of the reply")
 
 
 def _check_rating(name: str, rating: Any) -> None:

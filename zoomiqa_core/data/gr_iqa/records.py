@@ -1,10 +1,4 @@
-"""GR-IQA records on disk: ``records.jsonl`` beside ``images/``, and as a Hugging Face dataset.
-
-Example:
-    >>> records = read_records("gr_iqa")
-    >>> picture = read_picture("gr_iqa", records[0])
-    >>> chat, images = conversation(records[0], BUILTIN, 1, picture)
-"""
+"""GR-IQA records on disk: ``records.jsonl`` beside ``images/``, and as a Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -64,15 +58,24 @@ Folder = str | os.PathLike[str]
 def write_records(
     folder: Folder, records: Sequence[GRIQARecord], *, source: Folder | None = None
 ) -> Path:
-    """Write records; the file is replaced as a whole.
+    """Write records to ``folder/records.jsonl``, which is replaced atomically.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> import torch
+    >>> picture = save_png(torch.rand(3, 32, 48), "set/images/a.png")
+    >>> record = GRIQARecord("a.png", "How good is it?", (), mos=4.2, image_id="a")
+    >>> print(write_records("set", [record]).as_posix())
+    set/records.jsonl
+    >>> read_records("set") == [record], read_picture("set", record).size
+    (True, (48, 32))
 
     Args:
-        folder: of the set; its ``images`` holds the pictures.
-        records: in their order.
-        source: where pictures that are not in ``images`` yet are copied from, under the same names.
+        folder: of the set; images are in its folder ``images``.
+        records: in the order in which they are written.
+        source: folder from which images missing in ``images`` are copied.
 
     Raises:
-        RecordError: a picture is missing; the record is named by its place.
+        RecordError: an image is missing; the message has the index of the record.
     """
     for place, record in enumerate(records):
         target = Path(folder) / IMAGES / record.image
@@ -86,11 +89,11 @@ def write_records(
 
 
 def read_records(folder: Folder) -> list[GRIQARecord]:
-    """Read and check all records of a folder.
+    """Read and validate all records of a folder, see :func:`write_records`.
 
     Raises:
         FileNotFoundError: no ``records.jsonl`` there.
-        RecordError: file, row and field are named.
+        RecordError: not valid; the message has file, row and field.
     """
     path = Path(folder) / RECORDS
     if not path.is_file():
@@ -119,15 +122,15 @@ def read_picture(folder: Folder, record: GRIQARecord) -> Image.Image:
 
 
 def row_of_record(record: GRIQARecord) -> dict[str, Any]:
-    """The record as plain containers for JSON."""
+    """The record as plain values for JSON."""
     return dataclasses.asdict(record)
 
 
 def record_from_row(row: object) -> GRIQARecord:
-    """The record of a row.
+    """The inverse of :func:`row_of_record`.
 
     Raises:
-        RecordError: a field is missing, unknown or wrong, and named.
+        RecordError: a field, which the message names, is missing, unknown or wrong.
     """
     values = _fields(row, GRIQARecord)
     values["rounds"] = tuple(
@@ -147,7 +150,7 @@ def record_from_row(row: object) -> GRIQARecord:
 
 
 def to_dataset(folder: Folder) -> Dataset:
-    """The folder as a Hugging Face dataset: ``image`` is the picture, ``file_name`` its path.
+    """The folder as a Hugging Face dataset: images in ``image``, their paths in ``file_name``.
 
     ``provenance`` becomes JSON text, because its keys differ between records.
     """
@@ -166,7 +169,7 @@ def to_dataset(folder: Folder) -> Dataset:
 
 
 def from_dataset(dataset: Dataset, folder: Folder) -> list[GRIQARecord]:
-    """Write a dataset of :func:`to_dataset` as a folder, pictures byte by byte; its records."""
+    """Write a dataset of :func:`to_dataset` as a folder, files unchanged; returns its records."""
     from datasets import Image as ImageColumn
 
     records = []
@@ -186,17 +189,17 @@ def from_dataset(dataset: Dataset, folder: Folder) -> list[GRIQARecord]:
 def from_benchmark(
     images: Sequence[RatedImage], *, root: Folder | None = None, prompts: Prompts = BUILTIN
 ) -> list[GRIQARecord]:
-    """Records without rounds (image and label), so that a policy can be trained on a plain set.
+    """Records without rounds (image and label), for GRPO on a dataset of rated images.
 
     Args:
         images: of one dataset.
-        root: what ``image`` is relative to; None for their nearest common folder. Pass the same
-            folder as ``source`` to :func:`write_records`.
-        prompts: whose questions are asked in turn.
+        root: folder that ``image`` is relative to; None for the nearest common folder. Pass it
+            as ``source`` to :func:`write_records`.
+        prompts: their questions are used in turn.
 
     Raises:
-        RecordError: a label that is not on 1–5 (a dataset without a declared range).
-        ValueError: an image outside ``root``.
+        RecordError: a label is not on 1–5 (a dataset without a declared range).
+        ValueError: an image is outside ``root``.
     """
     if not images:
         return []
@@ -214,7 +217,7 @@ def from_benchmark(
 
 
 def common_folder(paths: Iterable[Path]) -> Path:
-    """The nearest folder that holds all files."""
+    """The nearest folder that contains all files."""
     return Path(os.path.commonpath([path.parent for path in paths]))
 
 
@@ -255,5 +258,5 @@ def _round(look: object, place: str) -> GRIQARound:
 
 
 def _box(box: Any) -> Any:
-    """Lists become tuples; whatever else it is, the dataclass names what is wrong with it."""
+    """Lists become tuples; the dataclass checks everything else."""
     return tuple(box) if isinstance(box, list) else box

@@ -1,4 +1,4 @@
-"""What a build of GR-IQA records kept and dropped, and why."""
+"""Report of a GR-IQA build: what was kept and dropped, and why."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord, reply_text
 from zoomiqa_core.data.gr_iqa.records import record_from_row
 
 EXAMPLES = 5
-"""Of each reason, in the report."""
+"""Examples listed for each reason."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture; kept in the cache as JSON."""
+    """Result for one picture; cached as JSON."""
 
     source: str
     """``"damaged"`` or ``"rated"``."""
     record: dict[str, Any] | None
-    """Row of the record; None when dropped."""
+    """Row of the record; None if dropped."""
     reasons: list[list[str]] = field(default_factory=list)
-    """Reason and detail of every rationale that was refused on the way."""
+    """Reason and detail of each refused rationale."""
     refuted: list[list[str]] = field(default_factory=list)
-    """Sentence and refutation of the sentences dropped from the record that was kept."""
+    """Dropped sentences of a kept record, and what contradicts them."""
     reliance: dict[str, float] | None = None
-    """Visual reliance of the record that was kept, where it was measured."""
+    """Visual reliance of a kept record, if measured."""
     calls: int = 0
     tokens: int = 0
 
 
 def build_report(outcomes: Sequence[Outcome], *, unreached: int, cost: float) -> dict[str, Any]:
-    """Counts, reasons with examples, and how the records are spread.
+    """Counts, reasons with examples, and distributions of ratings, rounds and lengths.
 
     Args:
-        outcomes: of all pictures reached.
-        unreached: pictures the budget did not reach.
+        outcomes: of all processed pictures.
+        unreached: number of pictures not processed within the budget.
         cost: of the teacher's calls.
     """
     records = [record_from_row(o.record) for o in outcomes if o.record is not None]
@@ -65,7 +65,7 @@ def build_report(outcomes: Sequence[Outcome], *, unreached: int, cost: float) ->
 
 
 def report_markdown(report: dict[str, Any]) -> str:
-    """The report as a page."""
+    """The report in Markdown."""
     counted = ("pictures", "kept", "dropped", "unreached", "sentences_dropped", "calls", "tokens")
     counted = (*counted, "cost")
     lines = ["# GR-IQA build", "", "| | |", "|---|---:|"]
@@ -98,7 +98,7 @@ def _examples(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
 
 
 def _spread(records: Sequence[GRIQARecord]) -> dict[str, Any]:
-    """How the records lie over ratings, rounds and lengths."""
+    """Distributions of rounds, ratings and lengths of replies."""
     replies = [
         len(reply_text(look, number).split())
         for record in records

@@ -1,4 +1,4 @@
-"""A contact sheet of records: pictures with their boxes, ratings and first words."""
+"""A contact sheet of records: images with boxes, ratings and the beginning of their text."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from zoomiqa_core.assessment import BBox
 from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord
 
 ASKED, TRUE = (255, 200, 0), (0, 220, 255)
-"""Colours of the box a record asks for and of the true box."""
+"""Colours of requested and of true boxes."""
 PICTURE, TEXT, COLUMNS = 300, 150, 4
-"""Pixels of a picture's longest side and of the text under it; pictures a row."""
+"""Longest side of an image and height of its text, pixels; images a row."""
 
 
 def contact_sheet(records: Sequence[GRIQARecord], images: Sequence[Image.Image]) -> Image.Image:
-    """Draw records four a row: yellow is the box asked for, blue the true one.
+    """Draw records four a row: requested boxes in yellow, true ones in blue.
 
-    Under each: label, the ratings of the rounds, and what each round says first.
+    Below each: its label, the ratings of its rounds and the beginning of their text.
 
     Args:
         records: at least one.
-        images: theirs, in the same order.
+        images: of the records, in the same order.
     """
     if not records:
         raise ValueError("expected at least one record to draw")
@@ -31,8 +31,8 @@ def contact_sheet(records: Sequence[GRIQARecord], images: Sequence[Image.Image])
     size = (min(len(records), COLUMNS) * PICTURE, rows * (PICTURE + TEXT))
     sheet = Image.new("RGB", size, "white")
     font = ImageFont.load_default(11)
-    for place, (record, image) in enumerate(zip(records, images, strict=True)):
-        left, top = place % COLUMNS * PICTURE, place // COLUMNS * (PICTURE + TEXT)
+    for index, (record, image) in enumerate(zip(records, images, strict=True)):
+        left, top = index % COLUMNS * PICTURE, index // COLUMNS * (PICTURE + TEXT)
         scale = (PICTURE - 6) / max(image.size)
         small = image.resize((round(image.width * scale), round(image.height * scale)))
         pen = ImageDraw.Draw(small)

@@ -50,7 +50,7 @@ def test_a_malformed_row_is_named(tmp_path, row, message):
 def test_a_missing_table_or_split_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mos.csv not found; give the folder"):
         read_biq2021(tmp_path)
-    with pytest.raises(FileNotFoundError, match="none is no folder; give that of BIQ2021"):
+    with pytest.raises(FileNotFoundError, match="none is not a folder; give the folder of BIQ2021"):
         read_biq2021(tmp_path / "none")
     with pytest.raises(ValueError, match=r"no image of split 'dev'; it has \['test'\]"):
         read_biq2021(write(tmp_path, "a.jpg,0.5,test\n"), "dev")

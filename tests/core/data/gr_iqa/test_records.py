@@ -166,12 +166,12 @@ def test_a_models_numbers_are_rounded_and_its_pixels_become_shares() -> None:
         ({"rating": True}, "rating: expected a number"),
         ({"rating": 3.456}, "rating: 3.456 is written with two decimals: round it"),
         ({"tool": "zoom"}, 'tool: expected "crop" or "final"'),
-        ({"bbox": None}, "bbox: a crop has a box and a final has none, got None"),
-        ({"tool": "final"}, "bbox: a crop has a box and a final has none"),
+        ({"bbox": None}, "bbox: expected a box for crop, None for final, got None"),
+        ({"tool": "final"}, "bbox: expected a box for crop, None for final"),
         ({"bbox": (0.5, 0.1, 0.2, 0.6)}, "bbox: expected normalised"),
         ({"bbox": (0.071, 0.1, 0.2, 0.6)}, "bbox: .* is written with two decimals"),
         ({"summary": "two\nlines"}, "summary: expected one line"),
-        ({"issues": "a </think> b"}, "issues: holds </think>"),
+        ({"issues": "a </think> b"}, "issues: contains </think>"),
         ({"decision": "None."}, "decision: 'None.' would be read as ''"),
         ({"directions": 3}, "directions: expected text"),
     ],
@@ -184,12 +184,12 @@ def test_wrong_rounds_are_named(change, message) -> None:  # type: ignore[no-unt
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "../b.png"}, "image: .* is no path inside the images folder"),
+        ({"image": "../b.png"}, "image: .* is not a path inside the images folder"),
         ({"question": ""}, "question: is empty"),
         ({"mos": float("nan")}, "mos: expected a number from 1 to 5"),
         ({"rounds": (LAST, LAST)}, r"rounds\[0\].tool: round 1 of 2 has the tool 'crop'"),
         ({"rounds": (FIRST,)}, r"rounds\[0\].tool: round 1 of 1 has the tool 'final'"),
-        ({"rounds": ()}, "regions: a region is shown after a first look"),
+        ({"rounds": ()}, "regions: a region is rated after the whole image"),
         ({"region_truth": ((0, 0, 2, 1),)}, r"region_truth\[0\]: expected normalised"),
     ],
 )
@@ -311,5 +311,5 @@ def test_region_chats_are_those_of_inference() -> None:
 def test_rounds_and_regions_that_are_not_there() -> None:
     with pytest.raises(ValueError, match=r"a/b.png has 2 rounds, so no round 3"):
         conversation(RECORD, BUILTIN, 3, picture())
-    with pytest.raises(ValueError, match="do not ask for a region"):
+    with pytest.raises(ValueError, match="cannot ask for a region"):
         region_conversation(RECORD, dataclasses.replace(BUILTIN, region=None), 0, picture())
