@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks import tables
 from benchmarks.timing import interleaved_seconds, ratios, threads
-from restoration_guide.finetune.lora import EVERY_LAYER, TunedNetwork
+from restoration_guide.finetune.lora import INNER_LAYERS, TunedNetwork
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
 from restoration_guide.restorers.builtin import residual_flow as rf
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
     given = parser.parse_args(arguments)
     pipe = load_builtin_pipeline()
-    TunedNetwork(pipe.unet, LoraSettings(8, 16, 0.0, EVERY_LAYER), seed=given.seed)
+    TunedNetwork(pipe.unet, LoraSettings(8, 16, 0.0, INNER_LAYERS), seed=given.seed)
     generator = torch.Generator().manual_seed(given.seed)
     image = torch.rand(1, 3, given.side, given.side, generator=generator)
     rows: list[list[object]] = []

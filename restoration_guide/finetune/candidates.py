@@ -1,58 +1,28 @@
-"""Rewarded candidates: what the methods learn from that need no gradient of the reward."""
+"""RatedCandidates candidates: what the methods learn from that need no gradient of the reward."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from restoration_guide.finetune.methods import Batch, Rewarded
-from restoration_guide.finetune.rewards import Reward
+from restoration_guide.finetune.lora import TunedNetwork
+from restoration_guide.finetune.methods import Batch, RatedCandidates, ScaledMethod
+from restoration_guide.finetune.rewards import Reward, RunningScale
 from restoration_guide.restorers.builtin import residual_flow as rf
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
-from zoomiqa_core.scorer import Scorer
 
 BlackBox = Callable[[Tensor, Batch, torch.Generator], dict[str, Tensor]]
 """Candidates (M, 3, H, W), the batch of their inputs (M), generator → terms (M,) each, among
 them ``reward``; NaN where there is none."""
 
 
-class Opinion(NamedTuple):
-    """What a black box said of B images."""
-
-    rating: Tensor
-    """(B,) in [1, 5]; NaN where the judgement failed."""
-    rating_std: Tensor
-    """(B,), rating units; 0 where the judge states none, as a single chain of a Zoom-IQA does."""
-
-
-class BlackBoxJudge:
-    """Any scorer, such as a Zoom-IQA model in place or served, as the judge of a reward.
-
-    It has no gradient and no map. A failed judgement leaves its image without a reward, so the
-    methods that learn from it leave the image out.
-
-    Args:
-        scorer: who is asked, with all images of a batch at once.
-    """
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-
-    def __call__(self, images: Tensor) -> Opinion:
-        """Ask about (B, 3, H, W) in [0, 1]."""
-        said = self.scorer.assess(list(images.detach().float().clamp(0, 1).cpu()))
-        rating = torch.tensor([each.rating for each in said], device=images.device)
-        std = torch.tensor([each.rating_std for each in said], device=images.device)
-        return Opinion(rating, std.nan_to_num(0.0))
-
-
 def terms_of(reward: Reward) -> BlackBox:
-    """A reward of terms, its gradient left aside."""
+    """A reward of terms as a black box, without its gradient."""
 
     def rate(images: Tensor, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         found = reward(images, batch.degraded, generator=generator, truth=batch.truth)
@@ -69,10 +39,10 @@ def rewarded_candidates(
     rate: BlackBox,
     *,
     generator: torch.Generator,
-) -> Rewarded:
-    """Restore each input ``n`` ways, by the restorer's plan, and rate them all.
+) -> RatedCandidates:
+    """Restore each input ``n`` times, by the restorer's plan, and rate the results.
 
-    Seeds alone hardly change this restorer's candidates; the plan's settings do.
+    Different seeds of one setting hardly change this restorer's candidates.
     """
     restorer = BuiltinRestorer(pipe)
     made = []
@@ -85,14 +55,18 @@ def rewarded_candidates(
     repeated = Batch(batch.degraded.repeat_interleave(n, 0), truth)
     terms = rate(candidates.flatten(0, 1), repeated, generator)
     grid = (len(batch.degraded), n)
-    return Rewarded(candidates, {name: values.view(grid) for name, values in terms.items()})
+    return RatedCandidates(candidates, {name: values.view(grid) for name, values in terms.items()})
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
     """Rewards (G, N) of N candidates for each of G inputs, standardised within each input.
 
-    Candidates of equal reward get 0: nothing is to be learned from them. A non-finite reward stays
-    NaN and takes no part in its group's mean and deviation.
+    Candidates of equal reward get 0. A non-finite reward stays NaN and is left out of
+    its group's mean and deviation.
+
+    >>> group_advantages(torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]))
+    tensor([[-1.2247,  0.0000,  1.2247],
+            [ 0.0000,  0.0000,  0.0000]])
     """
     finite = torch.isfinite(rewards)
     known = torch.where(finite, rewards, torch.zeros_like(rewards))
@@ -105,13 +79,39 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return torch.where(finite, advantages, torch.full_like(rewards, math.nan))
 
 
-class Regression:
-    """The forward process on given clean images: noisy states, and what the network says of them.
+class BlackBoxMethod(ScaledMethod):
+    """A method that trains a restorer by regression on rated candidates.
 
     Args:
-        pipe: whose network predicts.
+        pipe: the pipeline whose network ``tuned`` is.
+        tuned: the trained weights.
+        rate: the reward, a black box.
+        config: settings of the method.
+        steps: steps of the sampler whose times are trained.
+        scale: of the reward's terms, where it has some.
+    """
+
+    def __init__(
+        self,
+        pipe: TinyRestorationPipeline,
+        tuned: TunedNetwork,
+        rate: BlackBox,
+        config: Any,
+        steps: int = 3,
+        scale: RunningScale | None = None,
+    ) -> None:
+        super().__init__(scale)
+        self.pipe, self.tuned, self.rate = pipe, tuned, rate
+        self.config, self.steps = config, steps
+
+
+class Regression:
+    """Noised versions of given clean images, and the network's predictions for them.
+
+    Args:
+        pipe: the pipeline with the network.
         degraded: inputs, (M, 3, H, W) in [0, 1].
-        steps: the times are drawn from those of a sampler of this many steps, one an input.
+        steps: the times are drawn from those of a sampler of this many steps, one per input.
         generator: draws times and noise.
     """
 

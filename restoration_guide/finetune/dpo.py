@@ -1,4 +1,4 @@
-"""Diffusion-DPO: learning which of two candidates is better, relative to the untuned restorer.
+"""Diffusion-DPO: trains on pairs of a better and a worse candidate, relative to the frozen network.
 
 Wallace et al., *Diffusion Model Alignment Using Direct Preference Optimization*, CVPR 2024; pairs
 and their weights after DP²O-SR (2025): from the candidates of one input, the best against the
@@ -6,9 +6,9 @@ worst, weighted by their gap times the spread of the candidates:
 
     loss = − w · ln σ(−β [(‖v_w − v_θ‖² − ‖v_w − v_ref‖²) − (‖v_l − v_θ‖² − ‖v_l − v_ref‖²)])
 
-Both candidates of a pair meet the same noise at the same time. Departures: the error is a mean over
-pixels (β is as large accordingly), times are those the sampler meets, and rewards are normalised
-before gap and spread are taken.
+Both candidates of a pair get the same noise and time. Departures: the error is a mean over pixels
+(β is larger accordingly), times are those of the sampler, and rewards are normalised before gap and
+spread are taken.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from restoration_guide.finetune.candidates import BlackBox, Regression, rewarded_candidates
-from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
-from restoration_guide.finetune.rewards import RunningScale
-from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from restoration_guide.finetune.candidates import BlackBoxMethod, Regression, rewarded_candidates
+from restoration_guide.finetune.methods import Batch, StepLosses
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,6 @@ class DpoConfig:
     """Pairs of an input: the best against the worst, the second best against the second worst …"""
     beta: float = 100.0
     """β: how sharply a difference of errors becomes a preference."""
-    steps: int = 3
-    """Steps of the sampler whose times are learned."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.pairs <= self.candidates // 2 and self.beta > 0):
@@ -63,10 +58,13 @@ class Pairs(NamedTuple):
 def choose_pairs(rewards: Tensor, pairs: int) -> Pairs:
     """The ``pairs`` most unequal pairs of each input.
 
+    >>> choose_pairs(torch.tensor([[1.0, 4.0, 2.0, 3.0]]), pairs=1)[:3]
+    (tensor([0]), tensor([1]), tensor([0]))
+
     Args:
         rewards: (B, N); NaN and infinities take no part.
-        pairs: at most this many an input, fewer where fewer rewards are finite. A pair of equal
-            rewards is none.
+        pairs: at most this many per input, fewer where fewer rewards are finite. Candidates of
+            equal reward make no pair.
     """
     chosen: list[tuple[int, int, int, float]] = []
     for group, row in enumerate(rewards.detach().double().cpu()):
@@ -91,39 +89,27 @@ def dpo_loss(
     weight: Tensor,
     beta: float,
 ) -> Tensor:
-    """The loss of each pair, (P,); all errors are mean squared errors (P,)."""
+    """The loss of each pair, (P,); all errors are mean squared errors (P,).
+
+    >>> one, zero = torch.ones(1), torch.zeros(1)
+    >>> dpo_loss(zero, one, one, one, weight=one, beta=1.0)  # −ln σ(1)
+    tensor([0.3133])
+    """
     better = winner_error - winner_reference_error
     worse = loser_error - loser_reference_error
     return -weight * functional.logsigmoid(-beta * (better - worse))
 
 
-class Dpo(ScaledMethod):
+class Dpo(BlackBoxMethod):
     """Diffusion-DPO on a restorer.
 
-    Candidates are those of the batch, where it has some; else they are made by the untuned
-    restorer, whose reference the loss is.
-
-    Args:
-        pipe: the pipeline whose network ``tuned`` is.
-        tuned: the trained weights.
-        rate: the reward, a black box.
-        config: settings.
-        scale: of the reward's terms, where it has some.
+    Candidates are those of the batch, where it has some; otherwise the untuned restorer makes them.
     """
 
-    def __init__(
-        self,
-        pipe: TinyRestorationPipeline,
-        tuned: TunedNetwork,
-        rate: BlackBox,
-        config: DpoConfig,
-        scale: RunningScale | None = None,
-    ) -> None:
-        super().__init__(scale)
-        self.pipe, self.tuned, self.rate, self.config = pipe, tuned, rate, config
+    config: DpoConfig
 
-    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
-        """A loss for every pair."""
+    def compute_loss(self, batch: Batch, *, generator: torch.Generator) -> StepLosses:
+        """A loss per pair."""
         made = batch.candidates
         if made is None:
             with self.tuned.reference():
@@ -138,10 +124,8 @@ class Dpo(ScaledMethod):
         pairs = choose_pairs(made.reward, self.config.pairs)
         missing = self.config.pairs * len(batch.degraded) - len(pairs.group)
         if not len(pairs.group):
-            return Lesson(batch.degraded.new_empty(0), terms, missing)
-        regression = Regression(
-            self.pipe, batch.degraded[pairs.group], self.config.steps, generator
-        )
+            return StepLosses(batch.degraded.new_empty(0), terms, missing)
+        regression = Regression(self.pipe, batch.degraded[pairs.group], self.steps, generator)
         errors = []
         for side in (pairs.winner, pairs.loser):
             clean = made.images[pairs.group, side]
@@ -150,7 +134,7 @@ class Dpo(ScaledMethod):
                 reference = _error(regression.predict(clean), target)
             errors += [_error(regression.predict(clean), target), reference]
         losses = dpo_loss(*errors, weight=pairs.weight, beta=self.config.beta)
-        return Lesson(losses, terms, missing)
+        return StepLosses(losses, terms, missing)
 
 
 def _error(prediction: Tensor, target: Tensor) -> Tensor:

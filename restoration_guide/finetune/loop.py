@@ -1,9 +1,8 @@
-"""The one loop of every method: passes, processes, a step, and what to do when there is none.
+"""The training loop of every method: accumulation, several processes, skipped steps.
 
-A step's samples are divided into passes, and the passes among the processes: two processes with
-one pass each learn what one process with two passes learns, up to rounding. The gradient is the
-mean over all usable samples of a step. A step without any, or with a gradient that is not finite,
-changes no weight and is counted.
+A step's batches are divided among the processes: two processes with one batch each learn what one
+process with two batches learns, up to rounding. The gradient is the mean over all usable samples of
+a step. A step without any, or with a gradient that is not finite, changes no weight and is counted.
 """
 
 from __future__ import annotations
@@ -14,55 +13,61 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson, Method
+from restoration_guide.finetune.methods import Batch, Method, StepLosses
+from zoomiqa_core.runs.random import derived_generator
 
-Draw = Callable[[torch.Generator], Batch]
-"""A pass's batch from its generator."""
+DrawBatch = Callable[[torch.Generator], Batch]
+"""Draws a batch with a generator."""
+
+WEIGHT_DECAY = 1e-4
+MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Steps, rates and passes."""
+    """Steps, batches and rates.
+
+    >>> config = LoopConfig(steps=100, learning_rate=1e-3, warmup_steps=10, schedule="cosine")
+    >>> [round(config.rate(step), 6) for step in (0, 9, 55, 99)]
+    [0.0001, 0.001, 0.0005, 0.0]
+    """
 
     steps: int = 100
     """Optimiser steps."""
     batch_size: int = 4
-    """Inputs a pass."""
-    passes: int = 1
-    """Passes a step over all processes together, a multiple of their number."""
+    """Inputs per batch."""
+    gradient_accumulation: int = 1
+    """Batches per step, over all processes together; a multiple of the number of processes."""
     learning_rate: float = 2e-4
     """Of AdamW, after the warm-up."""
     warmup_steps: int = 5
+    """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up; ``cosine`` falls to 0 at the last step."""
-    average: float = 0.0
-    """Decay of the moving average of the weights, which is then what is looked at and kept; 0
-    keeps the weights themselves. Early steps decay faster, (1 + step) / (10 + step)."""
-    strength: float = 1.0
-    """Share of the learned change that is looked at and kept, in (0, 1]. The rewarded rating falls
-    about in proportion to it, what was lost for the rating in PSNR with its square."""
-    weight_decay: float = 1e-4
-    max_grad_norm: float = 1.0
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Of the network; rewards and losses are computed in fp32."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights, which is then checked and exported; 0 uses the
+    weights themselves. Early steps decay faster, (1 + step) / (10 + step)."""
+    merge_scale: float = 1.0
+    """Scale of the trained change that is checked and exported, in (0, 1]. The gain in the rewarded
+    rating is about proportional to it, the loss in PSNR to its square."""
     cpu: bool = False
     """Train on the CPU even where there is an accelerator."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = {"steps": self.steps, "batch_size": self.batch_size, "passes": self.passes}
+        names = ("steps", "batch_size", "gradient_accumulation")
+        counts = {name: getattr(self, name) for name in names}
         if min(counts.values()) < 1:
             raise ValueError(f"expected counts of at least 1, got {counts}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is a decay, 0 ≤ average < 1; got {self.average}")
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength is a share, 0 < strength ≤ 1; got {self.strength}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"expected 0 ≤ ema_decay < 1, got {self.ema_decay}")
+        if not 0 < self.merge_scale <= 1:
+            raise ValueError(f"expected 0 < merge_scale ≤ 1, got {self.merge_scale}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 0."""
@@ -73,25 +78,27 @@ class LoopConfig:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def pass_generator(seed: int, step: int, index: int) -> torch.Generator:
-    """CPU generator of one pass of a step (−1: before the first), whatever was drawn before."""
-    sequence = np.random.SeedSequence([seed, step + 1, index], spawn_key=(2,))
-    # torch seeds are signed 64-bit numbers
-    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+def batch_generator(seed: int, step: int, index: int) -> torch.Generator:
+    """CPU generator of one batch of a step (−1: before the first step).
+
+    >>> torch.rand(2, generator=batch_generator(seed=0, step=5, index=1))
+    tensor([0.2294, 0.5521])
+    """
+    return derived_generator(seed, step + 1, index, stream=2)
 
 
 class Loop:
-    """Optimises a tuned network by a method's lessons.
+    """Optimises a network on the losses of a method.
 
     Args:
         accelerator: of this process.
         tuned: the trained weights.
-        method: gives the losses.
-        draw: gives the batches.
+        method: computes the losses.
+        draw: draws the batches.
         config: steps and rates.
 
     Raises:
-        ValueError: ``passes`` cannot be divided among the processes.
+        ValueError: ``gradient_accumulation`` cannot be divided among the processes.
     """
 
     def __init__(
@@ -99,38 +106,38 @@ class Loop:
         accelerator: Accelerator,
         tuned: TunedNetwork,
         method: Method,
-        draw: Draw,
+        draw: DrawBatch,
         config: LoopConfig,
     ) -> None:
         processes = accelerator.num_processes
-        if config.passes % processes:
+        if config.gradient_accumulation % processes:
             raise ValueError(
-                f"passes={config.passes} must be a multiple of the {processes} processes, among "
-                "which they are divided"
+                f"gradient_accumulation={config.gradient_accumulation} must be a multiple of the "
+                f"{processes} processes, among which a step's batches are divided"
             )
         self.accelerator, self.tuned, self.method = accelerator, tuned, method
         self.draw, self.config = draw, config
         self.optimizer = torch.optim.AdamW(
-            tuned.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+            tuned.parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY
         )
-        self.averaged = [p.detach().clone() for p in tuned.parameters] if config.average else []
+        self.averaged = [p.detach().clone() for p in tuned.parameters] if config.ema_decay else []
         self.step = 0
         self.skipped_samples = 0
         self.skipped_steps = 0
 
     def calibrate(self) -> dict[str, Tensor]:
-        """Let the method learn its scales from fresh batches, the same on every process.
+        """Initialise the method's running scales from fresh batches, the same on every process.
 
         Returns:
             The terms of those batches.
         """
         terms: list[dict[str, Tensor]] = []
-        for index in range(max(2, self.config.passes)):
-            generator = pass_generator(self.config.seed, -1, index)
+        for index in range(max(2, self.config.gradient_accumulation)):
+            generator = batch_generator(self.config.seed, -1, index)
             batch = self.draw(generator).to(self.accelerator.device)
-            terms.append(self.method.lesson(batch, generator=generator).terms)
+            terms.append(self.method.compute_loss(batch, generator=generator).terms)
         joined = _joined(terms)
-        self.method.learned(joined, stepped=False)
+        self.method.after_step(joined, stepped=False)
         return joined
 
     def take_step(self) -> dict[str, Any]:
@@ -141,11 +148,12 @@ class Loop:
         """
         self.optimizer.zero_grad(set_to_none=True)
         first, every = self.accelerator.process_index, self.accelerator.num_processes
-        lessons = [self._pass(index) for index in range(first, self.config.passes, every)]
-        terms = _joined([lesson.terms for lesson in lessons])
+        batches = range(first, self.config.gradient_accumulation, every)
+        parts = [self._backward(index) for index in batches]
+        terms = _joined([part.terms for part in parts])
         terms = {name: self._gathered(values) for name, values in terms.items()}
         counts = torch.tensor(
-            [sum(len(x.losses) for x in lessons), sum(x.skipped for x in lessons)],
+            [sum(len(x.losses) for x in parts), sum(x.skipped for x in parts)],
             device=self.accelerator.device,
         )
         used, skipped = self._sum(counts).tolist()
@@ -155,13 +163,13 @@ class Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.rate(self.step)
             self.optimizer.step()
-            decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
             for average, weight in zip(self.averaged, self.tuned.parameters, strict=False):
                 average.lerp_(weight.detach(), 1 - decay)
         else:
             self.skipped_steps += 1
         self.skipped_samples += skipped
-        self.method.learned(terms, stepped=stepped)
+        self.method.after_step(terms, stepped=stepped)
         self.step += 1
         return {
             "step": self.step,
@@ -169,17 +177,18 @@ class Loop:
             "used": used,
             "skipped": skipped,
             "skipped_steps": self.skipped_steps,
+            "processes": every,
             "grad_norm": norm if math.isfinite(norm) else None,
         }
 
-    def _pass(self, index: int) -> Lesson:
-        generator = pass_generator(self.config.seed, self.step, index)
+    def _backward(self, index: int) -> StepLosses:
+        generator = batch_generator(self.config.seed, self.step, index)
         batch = self.draw(generator).to(self.accelerator.device)
-        lesson = self.method.lesson(batch, generator=generator)
-        if len(lesson.losses):
-            lesson.losses.sum().backward()
+        step = self.method.compute_loss(batch, generator=generator)
+        if len(step.losses):
+            step.losses.sum().backward()
         # only the number of losses is needed from here on, not their graph
-        return Lesson(lesson.losses.detach(), lesson.terms, lesson.skipped)
+        return StepLosses(step.losses.detach(), step.terms, step.skipped)
 
     def _reduce_gradients(self, used: int) -> float:
         """Mean gradient over the used samples of all processes, clipped; its norm before."""
@@ -188,7 +197,7 @@ class Loop:
         flat = torch.cat([grad.flatten() for grad in grads])
         flat = self._sum(flat) / max(used, 1)
         norm = float(flat.norm())
-        flat = flat * min(1.0, self.config.max_grad_norm / (norm + 1e-6))
+        flat = flat * min(1.0, MAX_GRAD_NORM / (norm + 1e-6))
         parts = flat.split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
@@ -205,15 +214,15 @@ class Loop:
         gathered: Any = self.accelerator.gather(padded)
         return gathered
 
-    def kept_weights(self) -> list[Tensor]:
-        """The weights that are kept: their average, if any, at the strength that is wanted."""
+    def export_weights(self) -> list[Tensor]:
+        """The weights to export: their moving average, if any, scaled by ``merge_scale``."""
         weights = self.averaged or [p.detach() for p in self.tuned.parameters]
-        return self.tuned.weakened(weights, self.config.strength)
+        return self.tuned.scaled(weights, self.config.merge_scale)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Inside the block the network has :meth:`kept_weights`."""
-        with self.tuned.holding(self.kept_weights()):
+    def use_export_weights(self) -> Iterator[None]:
+        """Inside the block the network has :meth:`export_weights`."""
+        with self.tuned.use_weights(self.export_weights()):
             yield
 
     def state(self) -> dict[str, Any]:
@@ -229,7 +238,7 @@ class Loop:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`."""
+        """Restore :meth:`state`."""
         self.tuned.load(state["tuned"])
         for average, value in zip(self.averaged, state["averaged"], strict=True):
             average.copy_(value)

@@ -1,4 +1,4 @@
-"""What is trained: low-rank adapters in a network (LoRA, through PEFT), or all of its weights."""
+"""The trained weights: low-rank adapters in a network (LoRA, through PEFT), or all its weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from torch import Tensor, nn
 
 from zoomiqa_core.training.policy import LoraSettings
 
-EVERY_LAYER = r".*"
-"""All convolutions and linear layers."""
+INNER_LAYERS = r"(?!(conv_out|proj_out|norm_out\.linear)$).*"
+"""All convolutions and linear layers but the network's output layers: an adapter there moves every
+pixel alike, and pixel-shuffled outputs turn it into a checkerboard artefact."""
 
 
-def adapted_layers(network: nn.Module, targets: str = EVERY_LAYER) -> list[str]:
+def adapted_layers(network: nn.Module, targets: str = INNER_LAYERS) -> list[str]:
     """Names of the convolutions and linear layers that the regular expression matches.
+
+    >>> network = nn.ModuleDict({"conv_in": nn.Conv2d(3, 8, 3), "conv_out": nn.Conv2d(8, 3, 3)})
+    >>> adapted_layers(network)
+    ['conv_in']
 
     Raises:
         ValueError: it matches none.
@@ -36,11 +41,15 @@ def adapted_layers(network: nn.Module, targets: str = EVERY_LAYER) -> list[str]:
 
 
 class TunedNetwork:
-    """A network that learns in place, and the network it was.
+    """A network that is trained in place, with its frozen reference.
 
     With a rank, adapters are put into the network, everything else is frozen, and the reference is
-    the network with its adapters switched off: it costs no memory. With rank 0 all weights learn,
-    and the reference is a copy of them.
+    the network with its adapters switched off: it costs no memory. With rank 0 all weights are
+    trained, and the reference is a copy of them.
+
+    >>> tuned = TunedNetwork(nn.Sequential(nn.Linear(4, 4)), LoraSettings(2, 4, 0.0, INNER_LAYERS))
+    >>> [tuple(parameter.shape) for parameter in tuned.parameters]
+    [(2, 4), (4, 2)]
 
     Args:
         network: e.g. a pipeline's UNet; changed in place.
@@ -48,7 +57,8 @@ class TunedNetwork:
         seed: of the adapters' initial weights. A new adapter changes nothing.
 
     Raises:
-        ValueError: dropout, by which neither a resumed run nor the monitor would see what it saw.
+        ValueError: dropout, which a resumed run could not repeat; or rank 0 with weights that are
+            not in float32, whose rounding would swallow small updates.
     """
 
     def __init__(self, network: nn.Module, settings: LoraSettings, *, seed: int = 0) -> None:
@@ -71,6 +81,13 @@ class TunedNetwork:
                 if ".lora_A." in name:  # as PEFT draws them; .lora_B. starts at 0
                     nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
         else:
+            narrow = {str(p.dtype) for p in network.parameters()} - {"torch.float32"}
+            if narrow:
+                raise ValueError(
+                    f"rank 0 trains all weights, and in {', '.join(sorted(narrow))} small updates "
+                    "round to nothing: load the network in float32 (pipeline.dtype=float32), or "
+                    "train adapters (lora.rank=8), which are float32"
+                )
             network.requires_grad_(True)
         named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
@@ -79,40 +96,40 @@ class TunedNetwork:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside the block the network is what it was before training; without gradients."""
+        """Inside the block the network is the frozen reference; without gradients."""
         with torch.no_grad():
             if self.peft is not None:
                 with self.peft.disable_adapter():
                     yield
                 return
-            with self.holding(self._before):
+            with self.use_weights(self._before):
                 yield
 
     @contextmanager
-    def holding(self, values: list[Tensor]) -> Iterator[None]:
+    def use_weights(self, values: list[Tensor]) -> Iterator[None]:
         """Inside the block the trained weights have these values; without gradients."""
-        own = [parameter.data for parameter in self.parameters]
+        trained = [parameter.data for parameter in self.parameters]
         try:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.data = value.to(parameter.device)
             with torch.no_grad():
                 yield
         finally:
-            for parameter, data in zip(self.parameters, own, strict=True):
+            for parameter, data in zip(self.parameters, trained, strict=True):
                 parameter.data = data
 
-    def weakened(self, values: list[Tensor], strength: float) -> list[Tensor]:
-        """Trained weights that change the network's by ``strength`` times what ``values`` change.
+    def scaled(self, values: list[Tensor], merge_scale: float) -> list[Tensor]:
+        """Weights whose change of the network is ``merge_scale`` times that of ``values``.
 
         An adapter's change is the product of two matrices, of which the second alone is scaled.
         """
-        if strength == 1:
+        if merge_scale == 1:
             return values
         if self.peft is None:
             pairs = zip(self._before, values, strict=True)
-            return [before.lerp(value, strength) for before, value in pairs]
+            return [before.lerp(value, merge_scale) for before, value in pairs]
         pairs = zip(self.names, values, strict=True)
-        return [value * strength if ".lora_B." in name else value for name, value in pairs]
+        return [value * merge_scale if ".lora_B." in name else value for name, value in pairs]
 
     def state(self) -> dict[str, Tensor]:
         """The trained weights by name, copied to the CPU."""
@@ -120,7 +137,7 @@ class TunedNetwork:
         return {name: p.detach().to("cpu", copy=True) for name, p in named}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of :meth:`state`.
+        """Restore the weights of :meth:`state`.
 
         Raises:
             ValueError: they are not this network's trained weights.

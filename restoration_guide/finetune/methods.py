@@ -1,4 +1,4 @@
-"""What the methods of fine-tuning share: the batch they are given and what they make of it."""
+"""Interface of the fine-tuning methods: their batches, their losses and their saved state."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from restoration_guide.finetune.rewards import RunningScale
 
 
 @dataclass(frozen=True, eq=False)
-class Rewarded:
-    """N candidates of each of B inputs."""
+class RatedCandidates:
+    """N candidates of each of B inputs, with their rewards."""
 
     images: Tensor
     """(B, N, 3, H, W) in [0, 1]."""
     terms: dict[str, Tensor]
-    """(B, N) each; ``reward`` is what counts, NaN where a candidate has none."""
+    """(B, N) each; ``reward`` is the one that is trained on, NaN where a candidate has none."""
 
     @property
     def reward(self) -> Tensor:
@@ -34,8 +34,8 @@ class Batch:
     """(B, 3, H, W) in [0, 1]."""
     truth: Tensor | None = None
     """The clean images, of the same shape, where they are known."""
-    candidates: Rewarded | None = None
-    """What was made of them before, and how it was rated, where that is to be learned from."""
+    candidates: RatedCandidates | None = None
+    """Stored candidates with their rewards, where the method trains on those."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
@@ -43,16 +43,16 @@ class Batch:
         made = self.candidates
         if made is not None:
             terms = {name: values.to(device) for name, values in made.terms.items()}
-            made = Rewarded(made.images.to(device), terms)
+            made = RatedCandidates(made.images.to(device), terms)
         return Batch(self.degraded.to(device), truth, made)
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """What one batch teaches."""
+class StepLosses:
+    """Losses of the usable samples of a batch."""
 
     losses: Tensor
-    """(N,) with a graph, one for each usable sample; empty when nothing can be learned."""
+    """(N,) with a graph, one for each usable sample; empty when no sample is usable."""
     terms: dict[str, Tensor] = field(default_factory=dict)
     """Values to log, detached, (M,) each; NaN where a sample has none."""
     skipped: int = 0
@@ -60,18 +60,18 @@ class Lesson:
 
 
 class Method(Protocol):
-    """A way to learn from rewards."""
+    """A fine-tuning method: turns a batch into losses."""
 
-    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
-        """Losses of a batch; the loop takes their mean over all processes and passes.
+    def compute_loss(self, batch: Batch, *, generator: torch.Generator) -> StepLosses:
+        """Losses of a batch; the loop takes their mean over all batches of a step.
 
         Args:
             batch: on the network's device.
-            generator: a CPU generator, the same for the same step whatever was done before.
+            generator: a CPU generator, determined by the step and the batch.
         """
         ...
 
-    def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
+    def after_step(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
         """Called after every step with the terms of all processes, the same on each of them."""
         ...
 
@@ -80,7 +80,7 @@ class Method(Protocol):
         ...
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`."""
+        """Restore :meth:`state`."""
         ...
 
 
@@ -94,8 +94,8 @@ class ScaledMethod:
     def __init__(self, scale: RunningScale | None = None) -> None:
         self.scale = scale or RunningScale()
 
-    def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
-        """Follow the terms' spread."""
+    def after_step(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
+        """Update the running scales of the terms."""
         self.scale.update(terms)
 
     def state(self) -> dict[str, Any]:
@@ -103,5 +103,5 @@ class ScaledMethod:
         return {"variance": dict(self.scale.variance)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over the terms' scales."""
+        """Restore the terms' scales."""
         self.scale.variance = dict(state["variance"])

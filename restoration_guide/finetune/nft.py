@@ -1,15 +1,15 @@
-"""DiffusionNFT: learning from a black-box reward by regression on the forward process.
+"""DiffusionNFT: trains on a black-box reward by regression on the forward process.
 
 Zheng et al., *DiffusionNFT: Online Diffusion Reinforcement with Forward Process*, arXiv 2509.16117.
-Candidates of the old policy are noised again; good ones pull the network towards them, bad ones
-push it away, both implicitly through a blend with the old policy's prediction:
+Candidates of the old policy are noised again. The loss moves the prediction towards good ones and
+away from bad ones, both through a blend with the old policy's prediction:
 
     v⁺ = (1 − β) v_old + β v_θ,    v⁻ = (1 + β) v_old − β v_θ
     loss = r ‖v⁺ − v‖² + (1 − r) ‖v⁻ − v‖²,    r = ½ + ½ clip(A / Z, −1, 1)
 
-with A the reward standardised within the candidates of an input. Departures: times are those the
-sampler meets; the loss is a mean over pixels without adaptive weighting; inputs whose candidates
-are all worth the same teach nothing and are left out.
+with A the reward standardised within the candidates of an input. Departures: times are those of
+the sampler; the loss is a mean over pixels without adaptive weighting; inputs whose candidates all
+have the same reward are left out.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ import torch
 from torch import Tensor
 
 from restoration_guide.finetune.candidates import (
-    BlackBox,
+    BlackBoxMethod,
     Regression,
     group_advantages,
     rewarded_candidates,
 )
-from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
-from restoration_guide.finetune.rewards import RunningScale
-from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
+from restoration_guide.finetune.methods import Batch, StepLosses
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,7 @@ class NftConfig:
     clip: float = 2.0
     """Z: standardised rewards beyond ± Z count as Z."""
     old_decay: float = 0.9
-    """Share of itself that the old policy keeps at a step; the rest follows the network."""
-    steps: int = 3
-    """Steps of the sampler whose times are learned."""
+    """Decay of the moving average that is the old policy."""
 
     def __post_init__(self) -> None:
         if self.candidates < 2 or not (self.beta > 0 and self.clip > 0 and 0 <= self.old_decay < 1):
@@ -58,7 +53,11 @@ class NftConfig:
 def nft_loss(
     prediction: Tensor, old_prediction: Tensor, target: Tensor, reward: Tensor, beta: float
 ) -> Tensor:
-    """The loss of each sample, (B,), in whatever the network predicts: ε, v or the flow.
+    """The loss of each sample, (B,), in the parametrisation of the network: ε, v or flow.
+
+    >>> new, old, target = torch.tensor([[3.0]]), torch.tensor([[1.0]]), torch.tensor([[2.0]])
+    >>> nft_loss(new, old, target, reward=torch.tensor([1.0]), beta=1.0)  # (3 − 2)²
+    tensor([1.])
 
     Args:
         prediction: of the network, (B, …), with its graph.
@@ -75,7 +74,11 @@ def nft_loss(
 
 
 def forward_target(kind: str, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What a network should predict at the state ``alpha · clean + sigma · noise``.
+    """Target of the network at the state ``alpha · clean + sigma · noise``.
+
+    >>> clean, noise = torch.tensor([1.0]), torch.tensor([3.0])
+    >>> forward_target("flow", clean, noise, torch.tensor(0.5), torch.tensor(0.5))
+    tensor([2.])
 
     Args:
         kind: "epsilon" (the noise), "v" (alpha · noise − sigma · clean), or "flow" (noise − clean).
@@ -98,52 +101,38 @@ def optimality(rewards: Tensor, clip: float) -> Tensor:
     return 0.5 + 0.5 * (group_advantages(rewards) / clip).clamp(-1, 1)
 
 
-class Nft(ScaledMethod):
-    """DiffusionNFT on a restorer.
+class Nft(BlackBoxMethod):
+    """DiffusionNFT on a restorer."""
 
-    Args:
-        pipe: the pipeline whose network ``tuned`` is.
-        tuned: the trained weights.
-        rate: the reward, a black box.
-        config: settings.
-        scale: of the reward's terms, where it has some.
-    """
+    config: NftConfig
 
-    def __init__(
-        self,
-        pipe: TinyRestorationPipeline,
-        tuned: TunedNetwork,
-        rate: BlackBox,
-        config: NftConfig,
-        scale: RunningScale | None = None,
-    ) -> None:
-        super().__init__(scale)
-        self.pipe, self.tuned, self.rate, self.config = pipe, tuned, rate, config
-        self.old = [parameter.detach().clone() for parameter in tuned.parameters]
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.old = [parameter.detach().clone() for parameter in self.tuned.parameters]
 
-    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
-        """A loss for every candidate that has a reward and rivals of another."""
+    def compute_loss(self, batch: Batch, *, generator: torch.Generator) -> StepLosses:
+        """A loss per candidate with a reward, of inputs whose rewards differ."""
         n = self.config.candidates
-        with self.tuned.holding(self.old):
+        with self.tuned.use_weights(self.old):
             made = rewarded_candidates(self.pipe, batch, n, self.rate, generator=generator)
         differ = group_advantages(made.reward).nan_to_num().abs().amax(1, keepdim=True) > 0
         usable = (made.reward.isfinite() & differ).flatten()
         terms = {name: values.flatten() for name, values in made.terms.items()}
         degraded = batch.degraded.repeat_interleave(n, 0)[usable]
         if not usable.any():
-            return Lesson(degraded.new_empty(0), terms, len(usable))
+            return StepLosses(degraded.new_empty(0), terms, len(usable))
         clean = made.images.flatten(0, 1)[usable]
         r = optimality(made.reward, self.config.clip).flatten()[usable]
-        regression = Regression(self.pipe, degraded, self.config.steps, generator)
-        with self.tuned.holding(self.old):
+        regression = Regression(self.pipe, degraded, self.steps, generator)
+        with self.tuned.use_weights(self.old):
             old = regression.predict(clean).float()
         new = regression.predict(clean).float()
         losses = nft_loss(new, old, regression.target(clean).float(), r, self.config.beta)
-        return Lesson(losses, terms, int((~usable).sum()))
+        return StepLosses(losses, terms, int((~usable).sum()))
 
-    def learned(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
-        """Follow the terms' spread; let the old policy follow the network."""
-        super().learned(terms, stepped=stepped)
+    def after_step(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
+        """Update the terms' scales and the old policy."""
+        super().after_step(terms, stepped=stepped)
         if stepped:
             for old, new in zip(self.old, self.tuned.parameters, strict=True):
                 old.lerp_(new.detach(), 1 - self.config.old_decay)
@@ -153,7 +142,7 @@ class Nft(ScaledMethod):
         return {**super().state(), "old": [value.cpu() for value in self.old]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`."""
+        """Restore :meth:`state`."""
         super().load(state)
         for old, value in zip(self.old, state["old"], strict=True):
             old.copy_(value)

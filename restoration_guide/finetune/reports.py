@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from restoration_guide.finetune.methods import Batch, Rewarded
+from restoration_guide.finetune.methods import Batch, RatedCandidates
 from restoration_guide.report.folder import RECORD, read_record
 from zoomiqa_core.data.photos import read_8_bit
 from zoomiqa_core.images.sources import find_images, read_image
@@ -81,7 +81,7 @@ class ReportedPhotos:
             inputs.append(stack[0])
             made.append(torch.cat([stack[1:], stack[:1].expand(missing, -1, -1, -1)]))
             rewards.append(torch.tensor([*report.ratings, *[math.nan] * missing]))
-        candidates = Rewarded(torch.stack(made), {"reward": torch.stack(rewards)})
+        candidates = RatedCandidates(torch.stack(made), {"reward": torch.stack(rewards)})
         return Batch(torch.stack(inputs), candidates=candidates)
 
     def _pixels(self, path: Path) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson, ScaledMethod
+from restoration_guide.finetune.methods import Batch, ScaledMethod, StepLosses
 from restoration_guide.finetune.rewards import Reward
 from restoration_guide.finetune.samplers import Sampler
 
@@ -34,7 +34,7 @@ class RewardBackprop(ScaledMethod):
         super().__init__(reward.scale)
         self.sampler, self.tuned, self.reward = sampler, tuned, reward
 
-    def lesson(self, batch: Batch, *, generator: torch.Generator) -> Lesson:
+    def compute_loss(self, batch: Batch, *, generator: torch.Generator) -> StepLosses:
         """Minus the reward of each image, as a loss with the reward's gradient.
 
         The gradient is taken in two halves: of the reward in the image, then of the image in the
@@ -69,7 +69,7 @@ class RewardBackprop(ScaledMethod):
             losses = reward_losses(restored, slope, rewarded.total.detach())[usable]
         else:
             losses = restored.new_empty(0)
-        return Lesson(losses, terms, int((~usable).sum()))
+        return StepLosses(losses, terms, int((~usable).sum()))
 
 
 def reward_losses(images: Tensor, slope: Tensor, reward: Tensor) -> Tensor:

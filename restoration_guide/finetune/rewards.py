@@ -1,16 +1,16 @@
-"""What a restored image is worth: named terms, each logged, and their weighted total.
+"""The reward of a restored image: named terms, each logged, and their weighted total.
 
-Every term is one number an image, higher is better:
+Every term is one number per image, higher is better:
 
 ===============  ====================================================================  ==========
-term             what it says                                                          unit
+term             meaning                                                               unit
 ===============  ====================================================================  ==========
 rating           the judge's lower bound over random views                             rating
 map              mean of the judge's quality map, where it has one                     rating
-worst_region     mean of the map's worst places                                        rating
+worst_region     mean of the worst fifth of the map                                    rating
 low_pass         − RMS difference of the low-pass to the input's                       pixel value
 degraded_psnr    degrade-and-compare with the input                                    dB
-reference        − RMS difference to what the untuned restorer makes of the same       pixel value
+reference        − RMS difference to the untuned restorer's result for the same        pixel value
 unchanged        − RMS difference to the input                                         pixel value
 grid             − RMS of the pattern that repeats every two pixels                    pixel value
 truth            PSNR to the clean image, where there is one                           dB
@@ -37,6 +37,7 @@ from torch.nn import functional
 
 from restoration_guide.fidelity.full_reference import ms_ssim, psnr
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance, rms
+from restoration_guide.restorers.base import RANGE_TOLERANCE
 from zoomiqa_core.proxy.model import Rated, lower_bound
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
@@ -55,7 +56,16 @@ SMALLEST_SCALE = {
     "truth": 1.0,
     "truth_ms_ssim": 0.02,
 }
-"""Floor of each term's scale in its own unit: a term that hardly varies is not blown up."""
+"""Floor of each term's scale in its own unit: a term that hardly varies is not amplified."""
+
+WORST_SHARE = 0.2
+"""Share of the map's cells that ``worst_region`` averages."""
+
+GATE_WIDTH = 0.25
+"""Rating points over which the gate closes."""
+
+MOMENTUM = 0.98
+"""Share of the running variance that a step keeps."""
 
 Judge = Callable[[Tensor], Rated]
 """A judge of (B, 3, H, W) in [0, 1]: ``QualityProxy`` and ``Alarm`` (no map), which have a gradient
@@ -64,7 +74,11 @@ in the image, or a black box (:class:`.candidates.BlackBoxJudge`)."""
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight of each normalised term; 0 leaves a term out."""
+    """Weight of each normalised term; 0 leaves a term out.
+
+    >>> Weights(rating=0.3, truth=4.0).truth
+    4.0
+    """
 
     rating: float = 1.0
     map: float = 0.0
@@ -82,40 +96,26 @@ class Weights:
             if not 0.0 <= weight < math.inf:
                 raise ValueError(f"weights are finite numbers ≥ 0; got {name}={weight}")
         if not any(asdict(self).values()):
-            raise ValueError("every weight is 0, so nothing would be learned")
+            raise ValueError("every weight is 0: give at least one term a weight")
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """How the terms make one number."""
+    """How the terms are combined into one number."""
 
     weights: Weights = field(default_factory=Weights)
     confidence: float = 0.5
     """k of the lower bound."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """Random views the judge is shown."""
-    worst_share: float = 0.2
-    """Share of the map's cells that ``worst_region`` averages."""
+    """Random views that the judge rates."""
     gate_rating: float | None = None
     """Input rating at which the gate is ½; None counts quality fully for every input."""
-    gate_width: float = 0.25
-    """Rating points over which the gate closes."""
     normalise: Literal["running", "none"] = "running"
     """Scale of a term: its running standard deviation, or 1."""
-    momentum: float = 0.98
-    """Share of the running variance that a step keeps."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.confidence < math.inf and self.gate_width > 0):
-            raise ValueError(
-                f"expected confidence ≥ 0 and gate_width > 0, got {self.confidence} and "
-                f"{self.gate_width}"
-            )
-        if not (0 < self.worst_share <= 1 and 0 <= self.momentum < 1):
-            raise ValueError(
-                "expected 0 < worst_share ≤ 1 and 0 ≤ momentum < 1, got "
-                f"{self.worst_share} and {self.momentum}"
-            )
+        if not 0 <= self.confidence < math.inf:
+            raise ValueError(f"expected confidence ≥ 0, got {self.confidence}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class RunningScale:
         momentum: share of the old variance that an update keeps.
     """
 
-    def __init__(self, momentum: float = 0.98) -> None:
+    def __init__(self, momentum: float = MOMENTUM) -> None:
         self.momentum = momentum
         self.variance: dict[str, float] = {}
 
@@ -149,7 +149,7 @@ class RunningScale:
         return max(math.sqrt(self.variance.get(term, 0.0)), SMALLEST_SCALE[term])
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
-        """Learn from (N,) values of each term; non-finite ones and single ones say nothing."""
+        """Update with (N,) values of each term; non-finite ones, and a single one, are ignored."""
         for name, values in terms.items():
             values = values.detach().double().flatten()
             values = values[torch.isfinite(values)]
@@ -163,14 +163,24 @@ class RunningScale:
 class Reward:
     """Rewards restored images.
 
+    >>> from zoomiqa_core.proxy.model import QualityProxy
+    >>> weights = Weights(rating=1.0, low_pass=0.5)
+    >>> reward = Reward(QualityProxy.from_pretrained().eval(), RewardConfig(weights))
+    >>> degraded = torch.rand(2, 3, 64, 64)
+    >>> restored = degraded.clone().requires_grad_()
+    >>> result = reward(restored, degraded, generator=torch.Generator().manual_seed(0))
+    >>> sorted(result.terms), result.total.shape
+    (['low_pass', 'rating'], torch.Size([2]))
+
     Args:
         judge: rates images; its parameters should not require gradients.
         config: terms and weights.
+        check_range: refuse images outside [0, 1]; the check waits for the device once per call.
     """
 
-    def __init__(self, judge: Judge, config: RewardConfig) -> None:
-        self.judge, self.config = judge, config
-        self.scale = RunningScale(config.momentum)
+    def __init__(self, judge: Judge, config: RewardConfig, *, check_range: bool = True) -> None:
+        self.judge, self.config, self.check_range = judge, config, check_range
+        self.scale = RunningScale()
         self.names = tuple(name for name, weight in asdict(config.weights).items() if weight)
 
     def terms(
@@ -188,19 +198,25 @@ class Reward:
             restored: (B, 3, H, W) in [0, 1].
             degraded: the restorer's input, of the same shape.
             generator: draws the views.
-            reference: what the untuned restorer makes of it, for the term of that name.
+            reference: the untuned restorer's result, for the term of that name.
             truth: the clean image, for the term of that name.
 
         Raises:
-            ValueError: a weighted term lacks its image, or the judge the map it comes from.
+            ValueError: pixels outside [0, 1]; a weighted term lacks its image, or the judge has no
+                map for it.
         """
+        if self.check_range:
+            images = {"restored": restored, "degraded": degraded}
+            for name, each in (images | {"reference": reference, "truth": truth}).items():
+                if each is not None:
+                    _check_range(each, name)
         found: dict[str, Tensor] = {}
         if any(name in self.names for name in QUALITY):
             views = random_views(restored, self.config.views, generator)
             outputs = [self.judge(view) for view in views]
             found["rating"] = lower_bound(outputs, self.config.confidence)
             if "map" in self.names or "worst_region" in self.names:
-                found |= map_terms(outputs, self.config.worst_share)
+                found |= map_terms(outputs)
         if "low_pass" in self.names:
             found["low_pass"] = -low_pass_distance(restored, degraded)
         if "degraded_psnr" in self.names:
@@ -223,7 +239,7 @@ class Reward:
             return degraded.new_ones(len(degraded))
         with torch.no_grad():
             rating = self.judge(degraded).rating
-        return torch.sigmoid((self.config.gate_rating - rating) / self.config.gate_width)
+        return torch.sigmoid((self.config.gate_rating - rating) / GATE_WIDTH)
 
     def total(self, terms: Mapping[str, Tensor], gate: Tensor) -> Tensor:
         """Weighted sum of the normalised terms, (B,).
@@ -256,7 +272,7 @@ class Reward:
         return Rewarded(terms, self.total(terms, self.gate(degraded)))
 
 
-def map_terms(views: Sequence[Rated], worst_share: float) -> dict[str, Tensor]:
+def map_terms(views: Sequence[Rated], worst_share: float = WORST_SHARE) -> dict[str, Tensor]:
     """Terms of the judge's quality map from its outputs for several views of a batch, (B,) each.
 
     Raises:
@@ -283,10 +299,10 @@ def worst_mean(cells: Tensor, share: float) -> Tensor:
 
 
 def two_pixel_pattern(images: Tensor) -> Tensor:
-    """What repeats every two pixels, (B, 12): the detail's mean at each place of a 2 × 2 period.
+    """Checkerboard artefact, (B, 12): the mean detail at each position of a 2 × 2 period.
 
-    Networks that end in a pixel-shuffle leave such a pattern when they are pushed: it looks like
-    detail to a judge that sees no farther. Detail is what differs from the 3 × 3 mean.
+    Over-trained networks that end in a pixel-shuffle produce one, and judges rate it as detail.
+    Detail is the difference from the 3 × 3 mean.
 
     Args:
         images: (B, 3, H, W), sides ≥ 2; an odd last row or column is left out.
@@ -294,6 +310,16 @@ def two_pixel_pattern(images: Tensor) -> Tensor:
     detail = images - functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     height, width = (side // 2 * 2 for side in detail.shape[-2:])
     return functional.pixel_unshuffle(detail[..., :height, :width], 2).mean((2, 3))
+
+
+def _check_range(images: Tensor, name: str) -> None:
+    known = images.detach()[images.detach().isfinite()]  # NaN is a failed sample, not a mistake
+    low, high = (float(known.min()), float(known.max())) if known.numel() else (0.0, 0.0)
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise ValueError(
+            f"{name} must lie in [0, 1], got {low:.4g} to {high:.4g}: divide 8-bit values by 255; "
+            "of [-1, 1], take image / 2 + 0.5; clamp what a sampler overshoots"
+        )
 
 
 def _given(image: Tensor | None, term: str) -> Tensor:

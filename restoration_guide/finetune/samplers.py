@@ -1,7 +1,7 @@
-"""What a fine-tuning samples from: the bundled kind of restorer, or any diffusers pipeline.
+"""Restoring with gradients: by the bundled class of restorer, or by any diffusers pipeline.
 
-Both learn through the same loop; they differ in how a batch is restored with gradients, and in what
-is left at the end.
+Both are trained by the same loop; they differ in how a batch is restored with gradients, and in the
+files that are saved.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PipelineConfig:
     """Compute the activations of each block again in the backward pass, of the network and of the
     autoencoder: a third more time, a fraction of the memory."""
     four_bit: bool = False
-    """Hold the network and its largest text encoder in 4 bits (bitsandbytes, CUDA alone)."""
+    """Hold the network and its large text encoders in 4 bits (bitsandbytes, CUDA only)."""
 
 
 class Sampled(NamedTuple):
@@ -53,16 +53,16 @@ class Sampled(NamedTuple):
     images: Tensor
     """(R·B, 3, H, W) in [0, 1] with a graph, the batch R times over."""
     again: Callable[[], Tensor]
-    """The same without gradients by the weights the network has when it is called: of the same
-    noise, and where a chain can be entered at its last evaluation, of the same state there."""
+    """The same without gradients by the network's current weights: from the same noise, and where a
+    chain can start at its last evaluation, from the same state there."""
 
 
 class Sampler(Protocol):
-    """A restorer whose network learns."""
+    """A restorer whose network is trained."""
 
     @property
     def network(self) -> nn.Module:
-        """What is trained; frozen until it is tuned."""
+        """The network to train; frozen until it is tuned."""
         ...
 
     def sample(self, degraded: Tensor, generator: torch.Generator) -> Sampled:
@@ -74,7 +74,7 @@ class Sampler(Protocol):
         ...
 
     def save(self, tuned: TunedNetwork, folder: Path) -> str:
-        """Write what is left beside PEFT's adapter; how to load it, in words."""
+        """Write the trained weights beside PEFT's adapter; returns how to load them."""
         ...
 
 
@@ -82,7 +82,7 @@ class BuiltinSampler:
     """Of a :class:`TinyRestorationPipeline`.
 
     Args:
-        pipe: whose UNet learns.
+        pipe: the pipeline whose UNet is trained.
         config: of the roll-outs; steps and temperature also of :meth:`restore`.
     """
 
@@ -143,7 +143,15 @@ class PipelineSampler:
         self.adapter, self.config = restorer.adapter, config
         self.pipe: Any = restorer.adapter.pipe
         if not self.adapter.contract.gradients:
-            raise ValueError(f"{type(self.pipe).__name__} gives no gradients, so it cannot learn")
+            raise ValueError(
+                f"{type(self.pipe).__name__} gives no gradients, so it cannot be trained"
+            )
+        vae = getattr(self.pipe, "vae", None)
+        if vae is not None and vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+            raise ValueError(
+                f"the {type(vae).__name__} of this {type(self.pipe).__name__} overflows in float16 "
+                "(force_upcast): set pipeline.dtype=bfloat16 or float32"
+            )
         if config.early_stop or config.renoised:
             raise ValueError(
                 "early_stop and renoised need the bundled kind of restorer, whose chain can be "
@@ -236,7 +244,8 @@ def _load_pipeline(source: str, config: PipelineConfig) -> Any:
     if config.controlnet_pipeline is not None:
         kind = getattr(diffusers, config.controlnet_pipeline)
     if config.controlnet is not None:
-        given["controlnet"] = diffusers.ControlNetModel.from_pretrained(config.controlnet, **given)
+        # its own configuration names the class
+        given["controlnet"] = diffusers.AutoModel.from_pretrained(config.controlnet, **given)
     if config.four_bit:
         given["quantization_config"] = diffusers.PipelineQuantizationConfig(
             quant_backend="bitsandbytes_4bit",
@@ -245,7 +254,7 @@ def _load_pipeline(source: str, config: PipelineConfig) -> Any:
                 "bnb_4bit_quant_type": "nf4",
                 "bnb_4bit_compute_dtype": getattr(torch, config.dtype),
             },
-            components_to_quantize=["transformer", "unet", "text_encoder_2"],
+            components_to_quantize=["transformer", "unet", "text_encoder_2", "text_encoder_3"],
         )
     return kind.from_pretrained(source, **given)
 

@@ -1,4 +1,4 @@
-"""DiffusionNFT and Diffusion-DPO: losses against formulas written by hand, and lessons."""
+"""DiffusionNFT and Diffusion-DPO: losses against formulas written by hand, and parts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from restoration_guide.finetune.candidates import (
-    BlackBoxJudge,
     Regression,
     group_advantages,
     rewarded_candidates,
     terms_of,
 )
 from restoration_guide.finetune.dpo import Dpo, DpoConfig, choose_pairs, dpo_loss
+from restoration_guide.finetune.judges import BlackBoxJudge
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.nft import Nft, NftConfig, forward_target, nft_loss, optimality
@@ -136,7 +136,7 @@ def brightness(images, batch, generator):
 
 
 def lesson(method, degraded):
-    return method.lesson(Batch(degraded), generator=generator())
+    return method.compute_loss(Batch(degraded), generator=generator())
 
 
 @pytest.mark.slow
@@ -156,12 +156,12 @@ def test_lessons_lead_to_brighter_images(own_pipe, degraded, kind):
 
     before = mean_brightness()
     for step in range(5):
-        found = method.lesson(Batch(degraded), generator=generator(step))
+        found = method.compute_loss(Batch(degraded), generator=generator(step))
         assert len(found.losses) and found.terms["reward"].shape == (8,)
         optimizer.zero_grad()
         found.losses.mean().backward()
         optimizer.step()
-        method.learned(found.terms, stepped=True)
+        method.after_step(found.terms, stepped=True)
     assert mean_brightness() > before
 
 
@@ -197,9 +197,9 @@ def test_the_old_policy_follows_and_is_saved(own_pipe, tuned, degraded):
     before = [value.clone() for value in method.old]
     with torch.no_grad():
         tuned.parameters[0].add_(1.0)
-    method.learned({}, stepped=False)
+    method.after_step({}, stepped=False)
     assert torch.equal(method.old[0], before[0])
-    method.learned({}, stepped=True)
+    method.after_step({}, stepped=True)
     torch.testing.assert_close(method.old[0], before[0] + 0.25)
     other = Nft(own_pipe, tuned, brightness, NftConfig(candidates=2))
     other.load(method.state())

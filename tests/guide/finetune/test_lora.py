@@ -48,7 +48,7 @@ def test_half_the_strength_changes_every_weight_by_half(own_pipe, rank):
     learned = [p + 0.1 * torch.randn(p.shape, generator=generator) for p in tuned.parameters]
 
     def change(strength: float) -> dict[str, torch.Tensor]:
-        with tuned.holding(tuned.weakened(learned, strength)):
+        with tuned.use_weights(tuned.scaled(learned, strength)):
             merged = tuned.merged().state_dict()
         return {name: merged[name] - start[name] for name in start}
 
@@ -104,7 +104,8 @@ def test_plain_peft_loads_the_adapter(own_pipe, pipe, tuned, tmp_path):
 
 
 def test_targets_choose_layers(own_pipe):
-    assert len(adapted_layers(own_pipe.unet)) > 30
+    inner = adapted_layers(own_pipe.unet)
+    assert len(inner) > 30 and "conv_in" in inner and "conv_out" not in inner
     assert adapted_layers(own_pipe.unet, r"conv_(in|out)") == ["conv_in", "conv_out"]
     with pytest.raises(ValueError, match=r"'attn.*' match none"):
         adapted_layers(own_pipe.unet, "attn.*")
@@ -119,3 +120,11 @@ def test_full_weights_have_no_adapter_to_save(own_pipe, tmp_path):
 def test_dropout_is_refused(own_pipe):
     with pytest.raises(ValueError, match=r"without dropout; got 0\.1"):
         TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.1, ".*"))
+
+
+def test_full_weights_are_trained_in_float32_alone(own_pipe):
+    own_pipe.unet.bfloat16()
+    with pytest.raises(ValueError, match=r"in torch\.bfloat16 small updates round to nothing"):
+        TunedNetwork(own_pipe.unet, LoraSettings(0, 4, 0.0, ".*"))
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
+    assert {weight.dtype for weight in tuned.parameters} == {torch.float32}

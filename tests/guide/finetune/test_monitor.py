@@ -74,11 +74,43 @@ def test_evidence_that_a_few_images_alone_speak_for_is_not_proof():
     assert not check.hacked and not check.honest
 
 
-def test_a_judge_that_always_fails_is_no_evidence():
+def test_a_judge_that_failed_from_the_start_is_no_evidence():
     start, now = figures(), figures(rating=0.4)
-    now["judge"] = np.full(12, math.nan)
-    check = compare(1, start, now, 0.01)
+    start["judge"] = now["judge"] = np.full(12, math.nan)
+    check = compare(1, start, now)
     assert check.honest and math.isnan(check.worse["judge"]) and check.worse_p["judge"] == 1.0
+
+
+@pytest.mark.parametrize("missing", ["absent", "nan"])
+@pytest.mark.parametrize("name", ["judge", "psnr", "colour"])
+def test_a_figure_that_is_missing_or_nan_is_the_worst(name, missing):
+    now = figures(rating=0.4)
+    now[name] = np.full(12, math.nan)
+    if missing == "absent":
+        del now[name]
+    check = compare(1, figures(), now)
+    assert check.hacked and not check.honest and f"{name} got worse by" in check.reason
+
+
+def test_one_failed_judgement_is_the_worst_rating_of_that_image():
+    now = figures()
+    now["judge"][0] = math.nan
+    assert compare(1, figures(), now).worse["judge"] == pytest.approx(2 / 12, abs=0.01)
+
+
+def test_a_training_judge_that_fails_does_not_raise_its_rating():
+    now = figures(rating=0.4)
+    now["rating"][:6] = math.nan
+    assert compare(1, figures(), now).gain < 0
+
+
+def test_restorations_that_are_not_finite_stop_the_run_at_once(held_out):
+    strength = [0.0]
+    monitor = Monitor(held_out, restorer(strength), ContrastJudge(), MonitorConfig(images=6))
+    strength[0] = math.nan
+    check = monitor.check(1)
+    assert check.hacked and not check.honest
+    assert check.reason == "collapsed: 6 of 6 restored images are not finite"
 
 
 def test_false_alarms_are_as_rare_as_asked_for():
@@ -144,9 +176,9 @@ def test_a_monitor_sees_over_sharpening(held_out):
     monitor = Monitor(
         held_out, restorer(strength), ContrastJudge(), MonitorConfig(images=6), judge=SecondJudge()
     )
-    assert monitor.look(0).honest and monitor.look(0).gain == 0
+    assert monitor.check(0).honest and monitor.check(0).gain == 0
     strength[0] = 3.0
-    check = monitor.look(10)
+    check = monitor.check(10)
     assert check.hacked and {"psnr", "ms_ssim", "sharpness", "gridding"} <= set(check.worse)
     assert math.isnan(check.means["judge"])
     assert monitor.images.shape == held_out.degraded.shape
@@ -160,7 +192,7 @@ def test_without_clean_images_the_start_is_what_is_natural(held_out):
     )
     assert monitor.start["sharpness"].max() == 0 and "psnr" not in monitor.start
     strength[0] = 3.0
-    assert monitor.look(10).hacked
+    assert monitor.check(10).hacked
 
 
 def test_probes_by_hand():

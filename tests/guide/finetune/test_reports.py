@@ -55,11 +55,11 @@ def test_dpo_learns_from_them_without_making_or_rating(folders, own_pipe, tuned)
     batch = ReportedPhotos(*folders, min_side=16).pick(
         [0, 1], 16, generator=torch.Generator().manual_seed(0)
     )
-    lesson = Dpo(own_pipe, tuned, never, DpoConfig()).lesson(
+    step = Dpo(own_pipe, tuned, never, DpoConfig()).compute_loss(
         batch.to("cpu"), generator=torch.Generator().manual_seed(0)
     )
-    assert len(lesson.losses) == 2 and lesson.skipped == 0
-    grads = torch.autograd.grad(lesson.losses.sum(), tuned.parameters)
+    assert len(step.losses) == 2 and step.skipped == 0
+    grads = torch.autograd.grad(step.losses.sum(), tuned.parameters)
     assert sum(float(grad.abs().sum()) for grad in grads) > 0
     assert isinstance(batch, Batch) and batch.truth is None
 

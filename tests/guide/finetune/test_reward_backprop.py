@@ -8,9 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from restoration_guide.finetune.loop import Loop, LoopConfig, pass_generator
+from restoration_guide.finetune import loop as loop_module
+from restoration_guide.finetune.loop import Loop, LoopConfig, batch_generator
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, Lesson
+from restoration_guide.finetune.methods import Batch, StepLosses
 from restoration_guide.finetune.reward_backprop import RewardBackprop
 from restoration_guide.finetune.rewards import Reward, RewardConfig, Weights
 from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, roll_out
@@ -38,12 +39,12 @@ def gradient(tuned, loss) -> torch.Tensor:
 
 def test_the_loss_is_minus_the_reward_with_its_gradient(own_pipe, tuned, judge, degraded):
     method = backprop(own_pipe, tuned, judge, rating=1.0, low_pass=3.0)
-    lesson = method.lesson(Batch(degraded), generator=generator())
-    assert lesson.skipped == 0 and set(lesson.terms) == {"rating", "low_pass", "reward"}
-    torch.testing.assert_close(lesson.losses.detach(), -lesson.terms["reward"])
+    step = method.compute_loss(Batch(degraded), generator=generator())
+    assert step.skipped == 0 and set(step.terms) == {"rating", "low_pass", "reward"}
+    torch.testing.assert_close(step.losses.detach(), -step.terms["reward"])
     images = roll_out(BuiltinChain(own_pipe, degraded, 2, 0.5), ROLLOUT, generator()).images
     direct = -method.reward(images, degraded, generator=generator()).total.sum()
-    torch.testing.assert_close(gradient(tuned, lesson.losses.sum()), gradient(tuned, direct))
+    torch.testing.assert_close(gradient(tuned, step.losses.sum()), gradient(tuned, direct))
 
 
 @pytest.mark.parametrize("config", [RolloutConfig(steps=3, renoised=2), RolloutConfig(3, last=0)])
@@ -51,11 +52,11 @@ def test_the_reference_term_starts_at_zero_and_holds_back(own_pipe, judge, degra
     tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
     method = backprop(own_pipe, tuned, judge, rating=0.0, reference=1.0)
     method.sampler = BuiltinSampler(own_pipe, config)
-    terms = method.lesson(Batch(degraded), generator=generator()).terms
+    terms = method.compute_loss(Batch(degraded), generator=generator()).terms
     torch.testing.assert_close(terms["reference"], torch.zeros_like(terms["reference"]))
     with torch.no_grad():
         tuned.parameters[-1].add_(0.5)
-    terms = method.lesson(Batch(degraded), generator=generator()).terms
+    terms = method.compute_loss(Batch(degraded), generator=generator()).terms
     assert float(terms["reference"].max()) < 0
 
 
@@ -74,12 +75,12 @@ class NanJudge:
 
 def test_an_image_without_a_finite_reward_is_left_out(own_pipe, tuned, judge, degraded):
     broken = backprop(own_pipe, tuned, NanJudge(judge, [0]))
-    lesson = broken.lesson(Batch(degraded), generator=generator())
-    assert lesson.skipped == 1 and lesson.losses.shape == (1,)
-    assert lesson.terms["reward"].isfinite().tolist() == [False, True]
-    found = gradient(tuned, lesson.losses.sum())
+    step = broken.compute_loss(Batch(degraded), generator=generator())
+    assert step.skipped == 1 and step.losses.shape == (1,)
+    assert step.terms["reward"].isfinite().tolist() == [False, True]
+    found = gradient(tuned, step.losses.sum())
     whole = backprop(own_pipe, tuned, judge)
-    both = whole.lesson(Batch(degraded), generator=generator())
+    both = whole.compute_loss(Batch(degraded), generator=generator())
     torch.testing.assert_close(found, gradient(tuned, both.losses[1]))  # no NaN leaks in
 
 
@@ -101,9 +102,9 @@ def test_a_step_with_nothing_left_changes_nothing_and_is_counted(own_pipe, tuned
 
 def test_a_gradient_that_is_not_finite_changes_nothing(own_pipe, tuned, judge, degraded):
     class Exploding(RewardBackprop):
-        def lesson(self, batch, *, generator):
-            lesson = super().lesson(batch, generator=generator)
-            return Lesson(lesson.losses * math.inf, lesson.terms)
+        def compute_loss(self, batch, *, generator):
+            step = super().compute_loss(batch, generator=generator)
+            return StepLosses(step.losses * math.inf, step.terms)
 
     method = backprop(own_pipe, tuned, judge)
     exploding = Exploding(method.sampler, tuned, method.reward)
@@ -121,38 +122,39 @@ def test_training_raises_the_reward(own_pipe, tuned, judge, degraded):
     assert records[-1]["reward/rating"] > records[0]["reward/rating"] + 0.01
 
 
-def test_passes_average_over_all_samples(own_pipe, tuned, judge, degraded):
-    """Two passes with 1 and 2 usable samples give the mean gradient over the three."""
+def test_accumulation_averages_over_all_samples(own_pipe, tuned, judge, degraded, monkeypatch):
+    """Two batches with 1 and 2 usable samples give the mean gradient over the three."""
     method = backprop(own_pipe, tuned, judge)
     alone = [
         gradient(
             tuned,
-            method.lesson(
-                Batch(degraded[:count]), generator=pass_generator(0, 0, index)
+            method.compute_loss(
+                Batch(degraded[:count]), generator=batch_generator(0, 0, index)
             ).losses.sum(),
         )
         for index, count in enumerate((1, 2))
     ]
     sizes = iter((1, 2))
-    loop = loop_of(method, tuned, Batch(degraded), passes=2, max_grad_norm=1e9)
+    monkeypatch.setattr(loop_module, "MAX_GRAD_NORM", 1e9)
+    loop = loop_of(method, tuned, Batch(degraded), gradient_accumulation=2)
     loop.draw = lambda _: Batch(degraded[: next(sizes)])
     assert loop.take_step()["used"] == 3
     found = torch.cat([p.grad.flatten() for p in tuned.parameters])
     torch.testing.assert_close(found, (alone[0] + alone[1]) / 3)
 
 
-def test_generators_of_passes_differ_and_repeat():
+def test_generators_of_batches_differ_and_repeat():
     seeds = {
-        pass_generator(0, step, index).initial_seed() for step in (-1, 0, 1) for index in (0, 1)
+        batch_generator(0, step, index).initial_seed() for step in (-1, 0, 1) for index in (0, 1)
     }
     assert len(seeds) == 6
-    assert pass_generator(0, 3, 1).initial_seed() == pass_generator(0, 3, 1).initial_seed()
+    assert batch_generator(0, 3, 1).initial_seed() == batch_generator(0, 3, 1).initial_seed()
 
 
-def test_processes_must_divide_the_passes(own_pipe, tuned, judge, degraded, monkeypatch):
+def test_processes_must_divide_the_batches(own_pipe, tuned, judge, degraded, monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
-    with pytest.raises(ValueError, match="passes=3 must be a multiple of the 2 processes"):
-        loop_of(backprop(own_pipe, tuned, judge), tuned, Batch(degraded), passes=3)
+    with pytest.raises(ValueError, match="=3 must be a multiple of the 2 processes"):
+        loop_of(backprop(own_pipe, tuned, judge), tuned, Batch(degraded), gradient_accumulation=3)
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine():
@@ -164,7 +166,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine():
 
 
 def test_the_average_follows_the_weights_by_its_decay(own_pipe, tuned, judge, degraded):
-    config = LoopConfig(steps=2, learning_rate=0.1, warmup_steps=0, average=0.5)
+    config = LoopConfig(steps=2, learning_rate=0.1, warmup_steps=0, ema_decay=0.5)
     method = backprop(own_pipe, tuned, judge)
     loop = Loop(Accelerator(cpu=True), tuned, method, lambda _: Batch(degraded), config)
     start = [weight.detach().clone() for weight in tuned.parameters]
@@ -173,13 +175,13 @@ def test_the_average_follows_the_weights_by_its_decay(own_pipe, tuned, judge, de
     # the first decay is min(0.5, 1 / 10)
     for average, before, after in zip(loop.averaged, start, first, strict=True):
         torch.testing.assert_close(average, 0.1 * before + 0.9 * after)
-    with loop.kept():
+    with loop.use_export_weights():
         held = [weight.detach().clone() for weight in tuned.parameters]
     assert all(torch.equal(a, b) for a, b in zip(held, loop.averaged, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(tuned.parameters, first, strict=True))
 
 
-@pytest.mark.parametrize("strength", [0.0, 1.5])
-def test_strength_is_a_share(strength):
-    with pytest.raises(ValueError, match=r"0 < strength ≤ 1; got"):
-        LoopConfig(strength=strength)
+@pytest.mark.parametrize("merge_scale", [0.0, 1.5])
+def test_merge_scale_is_a_share(merge_scale):
+    with pytest.raises(ValueError, match=r"0 < merge_scale ≤ 1, got"):
+        LoopConfig(merge_scale=merge_scale)

@@ -106,7 +106,7 @@ def test_a_good_input_closes_the_gate():
         def __call__(self, images):
             return output([4.5, 2.0], [0.1, 0.1], [[1.0], [1.0]])
 
-    gate = reward(Fixed(), gate_rating=4.0, gate_width=0.25).gate(torch.rand(2, 3, 8, 8))
+    gate = reward(Fixed(), gate_rating=4.0).gate(torch.rand(2, 3, 8, 8))
     assert gate.tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-8))])
     assert reward().gate(torch.rand(2, 3, 8, 8)).tolist() == [1.0, 1.0]
 
@@ -153,6 +153,29 @@ def test_a_weighted_term_wants_its_image(term):
         made.terms(image, image, generator=generator())
 
 
+@pytest.mark.parametrize(
+    ("spoil", "low_to_high"), [(lambda x: x * 255, "to 255"), (lambda x: x * 2 - 1, "-1 to 1")]
+)
+@pytest.mark.parametrize("name", ["restored", "degraded", "truth"])
+def test_images_outside_the_range_are_refused(spoil, low_to_high, name):
+    image = torch.linspace(0, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    images = {"restored": image, "degraded": image, "truth": image}
+    images[name] = spoil(image)
+    made = reward(weights=Weights(rating=0.0, low_pass=1.0, truth=1.0))
+    with pytest.raises(ValueError, match=f"{name} must lie in .*{low_to_high}: divide 8-bit"):
+        made(**images, generator=generator())
+    unchecked = Reward(made.judge, made.config, check_range=False)
+    assert unchecked(**images, generator=generator()).total.shape == (1,)
+
+
+def test_an_image_that_is_not_finite_is_no_mistake_of_range():
+    made = reward(weights=Weights(rating=0.0, low_pass=1.0))
+    broken = torch.rand(2, 3, 16, 16)
+    broken[0] = math.nan
+    found = made(broken, torch.rand(2, 3, 16, 16), generator=generator())
+    assert found.valid.tolist() == [False, True]
+
+
 def test_running_scale_by_hand_and_without_spread():
     scale = RunningScale(momentum=0.5)
     assert scale["rating"] == 0.1  # the floor
@@ -196,7 +219,6 @@ def test_views_of_the_whole_at_its_own_size_are_the_image_or_its_mirror():
         (lambda: Weights(map=-1.0), "map=-1.0"),
         (lambda: Weights(map=math.nan), "map=nan"),
         (lambda: RewardConfig(confidence=-1), "confidence ≥ 0"),
-        (lambda: RewardConfig(worst_share=0), "0 < worst_share"),
         (lambda: ViewConfig(crop=(0.9, 0.5)), "crop is"),
         (lambda: ViewConfig(count=-1), "count is a number of views"),
     ],

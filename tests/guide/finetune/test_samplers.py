@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +18,7 @@ from restoration_guide.finetune.rollout import RolloutConfig
 from restoration_guide.finetune.samplers import PipelineConfig, PipelineSampler, load_sampler
 from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
+from tests.guide.tiny_text import WIDTH
 from zoomiqa_core.proxy.views import ViewConfig
 from zoomiqa_core.training.policy import LoraSettings
 
@@ -50,11 +52,11 @@ def test_every_pipeline_gets_gradients_and_its_reference(name, judge, degraded):
     sampler = sampler_of(name)
     tuned = tuned_of(sampler)
     method = RewardBackprop(sampler, tuned, Reward(judge, REWARD))
-    lesson = method.lesson(Batch(degraded), generator=generator())
-    assert lesson.skipped == 0 and len(lesson.losses) == len(degraded)
+    step = method.compute_loss(Batch(degraded), generator=generator())
+    assert step.skipped == 0 and len(step.losses) == len(degraded)
     # a new adapter changes nothing, so the tuned image is the reference
-    assert float(lesson.terms["reference"].abs().max()) < 1e-5
-    grads = torch.autograd.grad(lesson.losses.sum(), tuned.parameters, allow_unused=True)
+    assert float(step.terms["reference"].abs().max()) < 1e-5
+    grads = torch.autograd.grad(step.losses.sum(), tuned.parameters, allow_unused=True)
     sizes = [0.0 if grad is None else float(grad.abs().sum()) for grad in grads]
     assert all(torch.isfinite(torch.tensor(sizes))) and sum(sizes) > 0
 
@@ -113,3 +115,35 @@ def test_a_saved_pipeline_is_loaded_frozen_and_checkpointed(tmp_path: Path):
 def test_what_only_the_bundled_chain_can_do_is_refused():
     with pytest.raises(ValueError, match="bundled kind of restorer"):
         sampler_of("sd_img2img", early_stop=1)
+
+
+def test_an_autoencoder_that_overflows_in_float16_is_refused():
+    pipe: Any = tiny_pipelines.build("sd_img2img")
+    pipe.vae.half().register_to_config(force_upcast=True)
+    with pytest.raises(ValueError, match=r"AutoencoderKL of this .*overflows in float16"):
+        PipelineSampler(PipelineRestorer(pipe), RolloutConfig(4))
+    pipe.vae.bfloat16()
+    assert PipelineSampler(PipelineRestorer(pipe), RolloutConfig(4)).network is pipe.unet
+
+
+def test_a_controlnet_is_loaded_as_the_class_it_was_saved_as(tmp_path: Path):
+    pipe: Any = tiny_pipelines.build("sd3_img2img")
+    pipe.save_pretrained(tmp_path / "base")
+    network = diffusers.SD3ControlNetModel(
+        sample_size=32,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=32,
+        pooled_projection_dim=2 * WIDTH,
+    )
+    network.save_pretrained(tmp_path / "controlnet")
+    config = PipelineConfig(
+        controlnet=str(tmp_path / "controlnet"),
+        controlnet_pipeline="StableDiffusion3ControlNetPipeline",
+    )
+    sampler = load_sampler(str(tmp_path / "base"), config, RolloutConfig(4), torch.device("cpu"))
+    assert type(sampler.pipe.controlnet) is diffusers.SD3ControlNetModel  # type: ignore[attr-defined]
