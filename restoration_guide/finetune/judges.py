@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from restoration_guide.finetune.rewards import Judge
-from zoomiqa_core.proxy.scorer import ProxyScorer
+from zoomiqa_core.proxy.scorer import ModelScorer
 from zoomiqa_core.scorer import Scorer, load_scorer
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig
 
@@ -40,7 +40,7 @@ def load_judge(
     if "config" in given:
         given["config"] = JudgeConfig(**given["config"])
     scorer = load_scorer(source, device=device, **given)
-    if isinstance(scorer, ProxyScorer):
+    if isinstance(scorer, ModelScorer):
         return scorer.model.requires_grad_(False)
     if differentiable:
         raise ValueError(
