@@ -1,4 +1,4 @@
-"""Random views of a batch: what a judge is shown instead of the pixels an optimiser would fit."""
+"""Random crops of a batch at random scales, against which single pixels are hard to overfit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MIN_VIEW_SIDE = 64
-"""Pixels. The judge pads smaller images, so views of larger ones do not fall below it."""
+from zoomiqa_core.proxy.preprocess import MIN_PADDED_SIDE, check_batch
 
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How a view is drawn."""
+    """Ranges from which views are drawn.
+
+    >>> ViewConfig(crop=(0.5, 1.2))
+    Traceback (most recent call last):
+    ValueError: crop is (low, high), 0 < low ≤ high ≤ 1.0; got (0.5, 1.2)
+    """
 
     count: int = 2
-    """Views a batch; 0 shows the images themselves."""
+    """Views per batch; 0 returns the images themselves."""
     crop: tuple[float, float] = (0.7, 1.0)
-    """Share of each side that a view shows."""
+    """Fraction of each side that a view covers."""
     scale: tuple[float, float] = (0.75, 1.25)
     """Factor by which both sides are then resized."""
 
@@ -32,7 +36,7 @@ class ViewConfig:
 
 
 def random_views(images: Tensor, config: ViewConfig, generator: torch.Generator) -> list[Tensor]:
-    """Crop, resize and mirror a batch at random, each view in its own way; differentiable.
+    """Crop, resize and mirror a batch at random; differentiable.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
@@ -42,18 +46,27 @@ def random_views(images: Tensor, config: ViewConfig, generator: torch.Generator)
     Returns:
         ``count`` batches (B, 3, h, w) in [0, 1], or the images alone when ``count`` is 0. All
         images of a view share its crop, so a batch stays a batch.
+
+    Raises:
+        TypeError, ValueError: no such batch (see :func:`~.preprocess.check_batch`).
+
+    >>> images = torch.rand(2, 3, 96, 128)
+    >>> views = random_views(images, ViewConfig(count=3), torch.Generator().manual_seed(0))
+    >>> len(views), tuple(views[0].shape[:2])
+    (3, (2, 3))
     """
+    check_batch(images, check_range=False)
     if config.count == 0:
         return [images]
     return [_view(images, config, generator) for _ in range(config.count)]
 
 
 def _view(images: Tensor, config: ViewConfig, generator: torch.Generator) -> Tensor:
-    share, factor, down, right, mirror = torch.rand(5, generator=generator).tolist()
-    share = config.crop[0] + (config.crop[1] - config.crop[0]) * share
+    fraction, factor, down, right, mirror = torch.rand(5, generator=generator).tolist()
+    fraction = config.crop[0] + (config.crop[1] - config.crop[0]) * fraction
     factor = config.scale[0] + (config.scale[1] - config.scale[0]) * factor
     sides = images.shape[-2:]
-    height, width = (_at_least(share * side, side) for side in sides)
+    height, width = (_at_least(fraction * side, side) for side in sides)
     top, left = round(down * (sides[0] - height)), round(right * (sides[1] - width))
     view = images[..., top : top + height, left : left + width]
     size = tuple(_at_least(factor * side, side) for side in (height, width))
@@ -65,5 +78,5 @@ def _view(images: Tensor, config: ViewConfig, generator: torch.Generator) -> Ten
 
 
 def _at_least(side: float, before: int) -> int:
-    """The side in whole pixels, no smaller than what the judge takes unpadded."""
-    return max(round(side), min(before, MIN_VIEW_SIDE))
+    """The side in whole pixels, not below what the judge would pad unless it was before."""
+    return max(round(side), min(before, MIN_PADDED_SIDE))
