@@ -1,4 +1,4 @@
-"""The quality gate inside a diffusers pipeline: a run that has no hope is stopped early."""
+"""Stop a diffusers run whose predicted image is rated too low."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Preview = Callable[[Any, Tensor], Tensor]
 
 
 class StopHopeless(PipelineCallback):
-    """Judges what a run is heading for at one step, and stops it when that has no hope.
+    """Judges the predicted image at one step of a run, and stops the run if it is rated too low.
 
     At that step the clean latents x0 the sampler predicts are decoded and judged. When every image
     of the batch is rated below ``below`` or is not finite, the pipeline's ``_interrupt`` is set: it
@@ -38,7 +38,8 @@ class StopHopeless(PipelineCallback):
     Args:
         scorer: the judge.
         below: the rating, 1–5, below which a preview has no hope.
-        at: share of the steps after which to look, in (0, 1).
+        at: share of the steps after which to look, in (0, 1); the second step at the earliest. Of
+            runs of one or two steps the result is judged, and nothing is stopped.
         size: (height, width) of the result in pixels, which packed latents (Flux) need.
         preview: decodes latents; the pipeline's autoencoder by default.
 
@@ -67,7 +68,7 @@ class StopHopeless(PipelineCallback):
 
     @property
     def tensor_inputs(self) -> list[str]:
-        """What the pipeline is asked to hand over."""
+        """Names of the tensors that the pipeline passes to the callback."""
         return ["latents"]
 
     def _forget(self) -> None:
@@ -90,17 +91,19 @@ class StopHopeless(PipelineCallback):
         """Called by the pipeline after every step."""
         latents = callback_kwargs["latents"]
         steps = getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps)
-        look = min(max(0, math.ceil(self.at * steps) - 1), steps - 2)
+        look = max(1, math.ceil(self.at * steps) - 1)  # x0 of the first step cannot be tapped
+        look = look if look < steps - 1 else steps - 1
+        last = look == steps - 1  # of a run this short only the result can be judged
         if step_index == 0:
             self._forget()
             self._check(pipeline, latents)
-        if step_index == look - 1:
+        if step_index == look - 1 and not last:
             self._tap = _Tap(pipeline.scheduler)
         elif step_index == look:
             clean = self._tap.remove() if self._tap else None
             self._tap = None
-            self._look(pipeline, latents if clean is None else clean)
-            what = "latents as they were" if clean is None else "predicted images"
+            self._look(pipeline, latents if clean is None else clean, last)
+            what = "results" if last else "latents" if clean is None else "predicted images"
             self.note = f"step {look + 1} of {steps}, {what}: {self.note}"
         return callback_kwargs
 
@@ -112,7 +115,7 @@ class StopHopeless(PipelineCallback):
             )
 
     @torch.no_grad()
-    def _look(self, pipeline: Any, latents: Tensor) -> None:
+    def _look(self, pipeline: Any, latents: Tensor, last: bool) -> None:
         if self.preview is not None:
             decoded = self.preview(pipeline, latents)
         else:
@@ -130,6 +133,8 @@ class StopHopeless(PipelineCallback):
         )
         best = max((said.rating for said in self.assessments if said.valid), default=math.nan)
         self.note = f"best of {len(images)} rated {best:.2f}, {self.below:.2f} asked for"
+        if last:
+            return
         if self.hopeless and hasattr(pipeline, "interrupt"):
             pipeline._interrupt = self.stopped = True
             self.note += "; stopped"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
 from restoration_guide.gate.verdict import GateConfig, Judged, Verdict, decide
-from restoration_guide.search.judging import judge_image
+from restoration_guide.search.judging import check_judge, judge_image
 from restoration_guide.search.screening import screen
 from restoration_guide.search.selection import OK, Selection
 from zoomiqa_core.assessment import Assessment
@@ -40,7 +40,15 @@ class QualityGate:
         limits: fidelity limits; None for the measured defaults.
 
     Raises:
+        TypeError: what was given is no judge.
         ValueError: a setting is out of range.
+
+    >>> import torch, zoomiqa_core as zi
+    >>> gate = QualityGate(zi.load_scorer("proxy"), min_rating=3.5)
+    >>> noise = torch.rand(3, 64, 64)
+    >>> verdict = gate(noise, torch.zeros_like(noise))
+    >>> verdict.action, verdict.defect
+    ('retry', 'constant')
     """
 
     def __init__(
@@ -54,6 +62,8 @@ class QualityGate:
         limits: FidelityLimits | None = None,
     ) -> None:
         self.judges = (scorer,) if second is None else (scorer, second)
+        for judge in self.judges:
+            check_judge(judge)
         self.config = GateConfig(min_rating, confidence, min_gain)
         self.limits = FidelityLimits() if limits is None else limits
 

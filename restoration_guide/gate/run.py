@@ -1,4 +1,4 @@
-"""Restore until a result passes the gate: other seeds, more steps, stronger guidance, in bounds."""
+"""Restore until a result passes the gate: other seeds, more steps, stronger guidance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ GUIDANCE = ("guidance_scale", "true_cfg_scale")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """What another attempt does otherwise.
+    """How retries differ from the first attempt.
+
+    >>> RetryPolicy().settings([{"num_inference_steps": 20, "guidance_scale": 4.0}], attempt=1)
+    {'num_inference_steps': 30, 'guidance_scale': 5.0}
 
     Attempt k (from 0) has seed ``seed + k`` and entry k of the restorer's plan, round and round,
     with ``steps · more_steps^k`` steps and ``guidance · stronger_guidance^k``. A plan that does
@@ -136,6 +139,19 @@ class GatedRun:
         return {"action": self.action, "attempts": [each.to_dict() for each in self.attempts]}
 
 
+def with_plan(restorer: Restorer, plan: Sequence[Any]) -> Restorer:
+    """A copy of the restorer with the same weights and another plan.
+
+    A restorer whose plan cannot be changed is returned as it is.
+    """
+    other: Any = copy.copy(restorer)
+    try:
+        other.plan = tuple(plan)
+    except AttributeError:  # a read-only property, as the protocol has it
+        return restorer
+    return other
+
+
 def run_gated(
     gate: QualityGate,
     restorer: Restorer,
@@ -150,7 +166,8 @@ def run_gated(
 
     Args:
         gate: decides.
-        restorer: makes one candidate an attempt; its plan is not changed.
+        restorer: makes one candidate an attempt; its plan is not changed. Where the plan is a
+            read-only property, attempts differ by their seeds alone.
         image: the degraded image, of a size within ``restorer.limits``.
         seed: of the first attempt.
         policy: of the further ones; None for the defaults.
@@ -165,8 +182,8 @@ def run_gated(
     while not attempts or attempts[-1].verdict.action == "retry":
         number, start = len(attempts), time.perf_counter()
         settings = policy.settings(restorer.plan, number)
-        once: Any = copy.copy(restorer)  # the same weights under a plan of its own
-        once.plan = (settings,)
+        once = with_plan(restorer, (settings,))
+        settings = once.plan[0]
         result, error = None, None
         try:
             result = next(iter(once.restore(source[None], n=1, seed=seed + number))).image

@@ -3,7 +3,7 @@
 ==========  ======================================================================================
 action      meaning
 ==========  ======================================================================================
-accept      the result is sound, faithful and good enough: use it
+accept      the result is sound, faithful, good enough and better than the input: use it
 keep_input  the input is good enough, and the result cannot be used or is not clearly better
 retry       neither is good enough, but another attempt may be (other seed, more steps)
 reject      neither may be used, and another attempt would not help
@@ -87,7 +87,8 @@ class GateConfig:
     """k of the lower bound ``rating − k · rating_std`` a result needs against a good input. A judge
     that gives no spread is taken at its rating."""
     min_gain: float = 0.1
-    """Rating points by which that bound must exceed a good input's rating."""
+    """Rating points by which that bound must exceed a good input's rating, and the rating itself
+    that of any other input: a re-compressed copy is no restoration."""
 
     def __post_init__(self) -> None:
         if not MIN_RATING <= self.min_rating <= MAX_RATING:
@@ -117,6 +118,9 @@ def decide(
     if not problems or _usable(after):  # a result with a defect was not judged
         problems += _objections(ratings, config)
     good = before.rating >= config.min_rating
+    gain = after.rating - before.rating
+    if not problems and not good and not gain > config.min_gain:
+        problems.append(f"its gain is {gain:+.2f}, more than {config.min_gain:g} is needed")
     asked = f", {config.min_rating:.2f} asked for" if config.min_rating > MIN_RATING else ""
     figures = f"input {_rating(before)}, result {_rating(after)}{asked}"
     if not problems and not good:

@@ -1,4 +1,4 @@
-"""Assess, restore with the judge's words, assess again: a step counts only if it helps.
+"""Refine an image in rounds: assess, restore with prompts from the judge's words, assess again.
 
 Each round writes prompts from what the judge says of the image at hand, restores that image with
 them, and keeps the result only when the judge rates it clearly higher than the image at hand *and*
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from restoration_guide.gate.gate import QualityGate
+from restoration_guide.gate.run import with_plan
 from restoration_guide.gate.verdict import Verdict
 from restoration_guide.prompts.write import PromptTarget, WrittenPrompts, write_prompts
 from zoomiqa_core.assessment import MIN_RATING, Assessment
@@ -112,8 +113,8 @@ def refine(
     *,
     rounds: int = 3,
     seed: int = 0,
-    positive: str = "",
-    negative: str = "",
+    positive: str | None = None,
+    negative: str | None = None,
     without: bool = False,
     target: PromptTarget | None = None,
     second: Scorer | None = None,
@@ -131,9 +132,10 @@ def refine(
         scorer: a judge that gives words, a Zoom-IQA model.
         image: the degraded image, of a size within ``restorer.limits``.
         rounds: at most.
-        seed: of the first round; round k has ``seed + k``.
-        positive: base prompt, see :func:`~restoration_guide.prompts.write.write_prompts`.
-        negative: base negative prompt.
+        seed: of the first round; round k has ``seed + k`` and entry k of the plan, round and round.
+        positive: base prompt, see :func:`~restoration_guide.prompts.write.write_prompts`; None for
+            the restorer's own.
+        negative: base negative prompt, likewise.
         without: what becomes of issues where there is no negative prompt, likewise.
         target: what the prompts are for; None reads the restorer's pipeline.
         second: a second judge with a veto, see :class:`~restoration_guide.gate.gate.QualityGate`.
@@ -154,6 +156,9 @@ def refine(
     if rounds < 1:
         raise ValueError(f"rounds counts from 1, got {rounds}.")
     target = _target_of(restorer) if target is None else target
+    own = getattr(restorer, "adapter", None)
+    positive = getattr(own, "prompt", "") if positive is None else positive
+    negative = getattr(own, "negative_prompt", "") if negative is None else negative
     # Every image is "good enough", so that only a clear gain is accepted.
     gate = QualityGate(
         scorer, MIN_RATING, second=second, confidence=confidence, min_gain=min_gain, limits=limits
@@ -174,8 +179,10 @@ def refine(
         start = time.perf_counter()
         result, error = None, None
         try:
-            guided = restorer.with_prompts(prompts.positive, prompts.negative or "")
-            stream = guided.restore(current[None], n=1, seed=seed + number)
+            settings = restorer.plan[number % len(restorer.plan)]
+            guided: Any = with_plan(restorer, (settings,))
+            words = prompts.positive, prompts.negative or ""
+            stream = guided.with_prompts(*words).restore(current[None], n=1, seed=seed + number)
             result = next(iter(stream)).image
         except Exception as raised:  # whatever a restorer raises, what was kept counts
             error = f"{type(raised).__name__}: {raised}"

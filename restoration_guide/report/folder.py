@@ -1,6 +1,6 @@
-"""What a report's folder may hold before the report is written, and whether it is done already.
+"""The folder of a report: whether it is free or done already, and how its files are replaced.
 
-Files that are not the report's own are never touched, whatever is overwritten.
+Files that do not belong to a report are never touched, even when one is overwritten.
 """
 
 from __future__ import annotations
@@ -8,10 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from zoomiqa_core import __version__
@@ -53,7 +57,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     True
     """
     decisive = {key: value for key, value in config.items() if key not in SPEED_SETTINGS}
-    return hashlib.sha256(to_json(decisive).encode()).hexdigest()
+    return hashlib.sha256(to_json(plain(decisive)).encode()).hexdigest()
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -112,14 +116,47 @@ def check_folder(folder: Path, identity: Mapping[str, str], overwrite: bool = Fa
         )
 
 
-def clear(folder: Path) -> None:
-    """Unmark the folder as a whole report and drop candidates of a longer run."""
-    (folder / RECORD).unlink(missing_ok=True)
-    candidates = folder / "candidates"
-    if candidates.is_dir():
-        for path in candidates.iterdir():
-            if CANDIDATE_FILE.fullmatch(path.name):
-                path.unlink()
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for the files of a report, which replace those in ``folder``.
+
+    If the block raises, ``folder`` is as it was. The record moves last; candidates that the new
+    report does not have are removed. Nothing but a report's own files is touched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    built = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+    try:
+        yield built
+        (folder / RECORD).unlink(missing_ok=True)
+        old, new = folder / "candidates", built / "candidates"
+        if old.is_dir():
+            for path in old.iterdir():
+                if CANDIDATE_FILE.fullmatch(path.name) and not (new / path.name).exists():
+                    path.unlink()
+        files = [path for path in built.rglob("*") if path.is_file()]
+        order = {CONFIG: 0, RECORD: 2}
+        for path in sorted(files, key=lambda path: order.get(path.name, 1)):
+            target = folder / path.relative_to(built)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
+    finally:
+        shutil.rmtree(built, ignore_errors=True)
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON and YAML have them; what they do not have, in words.
+
+    >>> import numpy as np
+    >>> plain({"min_gain": np.float64(0.1), "plan": np.linspace(0, 1, 3), "seed": np.int64(7)})
+    {'min_gain': 0.1, 'plan': [0.0, 0.5, 1.0], 'seed': 7}
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 def _is_of(record: Mapping[str, Any], identity: Mapping[str, str]) -> bool:

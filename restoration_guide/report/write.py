@@ -10,8 +10,8 @@
 ``report.json``        every term of every candidate; written last, so it marks a whole report
 =====================  =========================================================================
 
-The same run gives the same bytes, except for ``report.json["timing"]`` and the seconds shown in
-``report.html``. Every file is written atomically. What a folder may hold already:
+Files are built first and then replace older ones. The same run gives the same bytes, except for
+``report.json["timing"]`` and the seconds shown in ``report.html``. What a folder may hold before:
 :mod:`restoration_guide.report.folder`.
 """
 
@@ -28,7 +28,14 @@ from typing import Any
 from PIL import Image
 
 from restoration_guide.fidelity.full_reference import ReferenceFigures
-from restoration_guide.report.folder import PACKAGE, RECORD, check_folder, clear, run_identity
+from restoration_guide.report.folder import (
+    PACKAGE,
+    RECORD,
+    check_folder,
+    plain,
+    replaced,
+    run_identity,
+)
 from restoration_guide.report.page import picture_of, render_page
 from restoration_guide.report.picture import View, draw_comparison
 from restoration_guide.report.reference import compare_with_reference, rank_of_choice
@@ -80,37 +87,37 @@ def write_report(
         ValueError: the reference has another size.
     """
     folder = Path(directory).expanduser()
-    config = {**selection.config, "seed": selection.seed, **(settings or {})}
+    config = plain({**selection.config, "seed": selection.seed, **(settings or {})})
     identity = run_identity(selection.input, config)
     check_folder(folder, identity, overwrite)
     figures: dict[Index, ReferenceFigures] = {}
     if reference is not None:
         figures = compare_with_reference(selection, read_image(reference).pixels)
 
-    clear(folder)
-    write_text_atomic(folder / "config.yaml", _yaml(config))
-    candidates = {}
-    for row in selection.rows[1:]:
-        image = picture_of(selection, row)
-        if image is not None:
-            number = row.index if isinstance(row.index, str) else f"{row.index:02d}"
-            candidates[str(row.index)] = f"candidates/{number}.png"
-            save_png(image, folder / "candidates" / f"{number}.png")
-    save_png(selection.best, folder / "best.png")
-    comparison = compare(selection)
-    with atomic_path(folder / "comparison.png") as temporary:
-        comparison.save(temporary, "PNG")
-    with atomic_path(folder / "preview.jpg") as temporary:
-        draw_preview(selection).save(temporary, "JPEG", quality=90)
-    record = {
-        **describe(selection, figures),
-        **identity,
-        "config": config,
-        "files": {**FILES, "candidates": candidates},
-        "versions": {PACKAGE: __version__, **versions()},
-    }
-    write_text_atomic(folder / "report.html", render_page(selection, record, comparison))
-    write_text_atomic(folder / RECORD, to_json(record))
+    with replaced(folder) as built:
+        write_text_atomic(built / "config.yaml", _yaml(config))
+        candidates = {}
+        for row in selection.rows[1:]:
+            image = picture_of(selection, row)
+            if image is not None:
+                number = row.index if isinstance(row.index, str) else f"{row.index:02d}"
+                candidates[str(row.index)] = f"candidates/{number}.png"
+                save_png(image, built / "candidates" / f"{number}.png")
+        save_png(selection.best, built / "best.png")
+        comparison = compare(selection)
+        with atomic_path(built / "comparison.png") as temporary:
+            comparison.save(temporary, "PNG")
+        with atomic_path(built / "preview.jpg") as temporary:
+            draw_preview(selection).save(temporary, "JPEG", quality=90)
+        record = {
+            **describe(selection, figures),
+            **identity,
+            "config": config,
+            "files": {**FILES, "candidates": candidates},
+            "versions": {PACKAGE: __version__, **versions()},
+        }
+        write_text_atomic(built / "report.html", render_page(selection, record, comparison))
+        write_text_atomic(built / RECORD, to_json(record))
     return folder
 
 
@@ -120,7 +127,7 @@ def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) ->
     names = [field.name for field in fields(ReferenceFigures)] if figures else []
     for entry in selection.table:
         del entry["seconds"]
-        entry["settings"] = {key: _plain(value) for key, value in entry["settings"].items()}
+        entry["settings"] = {key: plain(value) for key, value in entry["settings"].items()}
         known = figures.get(entry["index"])
         table.append({**entry, **{name: getattr(known, name, None) for name in names}})
     height, width = selection.input.shape[-2:]
@@ -207,12 +214,6 @@ def draw_preview(selection: Selection) -> Image.Image:
     for number, image in enumerate(images):
         preview.paste(image, (number * (image.width + PREVIEW_GAP), 0))
     return preview
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it; what JSON does not have, in words."""
-    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
-    return value if plain else repr(value)
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

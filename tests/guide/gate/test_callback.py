@@ -126,7 +126,7 @@ def test_where_no_clean_image_is_shown_the_latents_are_judged(monkeypatch) -> No
     monkeypatch.setattr("restoration_guide.gate.callback.predicted_clean", refuse)
     callback = watch(1.0)
     (count,), _ = call(build("sd_img2img"), callback, "sd_img2img")
-    assert count == 3 and callback.stopped and "latents as they were" in callback.note
+    assert count == 3 and callback.stopped and "of 6, latents:" in callback.note
 
 
 def test_one_image_with_hope_lets_the_batch_go_on() -> None:
@@ -140,12 +140,20 @@ def test_one_image_with_hope_lets_the_batch_go_on() -> None:
 def test_short_runs_and_the_next_run() -> None:
     pipe, callback = build("sd_img2img"), watch(1.0)
     (count,), _ = call(pipe, callback, "sd_img2img", n=2, strength=1.0)
-    assert count == 1 and "latents as they were" in callback.note  # no step before to tap
+    assert count == 2 and not callback.stopped and callback.hopeless  # nothing left to save
+    assert callback.note.startswith("step 2 of 2, results:")
     callback.scorer.rating = 5.0
     (count,), _ = call(pipe, callback, "sd_img2img", n=4)
     assert count == 3 and not callback.stopped
     (count,), _ = call(pipe, callback, "sd_img2img", n=1, strength=1.0)
-    assert count == 1 and callback.note == "not looked at yet"
+    assert count == 1 and not callback.hopeless and callback.assessments[0].rating == 5
+    assert callback.note.startswith("step 1 of 1, results:")
+
+
+def test_an_early_look_judges_the_predicted_image_not_noise() -> None:
+    callback = watch(1.0, at=0.01)
+    (count,), _ = call(build("sd_img2img"), callback, "sd_img2img")
+    assert count == 2 and callback.note.startswith("step 2 of 6, predicted images:")
 
 
 def test_a_run_that_breaks_leaves_no_tap_behind() -> None:

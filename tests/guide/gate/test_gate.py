@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.gate.gate import QualityGate
 from restoration_guide.gate.verdict import GateConfig, Judged, decide
 from restoration_guide.search.best_of_n import BestOfN
 from zoomiqa_core.assessment import Assessment
-from zoomiqa_core.images.sources import save_png
+from zoomiqa_core.images.sources import read_image, save_png, to_pil
 from zoomiqa_core.scorer import load_scorer
 
 ANY = FidelityLimits(math.inf, -math.inf)
@@ -146,6 +148,27 @@ def test_an_unusable_result_is_named_and_not_judged(photo, tmp_path, name) -> No
     assert poor.defect == name and poor.reasons[0].startswith(f"{name}: ")
     assert poor.fidelity is None and poor.ratings[0].after.error == name
     assert gate(4.0)(photo, after).action == "keep_input"
+
+
+def test_a_gain_within_the_judges_noise_is_no_restoration(photo, result) -> None:
+    # a re-compressed copy that crosses the threshold by .05 used to be accepted
+    verdict = gate(3.48, 3.53)(photo, result)
+    assert verdict.action == "retry" and "its gain is +0.05" in verdict.reasons[0]
+
+
+def test_recompressed_copies_are_not_accepted() -> None:
+    photo = read_image("restoration_guide/demo/photo.jpg").pixels
+    judge = load_scorer("proxy")
+    careful = QualityGate(judge, judge.assess(photo).rating + 0.001)
+    for quality in (40, 60, 75):
+        copy = io.BytesIO()
+        to_pil(photo).save(copy, "JPEG", quality=quality)
+        assert not careful(photo, Image.open(copy)).accepted, quality
+
+
+def test_a_function_is_no_judge() -> None:
+    with pytest.raises(TypeError, match=r"a judge with assess\(image\)"):
+        QualityGate(lambda image: 3.0)  # pyright: ignore
 
 
 def test_an_unfaithful_result_is_not_accepted(photo) -> None:

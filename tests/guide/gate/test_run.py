@@ -77,6 +77,20 @@ def test_a_lasting_defect_is_not_tried_again(photo, stubs) -> None:
     assert (run.action, len(run.attempts)) == ("reject", 1)
 
 
+def test_a_restorer_is_asked_nothing_beyond_its_protocol(photo, stubs) -> None:
+    class ReadOnly(stubs.Restorer):
+        @property
+        def plan(self):  # pyright: ignore
+            return Takes.plan
+
+        def restore(self, image, *, n, seed=0, batch_size=1, observer=None):
+            return super().restore(image, n=n, seed=seed)
+
+    run = run_gated(QualityGate(stubs.Scorer(), 5.0), ReadOnly([SAME]), photo)
+    assert [attempt.error for attempt in run.attempts] == [None] * 3
+    assert [attempt.settings["steps"] for attempt in run.attempts] == [2, 2, 2]  # as they were
+
+
 def test_ctrl_c_goes_through(photo, stubs) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_gated(QualityGate(stubs.Scorer()), Takes(stubs, KeyboardInterrupt()), photo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +88,24 @@ def test_a_step_is_kept_only_if_the_judge_gains(photo) -> None:
     assert torch.equal(found.image, photo * 0.99 * 0.99)
     assert (found.before.rating, found.after.rating) == (2.0, 4.0)
     assert found.reason == "all 3 rounds are done"
+
+
+def test_the_restorers_own_prompts_and_its_whole_plan_are_used(photo) -> None:
+    said = judge(*(reply(2.0, "Crisp edges.", "Noise.") for _ in range(4)))
+    plan = (Settings(1, 1.0, 0.0, False), Settings(2, 1.0, 0.0, False))
+    used: list[int] = []
+
+    class Planned(Reads):
+        def restore(self, image, **settings):
+            used.append(self.plan[0].steps)
+            return super().restore(image, **settings)
+
+    planned: Any = Planned(same, same, same)
+    planned.adapter = SimpleNamespace(prompt="a photo", negative_prompt="text")
+    planned.plan = plan
+    refine(planned, said, photo, target=PromptTarget())
+    assert planned.words[0] == ("a photo, Crisp edges", "text, Noise")
+    assert used == [1, 2, 1] and planned.plan == plan
 
 
 def test_a_step_is_kept_only_if_it_is_faithful_to_the_first_input(photo) -> None:

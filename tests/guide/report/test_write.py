@@ -89,6 +89,31 @@ def test_kept_input_is_byte_for_byte_the_input(photo, stubs, tmp_path) -> None:
     assert "input kept" in page and "Before and after" not in page
 
 
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    selection, tmp_path, monkeypatch
+) -> None:
+    folder = write_report(selection, tmp_path / "r")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("restoration_guide.report.write.render_page", full)
+    with pytest.raises(OSError, match="no space"):
+        write_report(replace(selection, seed=9), folder, overwrite=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_numpy_scalars_are_plain_numbers(photo, stubs, tmp_path) -> None:
+    search = BestOfN(stubs.Restorer(), stubs.Scorer(), n=2, min_gain=np.float64(0.1))
+    chosen = search(photo, seed=np.int64(3))  # pyright: ignore
+    folder = write_report(chosen, tmp_path / "r", settings={"plan": np.linspace(0, 1, 3)})
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert config["min_gain"] == 0.1 and config["seed"] == 3 and config["plan"] == [0, 0.5, 1]
+    assert read(folder)["config"] == config
+
+
 # --- the page ------------------------------------------------------------------------------------
 
 
