@@ -2,8 +2,10 @@
 
 Each teacher is a full-reference distance, 0 for the clean photo. Their weighted sum is mapped to
 ratings by a logistic curve, so no distance ever raises a rating. The result is what full-reference
-metrics say of a candidate, not what people say: agreement with people was checked only on
-KADID-10k's cells (``python -m recipes.train_restoration_judge teachers=true …``).
+metrics say of a candidate, not what people say. On KADID-10k's 125 cells, made again on one photo
+(``python -m benchmarks.check_restoration_teachers --count 1 --crop 128``), SRCC with people's means
+is .82 for ``reference``, .76 for ``ms_ssim``, .86 for ``gmsd``, .78 for ``texture``, .48 for
+``colour`` and .84 for the mixture, whose ratings are off by .90 (root mean square).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 
 TEACHERS = ("reference", "ms_ssim", "gmsd", "texture", "colour")
 WEIGHTS = (0.30, 0.10, 0.15, 0.35, 0.10)
-"""Of ``TEACHERS``: chosen by hand, not fitted; no teacher decides alone."""
+"""Of ``TEACHERS``: chosen by hand before agreement was measured, not fitted; none decides alone."""
 SCALES = (1.0, 0.30, 0.16, 0.35, 0.10)
 """Distance of each teacher at which an image is about fair (3 of 5)."""
 
