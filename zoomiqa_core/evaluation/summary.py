@@ -1,4 +1,4 @@
-"""Judgements of a dataset → figures, one table for the screen, one scatter plot."""
+"""Summarise judgements of a dataset: figures, a table for the terminal, a scatter plot."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def summarise(judgements: Sequence[dict[str, Any]], identity: dict[str, Any]) ->
 
 
 def summary_table(summary: Summary) -> Group:
-    """The figures for the screen: fits in rows, correlations with 95 % intervals in columns."""
+    """A table for the terminal: fits in rows, correlations with 95 % intervals in columns."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -130,7 +130,7 @@ def draw_scatter(judgements: Sequence[dict[str, Any]], summary: Summary, path: P
 
 
 def _remarks(summary: Summary) -> list[str]:
-    """What a reader must know beside the correlations, a line each."""
+    """Lines below the table: missing correlations, fallbacks, costs."""
     reasons: dict[str, list[str]] = {}
     for fit, figures in summary["agreement"].items():
         reasons.setdefault(figures["reason"], []).append(fit)

@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 
 def check_same_run(path: Path, config: str) -> None:
-    """Whether a folder may hold the run of a resolved configuration.
+    """Check that a folder holds no run of another configuration.
 
     Raises:
         ValueError: the folder holds a run of another configuration.
@@ -54,7 +54,7 @@ def check_same_run(path: Path, config: str) -> None:
 
 
 def warn_of_slow_bf16(bf16: bool, device: str) -> None:
-    """Warn when bf16 is asked of a processor that has no such arithmetic.
+    """Warn when bf16 is requested on a processor without bf16 arithmetic.
 
     PyTorch then emulates it, which takes many times as long as fp32 (with AVX2 alone, for example).
     """
@@ -67,13 +67,13 @@ def warn_of_slow_bf16(bf16: bool, device: str) -> None:
 
 
 def _cpu_has_bf16() -> bool:
-    # asked only where PyTorch was built with mkldnn: elsewhere the question itself is unknown
+    # the operator exists only where PyTorch was built with mkldnn
     known = torch.backends.mkldnn.is_available()
     return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class RunFolder:
-    """Where one training leaves everything: ``config.yaml``, ``log.jsonl``, ``checkpoint.pt``.
+    """The folder of one training: ``config.yaml``, ``log.jsonl``, ``checkpoint.pt``.
 
     Args:
         path: folder, made when missing.
@@ -81,6 +81,14 @@ class RunFolder:
 
     Raises:
         ValueError: the folder holds a run of another configuration.
+
+    >>> run = RunFolder("run", "seed: 0")
+    >>> run.log({"step": 1, "loss": 0.5})
+    >>> run.records()
+    [{'step': 1, 'loss': 0.5}]
+    >>> run.save({"step": 1})
+    >>> run.load()
+    {'step': 1}
     """
 
     def __init__(self, path: str | Path, config: str) -> None:
@@ -96,16 +104,16 @@ class RunFolder:
             lines.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """Whole lines of ``log.jsonl``; one that a kill cut short is left out."""
+        """Records of ``log.jsonl``; a last line that a kill cut short is left out."""
         path = self.path / "log.jsonl"
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Drop from ``log.jsonl`` what comes after a step, as a killed run leaves it.
+        """Drop records after a step from ``log.jsonl``; a run that resumes writes them again.
 
         Returns:
-            The records that stay.
+            The remaining records.
         """
         stay = [record for record in self.records() if record["step"] <= step]
         lines = "".join(json.dumps(record) + "\n" for record in stay)
@@ -113,7 +121,7 @@ class RunFolder:
         return stay
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; a kill leaves the old one or the new one, never half."""
+        """Replace the checkpoint; a kill leaves the old or the new one whole."""
         with atomic_path(self.path / "checkpoint.pt") as partial:
             torch.save(state, partial)
 

@@ -1,4 +1,4 @@
-"""One process among those of a launch: ``accelerate launch``, torchrun, or a process of its own."""
+"""This process in a launch of ``accelerate launch`` or torchrun, or alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from typing import NamedTuple, TypeVar
 Item = TypeVar("Item")
 
 REPEAT_S = 2.0
-"""Seconds within which a second Ctrl-C is the launcher's echo of the first."""
+"""Seconds within which a second Ctrl-C counts as the first one, forwarded by the launcher."""
 
 
 class Process(NamedTuple):
-    """This process among those of the launch."""
+    """Index of this process in its launch, and what it shares with the others.
+
+    >>> Process(index=1, count=2).share(["a.png", "b.png", "c.png", "d.png"])
+    ['b.png', 'd.png']
+    """
 
     index: int = 0
     count: int = 1
@@ -29,20 +33,20 @@ class Process(NamedTuple):
         return self.index == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """What this process does of the items, which must be the same list in every process."""
+        """Every ``count``-th item; the items must be the same list in every process."""
         return list(items[self.index :: self.count])
 
 
 @contextmanager
 def launched_process(device: str = "cpu") -> Iterator[Process]:
-    """This process as ``accelerate launch`` (or torchrun) started it; alone without them.
+    """Join the launch that ``accelerate launch`` or torchrun started; without them, one process.
 
     Args:
         device: where models will run; ``"cuda"`` becomes each process's own GPU.
     """
     from accelerate import PartialState
 
-    # Shares may end far apart, and a wait that runs out of time would lose the launch.
+    # Processes may finish hours apart, and a timeout would end the launch.
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
     try:
         yield Process(state.process_index, state.num_processes, state.wait_for_everyone)
@@ -52,11 +56,11 @@ def launched_process(device: str = "cpu") -> Iterator[Process]:
 
 @contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and no other soon after it.
+    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM, and ignore their repetition.
 
-    Schedulers end a job with SIGTERM, and launchers answer Ctrl-C, which every process gets, with
-    one more signal to each: without this it would hit while finished work is being written down. A
-    second Ctrl-C after :data:`REPEAT_S` seconds ends that too.
+    Schedulers end a job with SIGTERM, and on Ctrl-C, which every process gets, launchers send one
+    more signal to each, which would interrupt the writing of finished work. A second Ctrl-C after
+    :data:`REPEAT_S` seconds raises again.
     """
     first: float | None = None
 

@@ -23,7 +23,7 @@ def derived_seed(*numbers: int, stream: int | None = None) -> int:
         stream: Separates uses that would otherwise count with the same numbers.
 
     >>> derived_seed(0, 1)
-    7896095119545379389
+    2918264622725855778
     """
     spawn_key = () if stream is None else (stream,)
     state = np.random.SeedSequence(numbers, spawn_key=spawn_key).generate_state(1, np.uint64)
@@ -34,6 +34,6 @@ def derived_generator(*numbers: int, stream: int | None = None) -> torch.Generat
     """A CPU generator with :func:`derived_seed`.
 
     >>> torch.rand(2, generator=derived_generator(0, 1))
-    tensor([0.3871, 0.8210])
+    tensor([0.5167, 0.3940])
     """
     return torch.Generator().manual_seed(derived_seed(*numbers, stream=stream))

@@ -229,6 +229,11 @@ def test_prompts_of_an_image(run, photo_file) -> None:
     assert "\x1b" not in result.stdout and "no tokenizer is known" in result.stdout
 
 
+def test_the_default_judge_of_prompts_writes_text(run, photo_file) -> None:
+    assert run("prompts", photo_file, judge=zoom("Crisp edges.")).exit_code == 0
+    assert run.asked == [("tiny", {"device": "cpu"})]
+
+
 def test_prompts_for_a_saved_pipeline(run, photo_file, tmp_path) -> None:
     build("sd_img2img").save_pretrained(tmp_path / "pipe")
     result = run(
