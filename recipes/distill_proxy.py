@@ -1,4 +1,4 @@
-"""Teach the proxy what a dearer judge says, jointly with people's ratings and made evidence.
+"""Distil a slower, better judge into the proxy, jointly with people's ratings and made evidence.
 
     python -m recipes.distill_proxy --config recipes/configs/distill_proxy/default.yaml \
         teacher=JUDGE photos=PHOTOS biq2021=BIQ2021 restored=SETS start=WEIGHTS out=runs/distilled

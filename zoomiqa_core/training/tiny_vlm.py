@@ -126,10 +126,10 @@ def build_tiny_vlm(
 
 
 def teach_replies(model: Any, processor: Any, replies: dict[str, float], end: float) -> None:
-    """Make a random model draw whole replies: each becomes one token of about this logit.
+    """Make a random model answer with whole replies: each becomes one token of about this logit.
 
-    The model still runs as it is; its last layer adds a bias. So replies that parse, zoom and fail
-    come without a training, to test and time what follows from them.
+    The model is unchanged but for a bias in its last layer. It gives replies that parse, zoom and
+    fail without training, for tests and timing.
 
     Args:
         model: changed in place; it can no longer be saved.

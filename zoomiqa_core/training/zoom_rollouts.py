@@ -1,8 +1,8 @@
-"""Roll-outs that zoom, for TRL: several rounds of a chain as one row, and each round scored alone.
+"""Roll-outs that zoom, for TRL: the rounds of a chain in one row, each scored in its own context.
 
-At inference a later round does not go on from the first prompt: it starts from the question, the
-reply and both images (:func:`zoomiqa_core.zoom_iqa.protocol.messages`). A row of a training batch
-therefore holds the rounds one after the other,
+At inference a later round does not continue the first conversation: it starts from the question,
+the reply and both images (:func:`zoomiqa_core.zoom_iqa.protocol.messages`). A row of a training
+batch therefore contains the rounds one after another,
 
     prompt 1 | reply 1 · prompt 2 · reply 2             "prompt | completion" in TRL's words
                1111111   00000000   1111111             tool mask: 1 on the model's own tokens

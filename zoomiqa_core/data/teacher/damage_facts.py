@@ -1,8 +1,8 @@
-"""Clean photos damaged in a known way, with the facts the synthetic teacher writes from.
+"""Clean photos damaged in a known way, with the facts that the synthetic teacher writes from.
 
-The rating is people's: of damage everywhere the mean opinion of its KADID cell, of local damage the
-mean over the frame of the true rating map (:mod:`zoomiqa_core.data.damage.local`). The latter is a
-model: people may let a small ugly place weigh more than its area.
+The rating of damage everywhere is the mean opinion of its KADID cell; that of local damage is the
+mean of the true rating map (:mod:`zoomiqa_core.data.damage.local`), which is a model: people may
+weigh a small ugly region by more than its area.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SEEN, SEEN_LOCALLY = 0.012, 0.02
 """Root mean square change, on [0, 1], of the frame or of the damaged place, under which the damage
 would hardly be seen; a place has nothing but its surroundings to be told from."""
 TRIES = 8
-"""Draws of a damage that can be seen, before the photo is given up."""
+"""Attempts at visible damage before the photo is skipped."""
 CELL_RANGE = (1.0, 4.45)
 """Cells people rate better look undamaged."""
 LOCAL_RANGE = (1.0, 3.4)
@@ -50,12 +50,12 @@ CELL_MEANS, AREA_MEANS = "KADID-10k means", "area-weighted KADID-10k means"
 
 
 class InvisibleDamageError(ValueError):
-    """No drawn damage changed the photo enough to be seen; it is too flat."""
+    """No attempt changed the photo visibly; it is too flat."""
 
 
 @dataclass(frozen=True)
 class DamagedPhoto:
-    """A photo, damaged or not, and the truth about it."""
+    """A photo, damaged or not, with ground truth."""
 
     image: Tensor
     """(3, H, W) in [0, 1]."""

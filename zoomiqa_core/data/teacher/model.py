@@ -1,8 +1,8 @@
-"""A model as the teacher: rationales from any judge backend, on this machine or behind a server.
+"""A model as the teacher: rationales from any judge backend, local or on a server.
 
-The model is asked exactly as a judge is, through the chains of inference, so that what it writes
-fits the records. Where the method hands the teacher people's rating, it stands in the question, and
-a rationale that ends far from it is refused.
+The model is prompted as a judge is, through the chains of inference, so its text fits the records.
+If it is told people's rating, the rating is part of the question; a rationale that ends far from it
+is refused.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ RATED = (
 PASSING = frozenset(
     {"server_busy", "server_error", "timeout", "connection", "bad_response", "out_of_memory"}
 )
-"""Failures that another run may not meet; nothing is remembered of them."""
+"""Transient failures; they are not cached."""
 GREY = (128, 128, 128)
-"""What stands in the place of an image that is taken away: tokens and positions stay the same."""
+"""Colour of the image that replaces a removed one, so that tokens and positions stay the same."""
 
 
 class Lesson(NamedTuple):

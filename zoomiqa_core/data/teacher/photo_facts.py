@@ -1,8 +1,8 @@
-"""What can be said of a photo that people rated, from measured hints and the rating alone.
+"""Facts about a photo that people rated, from measured hints and the rating.
 
-No one knows why people rated it so; a flaw is named where a hint is extreme, the more readily the
-lower the rating, and else the rating speaks for itself (kind ``overall``). What is written stays
-true, though it need not be the whole cause.
+People's reasons are unknown. A flaw is named if a hint is extreme, with looser limits at lower
+ratings; if there is none, the kind is ``overall``. What is written is true, but may not be the
+whole cause.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def photo_facts(image: Tensor, rating: float) -> Facts:
 
 
 def merits(image: Tensor) -> tuple[str, ...]:
-    """What is measured to be good about an image."""
+    """Adjectives for what is measured to be good about an image."""
     return _merits(measure_hints(image))
 
 
 def detailed_region(image: Tensor) -> BBox:
-    """The half-by-half region, of nine, that holds most detail: where a flaw shows best.
+    """The half-by-half region, of nine, with most detail, where flaws are most visible.
 
     The others are the four corners, the middles of the sides and the centre.
     """

@@ -1,9 +1,8 @@
-"""The synthetic teacher: a grounded rationale from facts that are known, without any model.
+"""The synthetic teacher: writes a grounded rationale from known facts, without a model.
 
-It writes what is true of an image, in varied wording, and behaves as Zoom-IQA should (arXiv
-2601.02918): an easy case is final at once, a hard one is unsure, asks for the region that decides
-and revises its rating. The paper's teacher is a large model; this one makes everything trainable
-and testable offline.
+Its wording varies and its rounds follow Zoom-IQA (arXiv 2601.02918): an easy case is final in one
+round; a hard one is uncertain, asks for the region that decides and revises its rating. The paper's
+teacher is a large model; this one allows training and tests offline.
 """
 
 from __future__ import annotations
@@ -29,17 +28,23 @@ Style = Literal["short", "long"]
 
 MILD_RATING = 3.3
 MILD_SIGNS = ("easy to overlook", "it stays in the background", "the detail survives")
-"""What is said of a flaw that people rate so or better, instead of its signs."""
+"""Said instead of the signs of a flaw that people rate ``MILD_RATING`` or better."""
 
 
 def write_rounds(
     facts: Facts, *, generator: torch.Generator, style: Style = "short"
 ) -> tuple[GRIQARound, ...]:
-    """One round for an easy case, two for a hard one.
+    """Write one round for an easy case, two for a hard one.
+
+    >>> from zoomiqa_core.data.teacher.facts import Flaw
+    >>> facts = Facts(1.4, (Flaw("blocks", 1.4),))
+    >>> (only,) = write_rounds(facts, generator=torch.Generator().manual_seed(0))
+    >>> only.rating, only.tool
+    (1.4, 'final')
 
     Args:
         facts: about the image.
-        generator: of the wording and of the first rating's drift.
+        generator: for the wording and the noise of the first rating.
         style: ``"short"`` keeps a reply under some 90 words; ``"long"`` adds what the flaw does.
     """
     write = _Writer(facts, generator, style)
@@ -52,7 +57,7 @@ def write_rounds(
 def write_region(
     bbox: BBox, rating: float, flaws: tuple[Flaw, ...], *, generator: torch.Generator
 ) -> GRIQARegion:
-    """The reply about one region alone, which carries these flaws or none."""
+    """Write the reply about one region alone, with these flaws or none."""
     rating = written(rating)
     if not flaws:
         summary = _pick(generator, "The region is clean.", "Nothing disturbs the region.")

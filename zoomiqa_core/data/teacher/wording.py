@@ -16,7 +16,7 @@ from zoomiqa_core.data.damage.kadid import find_distortion
 
 @dataclass(frozen=True)
 class Wording:
-    """How one kind of flaw is spoken of."""
+    """Phrases for one kind of flaw."""
 
     names: tuple[str, ...]
     signs: tuple[str, ...]
