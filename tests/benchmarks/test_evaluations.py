@@ -105,8 +105,12 @@ def test_a_trial_on_a_tiny_restorer(pipe: TinyRestorationPipeline) -> None:
     assert made.picks["rating alone"] == max(ratings, key=lambda i: ratings[i])
 
 
-def test_an_undamaged_photo_that_is_left_alone_is_not_restored() -> None:
-    search = BestOfN(BuiltinRestorer.__new__(BuiltinRestorer), load_scorer("proxy"), good_rating=1)
+def test_an_undamaged_photo_that_is_left_alone_is_not_restored(
+    pipe: TinyRestorationPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = BuiltinRestorer(pipe)
+    monkeypatch.setattr(restorer, "restore", lambda *_, **__: pytest.fail("it was restored"))
+    search = BestOfN(restorer, load_scorer("proxy"), good_rating=1)
     photo = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert evaluate_best_of_n.distance_when_undamaged(search, photo, 0) is None
 
