@@ -56,8 +56,9 @@ def load_scorer(
 
     Args:
         name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, which
-            checks what was tuned against the proxy; ``"tiny"`` for the bundled small Zoom-IQA
-            model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
+            checks what was tuned against the proxy; ``"restoration"`` for the bundled judge of
+            restorations, which also takes the degraded input; ``"tiny"`` for the bundled small
+            Zoom-IQA model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
             (Qwen2.5-VL or Qwen3-VL), or a folder holding an ``Alarm`` (``~`` is expanded; a
             ``Path`` is always a folder); or the address of an OpenAI-compatible server,
             ``"http://…/v1"``.
@@ -88,7 +89,7 @@ def load_scorer(
         from zoomiqa_core.zoom_iqa.local.model import TINY, TINY_SAMPLING
 
         name, settings = TINY, {"name": "tiny", "sampling": TINY_SAMPLING, **settings}
-    bundled = name in ("proxy", "alarm")  # Path("proxy") is a folder
+    bundled = name in ("proxy", "alarm", "restoration")  # Path("proxy") is a folder
     if not bundled:
         from zoomiqa_core.zoom_iqa.local.model_files import is_transformers_model
 
@@ -103,6 +104,11 @@ def load_scorer(
             f"the judge {name} takes no settings, got {given}; these are settings of Zoom-IQA "
             'judges, e.g. load_scorer("tiny", …)'
         )
+    if name == "restoration":
+        from zoomiqa_core.restoration.model import RestorationJudge
+        from zoomiqa_core.restoration.scorer import RestorationScorer
+
+        return RestorationScorer(RestorationJudge.from_pretrained(), device)
     from zoomiqa_core.alarm.model import Alarm
 
     folder = None if bundled else name
