@@ -90,7 +90,11 @@ class FidelityLimits:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The terms of one candidate; units and directions in :data:`TERMS`. NaN: not measured."""
+    """The terms of one candidate; units and directions in :data:`TERMS`. NaN: not measured.
+
+    >>> Fidelity(low_pass_distance=0.01, degraded_psnr=38.0).is_faithful(FidelityLimits())
+    True
+    """
 
     low_pass_distance: float
     """RMS difference of the Gaussian low-pass, pixel values of [0, 1]; lower is better."""

@@ -162,6 +162,13 @@ def run_gated(
 ) -> GatedRun:
     """Restore until a result passes, the input turns out good enough, or attempts run out.
 
+    >>> import torch, zoomiqa_core as zi
+    >>> from restoration_guide import QualityGate, load_restorer
+    >>> gate = QualityGate(zi.load_scorer("proxy"), min_rating=5)
+    >>> run = run_gated(gate, load_restorer("builtin"), torch.rand(3, 32, 32))
+    >>> run.action, len(run.attempts)
+    ('reject', 3)
+
     Nothing usable is lost when Ctrl-C ends it: the first accepted result ends it anyway.
 
     Args:

@@ -39,7 +39,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do with a restored image, and why."""
+    """What to do with a restored image, and why.
+
+    >>> Verdict("accept", ("good enough: input 2.90, result 3.80",)).accepted
+    True
+    """
 
     action: Action
     reasons: tuple[str, ...]

@@ -73,6 +73,13 @@ def write_report(
 ) -> Path:
     """Write the report folder of a selection and return its path.
 
+    >>> import torch, zoomiqa_core as zi
+    >>> from restoration_guide import BestOfN, load_restorer
+    >>> search = BestOfN(load_restorer("builtin"), zi.load_scorer("proxy"), n=1)
+    >>> folder = write_report(search(torch.rand(3, 32, 32)), "report")
+    >>> sorted(path.name for path in folder.iterdir() if path.suffix == ".png")
+    ['best.png', 'comparison.png']
+
     Args:
         selection: the outcome of a search.
         directory: made when missing.

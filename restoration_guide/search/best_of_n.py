@@ -49,7 +49,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BestOfNConfig(ChoiceRule):
-    """Settings of a search, those of the choice included."""
+    """Settings of a search, those of the choice included.
+
+    >>> BestOfNConfig(n=4, min_gain=0.1).finalists
+    3
+    """
 
     n: int = 8
     """Number of candidates."""
@@ -77,7 +81,16 @@ class BestOfNConfig(ChoiceRule):
 
 
 class RestorationError(RuntimeError):
-    """The restorer failed before it had finished any candidate; the cause is its error."""
+    """The restorer failed before it had finished any candidate; the cause is its error.
+
+    >>> import torch, zoomiqa_core as zi
+    >>> from restoration_guide import load_restorer
+    >>> def broken(image, generator):
+    ...     raise ValueError("no weights")
+    >>> BestOfN(load_restorer(broken), zi.load_scorer("proxy"))(torch.rand(3, 32, 32))
+    Traceback (most recent call last):
+    restoration_guide.search.best_of_n.RestorationError: broken failed ... ValueError: no weights
+    """
 
 
 class SearchInterrupted(KeyboardInterrupt):

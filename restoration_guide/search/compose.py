@@ -31,7 +31,11 @@ from zoomiqa_core.scorer import Scorer
 
 @dataclass(frozen=True)
 class ComposeConfig:
-    """Settings of a composition; the temperature was chosen on training photos."""
+    """Settings of a composition; the temperature was chosen on training photos.
+
+    >>> ComposeConfig(temperature=0.3).max_seam
+    0.004
+    """
 
     smoothing: float = 1.0
     """Standard deviation, in cells, of the Gaussian that the judge's maps are smoothed with."""
@@ -66,6 +70,13 @@ class Composition:
 
 def compose_regions(selection: Selection, config: ComposeConfig | None = None) -> Selection:
     """The selection with a composition of its images as one more candidate.
+
+    >>> import zoomiqa_core as zi
+    >>> from restoration_guide import BestOfN, load_restorer
+    >>> search = BestOfN(load_restorer("builtin"), zi.load_scorer("proxy"), n=2, good_rating=6)
+    >>> composed = compose_regions(search(torch.rand(3, 48, 64)))
+    >>> composed.choice in [row.index for row in composed.rows]
+    True
 
     Args:
         selection: the outcome of a search, with its judge.

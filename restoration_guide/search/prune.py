@@ -31,11 +31,16 @@ Rate = Callable[[Sequence[Candidate]], Sequence[Row]]
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """The schedule, declared before anything is seen, and the budget."""
+    """Which share of the candidates goes on at which step, and the budget.
+
+    >>> preview = Preview(index=5, step=1, steps=5, image=torch.zeros(3, 8, 8))
+    >>> PruneConfig().rungs(preview), PruneConfig(protect=6).rungs(preview)
+    ([0], [])
+    """
 
     protect: int = 3
-    """So many first candidates face no rung: plans begin with what serves most photos, and a
-    preview says little of what later evaluations add."""
+    """The first ``protect`` candidates are never pruned: plans begin with the settings that suit
+    most photos, and previews of few evaluations predict little."""
     at: tuple[float, ...] = (0.2,)
     """Rungs, rising within (0, 1): a candidate is compared after the first evaluation by which this
     share of its evaluations is done. Empty: the budget alone ends candidates."""

@@ -32,7 +32,11 @@ OK = "ok"
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate, or the input, with every figure the choice rests on."""
+    """One candidate, or the input, with every figure the choice rests on.
+
+    >>> Row(0, rating=3.4, rating_std=0.2).to_dict()["status"]
+    'ok'
+    """
 
     index: Index
     rating: float = math.nan
