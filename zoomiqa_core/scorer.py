@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoomiqa_core.assessment import Assessment, BBox, RegionScore
     from zoomiqa_core.images.sources import ImageSource
     from zoomiqa_core.proxy.scorer import ProxyScorer
+    from zoomiqa_core.restoration.scorer import RestorationScorer
 
 
 @runtime_checkable
@@ -43,6 +44,10 @@ def load_scorer(
 ) -> ProxyScorer: ...
 @overload
 def load_scorer(name: Literal["alarm"], *, device: str | torch.device = ...) -> AlarmScorer: ...
+@overload
+def load_scorer(
+    name: Literal["restoration"], *, device: str | torch.device = ...
+) -> RestorationScorer: ...
 @overload
 def load_scorer(
     name: str | Path, *, device: str | torch.device = ..., **settings: Any

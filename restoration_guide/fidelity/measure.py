@@ -7,7 +7,7 @@ The terms are in :mod:`restoration_guide.fidelity.terms`. Comparison with a clea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 
 import torch
@@ -142,7 +142,7 @@ class Fidelity:
 
 
 def measure_fidelity(
-    candidates: Tensor, degraded: Tensor, *, terms: Sequence[str] = LIMITED
+    candidates: Tensor, degraded: Tensor, *, terms: Collection[str] = LIMITED
 ) -> list[Fidelity]:
     """Fidelity of each of a batch of candidates, in fp32 and without gradients.
 

@@ -157,8 +157,8 @@ def refine(
         raise ValueError(f"rounds counts from 1, got {rounds}.")
     target = _target_of(restorer) if target is None else target
     own = getattr(restorer, "adapter", None)
-    positive = getattr(own, "prompt", "") if positive is None else positive
-    negative = getattr(own, "negative_prompt", "") if negative is None else negative
+    positive = str(getattr(own, "prompt", "")) if positive is None else positive
+    negative = str(getattr(own, "negative_prompt", "")) if negative is None else negative
     # Every image is "good enough", so that only a clear gain is accepted.
     gate = QualityGate(
         scorer, MIN_RATING, second=second, confidence=confidence, min_gain=min_gain, limits=limits

@@ -7,11 +7,13 @@ and one PNG per candidate, called after its kind.
 
 from __future__ import annotations
 
+import importlib
 import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,7 +157,7 @@ def classical_restorers(generator: torch.Generator) -> dict[str, Restore]:
         "richardson_lucy": by_channel(
             lambda x: restoration.richardson_lucy(x + 1e-4, kernel, num_iter=steps)
         ),
-        "wiener": by_channel(lambda x: restoration.wiener(x, kernel, balance=strength)),
+        "wiener": by_channel(lambda x: np.asarray(restoration.wiener(x, kernel, balance=strength))),
         "unsharp": lambda x: x + gain * (x - _smooth(x, sigma)),
         "median": lambda x: _median(x),
         "guided": lambda x: tampering.flattened(x, generator),
@@ -271,8 +273,7 @@ def ncnn_restorer(
         output: name of its output blob.
         pad: border in px that the network consumes on each side of its input.
     """
-    import ncnn
-
+    ncnn: Any = importlib.import_module("ncnn")  # its stubs lack Net and Mat
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
     net.opt.num_threads = torch.get_num_threads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -63,7 +64,14 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
     ) -> None:
         super().__init__(model, device, name)
 
-    def assess(  # pyright: ignore[reportIncompatibleMethodOverride]
+    @overload
+    def assess(self, images: ImageSource, *, degraded: ImageSource | None = ...) -> Assessment: ...
+    @overload
+    def assess(
+        self, images: Iterable[ImageSource], *, degraded: ImageSource | None = ...
+    ) -> list[Assessment]: ...
+
+    def assess(
         self, images: ImageInput, *, degraded: ImageSource | None = None
     ) -> Assessment | list[Assessment]:
         """Judge one candidate or several of one input.

@@ -1,5 +1,7 @@
 """The restoration judge: exact zeros, symmetry, gradients, sizes, saving, refusals."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -101,7 +103,7 @@ def test_saved_and_loaded_it_says_the_same(judge, tmp_path):
 
 
 def test_scorer_ranks_by_the_rating_and_says_when_it_saw_no_input(judge):
-    scorer = RestorationScorer(judge)
+    scorer: Any = RestorationScorer(judge)
     candidates = [photo(seed, 3, 64, 64) for seed in (1, 2, 3)]
     degraded = photo(0, 3, 64, 64)
     found = scorer.compare(candidates, degraded=degraded)

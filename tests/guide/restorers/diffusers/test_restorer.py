@@ -328,7 +328,7 @@ def test_what_seed_and_n_determine_is_no_option(name: str, value: Any, where: st
     pipe: Any = tiny_pipelines.build("sd_img2img")
     given: Any = {name: value}
     with pytest.raises(ValueError, match=f"{name} is no option of a restorer"):
-        load_restorer(pipe, **{where: [given] if where == "plan" else given})
+        load_restorer(pipe, **{where: [given] if where == "plan" else given})  # pyright: ignore
 
 
 def restored(pipe: Any, count: int = 1, **more: Any) -> list[Tensor]:
