@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(config.threads)
     accelerator = Accelerator(
         cpu=config.loop.cpu,
-        log_with=[*config.trackers],
+        log_with=[*config.trackers] or None,
         project_dir=config.out,
     )
     with accelerator.main_process_first():

@@ -197,7 +197,7 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
-EMPTY_FENCE = re.compile(r"^```\w*\n\s*```", re.MULTILINE)
+EMPTY_FENCE = re.compile(r"^```\w+\n\s*```", re.MULTILINE)
 
 
 def test_links_lead_somewhere_and_no_example_is_empty() -> None:
@@ -225,7 +225,9 @@ def test_configuration_composes_with_its_recipe(path: Path) -> None:
     missing = OmegaConf.missing_keys(
         OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path))
     )
-    stand_ins = [f"{key}=1" for key in missing]  # what the user must name; any type takes a 1
+    # what the user must name: any type takes a 1, a list of them too
+    lists = {f.name for f in dataclasses.fields(schema) if str(f.type).startswith("list")}
+    stand_ins = [f"{key}=[1]" if key in lists else f"{key}=1" for key in missing]
     config, text = compose(schema, ["--config", str(path), *stand_ins])
     assert isinstance(config, schema)
     assert OmegaConf.create(text)

@@ -37,7 +37,15 @@ SPEED_SETTINGS = frozenset({"threads", "device", "batch_size", "max_megapixels"}
 
 
 class ReportExistsError(FileExistsError):
-    """The folder holds something that the new report must not replace."""
+    """The folder holds something that the new report must not replace.
+
+    >>> from pathlib import Path
+    >>> Path("holiday").mkdir()
+    >>> written = Path("holiday", "letter.txt").write_text("Dear all")
+    >>> check_folder("holiday")
+    Traceback (most recent call last):
+    restoration_guide.report.folder.ReportExistsError: ...
+    """
 
 
 def run_identity(pixels: Tensor, config: Mapping[str, Any]) -> dict[str, str]:

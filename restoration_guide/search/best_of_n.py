@@ -94,7 +94,14 @@ class RestorationError(RuntimeError):
 
 
 class SearchInterrupted(KeyboardInterrupt):
-    """Ctrl-C during the search; ``selection`` holds the choice among the judged candidates."""
+    """Ctrl-C during the search; ``selection`` holds the choice among the judged candidates.
+
+    Catch it to save what was found so far, e.g. ``stopped.selection.save("best.png")``. An
+    ``except Exception`` lets it pass, as it does Ctrl-C:
+
+    >>> issubclass(SearchInterrupted, KeyboardInterrupt)
+    True
+    """
 
     def __init__(self, selection: Selection) -> None:
         super().__init__(f"interrupted after {len(selection.candidates)} candidates")

@@ -111,7 +111,15 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What :class:`~restoration_guide.search.best_of_n.BestOfN` returns."""
+    """What :class:`~restoration_guide.search.best_of_n.BestOfN` returns.
+
+    >>> import torch, zoomiqa_core as zi
+    >>> from restoration_guide import BestOfN, load_restorer
+    >>> search = BestOfN(load_restorer("builtin"), zi.load_scorer("proxy"), n=1)
+    >>> selection = search(torch.rand(3, 48, 48))
+    >>> selection.best.shape, len(selection.rows)
+    (torch.Size([3, 48, 48]), 2)
+    """
 
     input: Tensor
     """(3, H, W) float32 in [0, 1]: the image that came in."""

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; ``code`` names why, the message says what to do."""
+    """An image that cannot be used; ``code`` names why, the message says what to do.
+
+    >>> from zoomiqa_core import read_image
+    >>> try:
+    ...     read_image("missing.jpg")
+    ... except ImageError as error:
+    ...     print(error.code)
+    missing
+    """
 
     code = "image_error"
 

@@ -41,7 +41,12 @@ class Rated(Protocol):
 
 
 class ProxyOutput(NamedTuple):
-    """The proxy's output for a batch; differentiable in the images."""
+    """The proxy's output for a batch; differentiable in the images.
+
+    >>> out = QualityProxy.from_pretrained()(torch.rand(2, 3, 64, 96))
+    >>> out.rating.shape, out.map.shape
+    (torch.Size([2]), torch.Size([2, 1, 4, 6]))
+    """
 
     rating: Tensor
     """(B,) in [1, 5]: ``(map · weight).sum() / weight.sum()`` per image."""

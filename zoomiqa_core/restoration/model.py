@@ -67,8 +67,8 @@ class RestorationJudge(
 
     >>> judge = RestorationJudge(width=8, members=2)
     >>> degraded = torch.rand(1, 3, 64, 64)
-    >>> judge(degraded, degraded).gain
-    tensor([0.])
+    >>> judge(degraded, degraded).gain.item()
+    0.0
     """
 
     mean: Tensor

@@ -106,7 +106,7 @@ def test_nothing_valid_exits_with_2(zoomiqa, tmp_path):
     [
         (["eval", "biq2021"], "Missing option"),
         (["eval", "flive", "--data", "BIQ"], "error: unknown dataset 'flive'"),
-        (["eval", "biq2021", "--data", "none"], "error: none is no folder"),
+        (["eval", "biq2021", "--data", "none"], "error: none is not a folder"),
         (["eval", "spaq", "--data", "BIQ"], "scores.xlsx not found"),
         (["eval", "biq2021", "--data", "BIQ", "--split", "dev"], "no image of split 'dev'"),
         (["eval", "biq2021", "--data", "BIQ", "--batch", "0"], "Invalid value"),
