@@ -10,7 +10,6 @@ from functools import cache
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, BBox
 from zoomiqa_core.images.heatmap import BOX_COLOUR, RATING_NAMES, draw_box, paint_map
@@ -117,6 +116,8 @@ def shown_size(width: int, height: int) -> tuple[int, int]:
 
 def _cells(view: View, size: tuple[int, int], bbox: BBox | None) -> list[tuple[str, Image.Image]]:
     """Caption and picture of each cell of one side."""
+    from torchvision.transforms.v2.functional import pil_to_tensor  # slow to import
+
     picture = to_pil(view.image)
     shown = picture.resize(size, _resampling(picture.size, size))
     cells = [(f"{view.heading}: {view.rating}", _boxed(shown, bbox))]
