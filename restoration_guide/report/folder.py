@@ -40,11 +40,15 @@ class ReportExistsError(FileExistsError):
     """The folder holds something that the new report must not replace.
 
     >>> from pathlib import Path
-    >>> Path("holiday").mkdir()
-    >>> written = Path("holiday", "letter.txt").write_text("Dear all")
-    >>> check_folder("holiday")
-    Traceback (most recent call last):
-    restoration_guide.report.folder.ReportExistsError: ...
+    >>> from restoration_guide import BestOfN, load_restorer, write_report
+    >>> import torch, zoomiqa_core as zi
+    >>> search = BestOfN(load_restorer("builtin"), zi.load_scorer("proxy"), n=1)
+    >>> written = Path("report.json").write_text("not ours")
+    >>> try:
+    ...     report = write_report(search(torch.rand(3, 48, 48)), ".")
+    ... except ReportExistsError:
+    ...     print("give another folder")
+    give another folder
     """
 
 
