@@ -197,7 +197,7 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
-EMPTY_FENCE = re.compile(r"^```\w+\n\s*```", re.MULTILINE)
+FENCE = re.compile(r"^```[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 def test_links_lead_somewhere_and_no_example_is_empty() -> None:
@@ -207,7 +207,7 @@ def test_links_lead_somewhere_and_no_example_is_empty() -> None:
         text = path.read_text(encoding="utf-8")
         links = [link for link in LINK.findall(text) if "://" not in link]
         assert [link for link in links if not (path.parent / link).exists()] == [], name_of(path)
-        assert EMPTY_FENCE.findall(text) == [], name_of(path)
+        assert all(block.strip() for block in FENCE.findall(text)), name_of(path)
 
 
 # --- configurations ------------------------------------------------------------------------------
