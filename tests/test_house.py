@@ -143,6 +143,20 @@ def test_every_public_name_has_an_example(name: str) -> None:
     assert ">>> " in (public.__doc__ or ""), "show its use in the docstring, with what it prints"
 
 
+def test_no_test_is_parametrised_over_a_set() -> None:
+    """Sets have no order across processes, and every worker must collect the same tests."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("parametrize"):
+                cases = node.args[1] if len(node.args) > 1 else node
+                unordered = isinstance(cases, ast.Set | ast.SetComp) or (
+                    isinstance(cases, ast.Call)
+                    and ast.unparse(cases.func) in ("set", "frozenset", "list", "tuple")
+                    and ast.unparse(cases).startswith(("set(", "frozenset(", "list({", "list(set("))
+                )
+                assert not unordered, f"{path.name}:{node.lineno}: sort the cases"
+
+
 # --- code ----------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,9 @@ def image(seed: int = 0) -> torch.Tensor:
     return 0.2 + 0.6 * torch.rand(3, 48, 64, generator=seeded(seed))
 
 
-@pytest.mark.parametrize("operator", {*ALIKE, *NOT_HIGHER}, ids=lambda operator: operator.__name__)
+@pytest.mark.parametrize(
+    "operator", dict.fromkeys((*ALIKE, *NOT_HIGHER)), ids=lambda operator: operator.__name__
+)
 def test_a_copy_keeps_the_size_differs_and_follows_its_generator(operator):
     first, again = (operator(image(), seeded(3)) for _ in range(2))
     assert first.shape == image().shape
