@@ -1,8 +1,8 @@
-"""What the alarm learns from: families of versions of one clean crop, and what each is worth.
+"""Training data of the alarm: families, each several versions of one clean crop.
 
-Only the clean crop says what a version is worth (:func:`~.reference.reference_rating`). Families
-start from a restored set, or from a photo damaged on the spot; half of the versions of both are
-then tampered with (:mod:`zoomiqa_core.alarm.tampering`).
+A version's label is its full-reference rating (:func:`~.reference.reference_rating`). A family is
+drawn from a restored set or from a photo damaged here; about half of the versions are also tampered
+with (:mod:`zoomiqa_core.alarm.tampering`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from zoomiqa_core.proxy.batches import SEEN, VERSIONS
 from zoomiqa_core.runs.random import below
 
 SIZE = 8
-"""Versions in a family, the clean one first."""
+"""Versions in a family; the first is clean."""
 
 
 def restored_family(sets: PhotoPool, crop: int, generator: torch.Generator) -> Tensor:
-    """(``SIZE``, 3, crop, crop) of versions in a restored set.
+    """Versions of one crop of a restored set: (``SIZE``, 3, crop, crop), the clean one first.
 
-    The clean crop, two versions as they are, then blends and extrapolations of them, and tampered
-    ones. Strengths run from 0 to 2: 1 is the restorer's output, 2 as far again beyond it.
+    Next the degraded and a restored version, then blends of a restorer's input and output, most of
+    them tampered with. Blend weights run from 0 to 2: 1 is the output, above 1 extrapolates.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> row = torch.rand(3, 64, 64 * len(VERSIONS))  # the versions side by side
+    >>> sets = PhotoPool([save_png(row, "set.png")], min_side=48)
+    >>> restored_family(sets, 48, torch.Generator().manual_seed(0)).shape
+    torch.Size([8, 3, 48, 48])
     """
     tiles = sets.tiles(crop, len(VERSIONS), generator=generator)
     version = dict(zip(VERSIONS, tiles, strict=True))
@@ -36,18 +42,27 @@ def restored_family(sets: PhotoPool, crop: int, generator: torch.Generator) -> T
     while len(family) < SIZE:
         draw = below(10, generator)
         if draw == 0:
-            made = torch.lerp(clean, of_clean[below(2, generator)], _strength(generator))
+            blend = torch.lerp(clean, of_clean[below(2, generator)], _strength(generator))
         elif draw < 3:
-            made = torch.lerp(degraded, clean, _strength(generator) / 2)
+            blend = torch.lerp(degraded, clean, _strength(generator) / 2)
         else:
-            made = torch.lerp(degraded, of_degraded[below(3, generator)], _strength(generator))
-        made = made.clamp(0, 1)
-        family.append(tamper(made, generator=generator) if below(5, generator) < 3 else made)
+            blend = torch.lerp(degraded, of_degraded[below(3, generator)], _strength(generator))
+        blend = blend.clamp(0, 1)
+        family.append(tamper(blend, generator=generator) if below(5, generator) < 3 else blend)
     return _some_in_8_bits(torch.stack(family), generator)
 
 
 def damaged_family(photos: PhotoPool, crop: int, generator: torch.Generator) -> Tensor:
-    """(``SIZE``, 3, crop, crop): a photo clean, at levels of one type or degraded, tampered."""
+    """Versions of one photo's crop, damaged here: (``SIZE``, 3, crop, crop), the clean one first.
+
+    Damage is one KADID type at several levels, or a restoration degradation at three strengths; the
+    rest of the family is tampered with.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> photos = PhotoPool([save_png(torch.rand(3, 64, 96), "photo.png")], min_side=48)
+    >>> damaged_family(photos, 48, torch.Generator().manual_seed(0)).shape
+    torch.Size([8, 3, 48, 48])
+    """
     clean, _ = photos.crops(1, crop, generator=generator)
     family = [clean[0]]
     if below(3, generator):
@@ -65,7 +80,7 @@ def damaged_family(photos: PhotoPool, crop: int, generator: torch.Generator) -> 
 
 
 def _some_in_8_bits(family: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the versions on the 8-bit grid: being on it, as clean photos are, tells nothing."""
+    """Round half of the versions to 8 bits, so that rounding does not give the clean one away."""
     on_grid = torch.rand(len(family), 1, 1, 1, generator=generator) < 0.5
     return torch.where(on_grid, (family * 255).round() / 255, family)
 

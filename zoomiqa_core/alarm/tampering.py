@@ -1,6 +1,7 @@
-"""What over-optimised images look like, made without any judge: the alarm's counter-examples.
+"""Imitations of over-optimised images, made without a judge, on which the alarm is trained.
 
-Each operator draws its own strength from a CPU generator and takes and gives (3, H, W) in [0, 1].
+Each operator maps (3, H, W) in [0, 1] to the same shape, with random strength from a CPU generator;
+:func:`tamper` picks one and clamps its result.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from zoomiqa_core.runs.random import below
 
 
 def tamper(image: Tensor, *, generator: torch.Generator, local: float = 0.25) -> Tensor:
-    """One operator of ``OPERATORS``, everywhere or (share ``local``) inside a soft mask."""
+    """Apply a random operator of ``OPERATORS`` to (3, H, W); with probability ``local`` in a part.
+
+    >>> tampered = tamper(torch.rand(3, 64, 64), generator=torch.Generator().manual_seed(0))
+    >>> tampered.shape
+    torch.Size([3, 64, 64])
+    """
     operator = list(OPERATORS.values())[below(len(OPERATORS), generator)]
     changed = operator(image, generator).clamp(0, 1)
     if _uniform(0, 1, generator) < local:
@@ -28,19 +34,19 @@ def tamper(image: Tensor, *, generator: torch.Generator, local: float = 0.25) ->
 
 
 def sharpened(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Unsharp mask, σ .6–2.5 px, gain .2–4."""
+    """Sharpen by an unsharp mask of σ .6–2.5 px, gain .2–4."""
     smooth = _smooth(image, _uniform(0.6, 2.5, generator))
-    return image + _spread(0.2, 4.0, generator) * (image - smooth)
+    return image + _log_uniform(0.2, 4.0, generator) * (image - smooth)
 
 
 def blurred(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian blur, σ .3–2.5 px."""
-    return _smooth(image, _spread(0.3, 2.5, generator))
+    """Blur by a Gaussian of σ .3–2.5 px."""
+    return _smooth(image, _log_uniform(0.3, 2.5, generator))
 
 
 def flattened(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Detail removed, edges kept: the guided filter by itself (He et al., TPAMI 2013)."""
-    window, strength = 2 * below(4, generator) + 3, _spread(0.01, 0.1, generator) ** 2
+    """Remove detail, keep edges: the self-guided filter (He et al., TPAMI 2013)."""
+    window, strength = 2 * below(4, generator) + 3, _log_uniform(0.01, 0.1, generator) ** 2
     mean = local_mean(image, window)
     variance = local_mean(image * image, window) - mean * mean
     slope = variance / (variance + strength)
@@ -48,16 +54,16 @@ def flattened(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def spectrum(image: Tensor, generator: torch.Generator) -> Tensor:
-    """A random smooth gain over frequency and direction: haloes, ringing, bands lost or raised."""
+    """Change the spectrum by a random smooth gain: haloes, ringing, bands lost or raised."""
     height, width = image.shape[-2:]
     rows = torch.fft.fftfreq(height)[:, None]
     columns = torch.fft.rfftfreq(width)[None]
     radius, angle = (rows**2 + columns**2).sqrt() * 2, torch.atan2(rows, columns)
     if _uniform(0, 1, generator) < 0.3:  # a sharp cut: Gibbs ringing
-        cut, slope = _uniform(0.3, 0.9, generator), _spread(0.005, 0.1, generator)
+        cut, slope = _uniform(0.3, 0.9, generator), _log_uniform(0.005, 0.1, generator)
         gain = ((cut - radius) / slope).sigmoid()
     else:
-        strength = _spread(0.1, 1.2, generator)
+        strength = _log_uniform(0.1, 1.2, generator)
         curve = torch.zeros(height, width // 2 + 1)
         for _ in range(3):
             centre, spread = _uniform(0.1, 1.2, generator), _uniform(0.05, 0.4, generator)
@@ -71,61 +77,61 @@ def spectrum(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def noised(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of random grain and colour, standard deviation .003–.06."""
+    """Add noise of random grain and colour, standard deviation .003–.06."""
     noise = torch.randn(image.shape, generator=generator)
     if _uniform(0, 1, generator) < 0.5:
         noise = _smooth(noise, _uniform(0.4, 2.0, generator))
     if _uniform(0, 1, generator) < 0.5:
         noise = noise.mean(0, keepdim=True).expand_as(image)
-    return image + _spread(0.003, 0.06, generator) * noise / noise.std()
+    return image + _log_uniform(0.003, 0.06, generator) * noise / noise.std()
 
 
 def signed(image: Tensor, generator: torch.Generator) -> Tensor:
-    """±1–4/255, the sign of random filters of the image: shaped like an attack in the max norm."""
-    return image + _spread(1, 4, generator) / 255 * _random_features(image, generator).sign()
+    """Add ±1–4/255, the sign of random features of the image, as an attack in the max norm does."""
+    return image + _log_uniform(1, 4, generator) / 255 * _random_features(image, generator).sign()
 
 
 def textured(image: Tensor, generator: torch.Generator) -> Tensor:
-    """A texture made of random filters of the image, RMS .004–.04."""
+    """Add a texture of random features of the image, RMS .004–.04."""
     texture = _random_features(image, generator)
-    return image + _spread(0.004, 0.04, generator) * texture / (texture.std() + 1e-6)
+    return image + _log_uniform(0.004, 0.04, generator) * texture / (texture.std() + 1e-6)
 
 
 def patterned(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Stripes or a lattice of a period of 2–12 px in any direction, RMS .003–.04, in a colour."""
+    """Add stripes or a lattice of period 2–12 px in a random direction and colour, RMS .003–.04."""
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pattern = torch.ones(height, width)
     for _ in range(1 + below(2, generator)):
-        period, angle = _spread(2.0, 12.0, generator), _uniform(0, math.pi, generator)
+        period, angle = _log_uniform(2.0, 12.0, generator), _uniform(0, math.pi, generator)
         phase = _uniform(0, 2 * math.pi, generator)
         across = math.cos(angle) * x + math.sin(angle) * y
         pattern = pattern * (2 * math.pi * across / period + phase).cos()
-    return image + _spread(0.003, 0.04, generator) * _coloured(pattern, generator)
+    return image + _log_uniform(0.003, 0.04, generator) * _coloured(pattern, generator)
 
 
 def gridded(image: Tensor, generator: torch.Generator) -> Tensor:
-    """A random tile of 2, 4 or 8 px repeated over the image, RMS .002–.03, in a colour."""
+    """Add a random tile of 2, 4 or 8 px, repeated over the image, in one colour, RMS .002–.03."""
     period = (2, 4, 8)[below(3, generator)]
     tile = torch.randn(period, period, generator=generator)
     repeats = [-(-side // period) for side in image.shape[-2:]]
     pattern = tile.repeat(*repeats)[: image.shape[-2], : image.shape[-1]]
-    if _uniform(0, 1, generator) < 0.5:  # strong where the image has detail, as networks leave it
+    if _uniform(0, 1, generator) < 0.5:  # stronger on detail, as in the output of networks
         detail = (image - _smooth(image, 1.5)).abs().mean(0)
         pattern = pattern * _smooth(detail[None], 2.0)[0]
-    return image + _spread(0.002, 0.03, generator) * _coloured(pattern, generator)
+    return image + _log_uniform(0.002, 0.03, generator) * _coloured(pattern, generator)
 
 
 def drifted(image: Tensor, generator: torch.Generator) -> Tensor:
-    """A smooth random field of 2–32 px grain, RMS .006–.06, of each channel or of all."""
+    """Add a smooth random field of 2–32 px grain, RMS .006–.06, per channel or grey."""
     field = _field(image, 2 ** (1 + below(5, generator)), generator)
     if _uniform(0, 1, generator) < 0.4:
         field = field[:1]
-    return image + _spread(0.006, 0.06, generator) * field
+    return image + _log_uniform(0.006, 0.06, generator) * field
 
 
 def toned(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast, gamma, saturation and white balance, all at once."""
+    """Change brightness, contrast, gamma, saturation and white balance together."""
     mean = image.mean((1, 2), keepdim=True)
     image = (image - mean) * _ratio(1.4, generator) + mean + _uniform(-0.08, 0.08, generator)
     image = image.clamp(1e-4, 1) ** _ratio(1.4, generator)
@@ -144,19 +150,19 @@ OPERATORS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def _random_features(image: Tensor, generator: torch.Generator) -> Tensor:
-    """(3, H, W) of zero mean: two layers of random filters over the image's detail."""
+    """(3, H, W) of zero mean: the image's detail through two layers of random filters."""
     hidden = 8
     weights = torch.randn(hidden, 3, 3, 3, generator=generator)
-    weights = weights - weights.mean((2, 3), keepdim=True)  # blind to flat regions' colour
-    seen = functional.conv2d(image[None], weights, padding=1)
-    seen = torch.tanh(seen / (seen.std() + 1e-3) * _spread(0.5, 4.0, generator))
-    mixed = torch.randn(3, hidden, 3, 3, generator=generator)
-    out = functional.conv2d(seen, mixed, padding=1)[0]
+    weights = weights - weights.mean((2, 3), keepdim=True)  # no response to flat regions
+    features = functional.conv2d(image[None], weights, padding=1)
+    features = torch.tanh(features / (features.std() + 1e-3) * _log_uniform(0.5, 4.0, generator))
+    mixing = torch.randn(3, hidden, 3, 3, generator=generator)
+    out = functional.conv2d(features, mixing, padding=1)[0]
     return out - out.mean((1, 2), keepdim=True)
 
 
 def _coloured(pattern: Tensor, generator: torch.Generator) -> Tensor:
-    """(3, H, W) of unit RMS from (H, W): grey, or of a random colour."""
+    """An (H, W) pattern as (3, H, W) of unit RMS, grey or in a random colour."""
     if _uniform(0, 1, generator) < 0.5:
         colour = torch.ones(3, 1, 1)
     else:
@@ -183,12 +189,12 @@ def _smooth(image: Tensor, sigma: float) -> Tensor:
 
 
 def _ratio(most: float, generator: torch.Generator) -> float:
-    """A factor between 1 / most and most, even odds on both sides."""
+    """Log-uniform factor between 1 / most and most."""
     return math.exp(_uniform(-1, 1, generator) * math.log(most))
 
 
-def _spread(low: float, high: float, generator: torch.Generator) -> float:
-    """Log-uniform: as often small as large."""
+def _log_uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """Log-uniform draw from [low, high]."""
     return math.exp(_uniform(math.log(low), math.log(high), generator))
 
 

@@ -56,7 +56,7 @@ def agreement(
     """
     x, y = np.asarray(predicted, float), np.asarray(target, float)
     if len(x) < MIN_IMAGES:
-        none = _undefined(f"correlations need {MIN_IMAGES} images or more, there are {len(x)}")
+        none = _undefined(f"correlations need at least {MIN_IMAGES} images, got {len(x)}")
         return {"raw": none, "logistic": none, "isotonic": none}
     logistic = logistic_fit(x, y)
     raw = _correlations(x, y, resamples, seed)

@@ -1,4 +1,4 @@
-"""Summarise judgements of a dataset: figures, a table for the terminal, a scatter plot."""
+"""Summary of an evaluation: statistics of the judgements, a table, a scatter plot."""
 
 from __future__ import annotations
 
@@ -23,21 +23,30 @@ STATISTICS = ("plcc", "srcc", "krcc")
 
 
 def summarise(judgements: Sequence[dict[str, Any]], identity: dict[str, Any]) -> Summary:
-    """The figures of a run.
+    """Summarise the judgements of a dataset: counts, agreement with people, costs.
+
+    >>> judgements = [
+    ...     {"valid": True, "error": None, "rating": rating, "mos": mos}
+    ...     for rating, mos in ((2.1, 2.0), (3.2, 3.5), (3.9, 4.4))
+    ... ]
+    >>> judgements.append({"valid": False, "error": "missing_answer", "rating": None, "mos": 3.0})
+    >>> summary = summarise(judgements, {"dataset": "spaq", "seed": 0})
+    >>> summary["images"], summary["invalid"], summary["agreement"]["raw"]["srcc"]["value"]
+    (4, {'missing_answer': 1}, 1.0)
 
     Args:
         judgements: one per image (:func:`zoomiqa_core.evaluation.run.evaluate`).
-        identity: what heads the summary: ``dataset``, ``split``, ``scorer``, ``labels``, ``seed``.
+        identity: the summary's first entries: ``dataset``, ``split``, ``scorer``, ``labels``,
+            ``seed``.
 
     Returns:
-        Plain containers. Everything but ``timing`` depends on the judgements alone: a resumed run
-        and an unbroken one give the same. A figure that no judgement has is None: ``zoom_rate``
-        (mean share of an image's judgements that looked closer), ``zoom_shift`` (mean change of
-        the rating by that), ``tokens`` (generated).
+        Plain containers; all but ``timing`` is the same whether a run was resumed or not. None
+        where no judgement has the value: ``zoom_rate`` (mean share of an image's judgements that
+        zoomed), ``zoom_shift`` (mean change of the rating by zooming), ``tokens`` (generated).
     """
     valid = [judgement for judgement in judgements if judgement["valid"]]
     ratings = [judgement["rating"] for judgement in valid]
-    found = agreement(ratings, [j["mos"] for j in valid], seed=identity.get("seed", 0))
+    by_fit = agreement(ratings, [j["mos"] for j in valid], seed=identity.get("seed", 0))
     tokens, seconds = _of_chains(judgements, "tokens"), _values(judgements, "seconds")
     return {
         **identity,
@@ -45,7 +54,7 @@ def summarise(judgements: Sequence[dict[str, Any]], identity: dict[str, Any]) ->
         "valid": len(valid),
         "invalid": _counts(j["error"] for j in judgements if not j["valid"]),
         "fallbacks": _counts(_of_chains(valid, "fallback")),
-        "agreement": {fit: _plain(result) for fit, result in found.items()},
+        "agreement": {fit: _plain(result) for fit, result in by_fit.items()},
         "mean_rating": _mean(ratings),
         "zoom_rate": _mean(_of_chains(valid, "zoom_share")),
         "zoom_shift": _mean(_of_chains(valid, "zoom_shift")),
@@ -60,7 +69,7 @@ def summarise(judgements: Sequence[dict[str, Any]], identity: dict[str, Any]) ->
 
 
 def summary_table(summary: Summary) -> Group:
-    """A table for the terminal: fits in rows, correlations with 95 % intervals in columns."""
+    """Render a summary for the terminal: a row per fit, correlations with 95 % intervals."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -71,7 +80,7 @@ def summary_table(summary: Summary) -> Group:
         table.add_column(statistic.upper(), justify="right", no_wrap=True)
     for fit, figures in summary["agreement"].items():
         table.add_row(fit, *(Text(_interval(figures[name])) for name in STATISTICS))
-    # Not as title and caption of the table, which rich folds to the table's width.
+    # rich would wrap a title and a caption to the width of the table
     return Group(Text(heading(summary), "bold"), table, Text("\n".join(_remarks(summary))))
 
 
@@ -87,7 +96,12 @@ def write_summary(
 
 
 def heading(summary: Summary) -> str:
-    """Dataset, split, judge and counts, invalid ones by name, in one line."""
+    """One line that names dataset, split, judge, number of images and failures.
+
+    >>> summary = {"dataset": "spaq", "split": None, "scorer": "proxy", "images": 1200}
+    >>> heading({**summary, "invalid": {"missing_answer": 2}})
+    'spaq all · proxy · 1,200 images · invalid: 2 missing_answer'
+    """
     invalid = ", ".join(f"{count} {name}" for name, count in summary["invalid"].items())
     parts = (
         f"{summary['dataset']} {summary['split'] or 'all'}",
@@ -99,7 +113,7 @@ def heading(summary: Summary) -> str:
 
 
 def draw_scatter(judgements: Sequence[dict[str, Any]], summary: Summary, path: Path) -> Path:
-    """Draw mean opinion over rating, with the fitted logistic curve, as a PNG."""
+    """Save a scatter plot of mean opinion against rating, with the logistic fit, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -108,7 +122,7 @@ def draw_scatter(judgements: Sequence[dict[str, Any]], summary: Summary, path: P
     figure = Figure(figsize=(6.4, 5.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    alpha = float(np.clip(9 / np.sqrt(max(len(x), 1)), 0.2, 0.8))  # crowds show as darker
+    alpha = float(np.clip(9 / np.sqrt(max(len(x), 1)), 0.2, 0.8))  # dense regions appear darker
     axes.scatter(x, y, s=16, alpha=alpha, linewidths=0, color="#3b528b")
     fit = logistic_fit(x, y)
     if fit.curve is not None:
@@ -130,7 +144,7 @@ def draw_scatter(judgements: Sequence[dict[str, Any]], summary: Summary, path: P
 
 
 def _remarks(summary: Summary) -> list[str]:
-    """Lines below the table: missing correlations, fallbacks, costs."""
+    """Lines below the table: why correlations are missing, fallbacks, costs."""
     reasons: dict[str, list[str]] = {}
     for fit, figures in summary["agreement"].items():
         reasons.setdefault(figures["reason"], []).append(fit)

@@ -1,11 +1,14 @@
-"""What one training step shows the proxy: five kinds of evidence in two batches.
+"""Training batches of the proxy: five kinds of labelled images in two batches a step.
 
-1. *People on real photos*: crops of rated photographs with their mean opinion.
-2. *People on distortions*: one photo at several levels of one KADID type, labelled with the mean
-   opinion of that type and level, and the clean photo.
+:func:`rated_evidence` makes the first batch, :func:`made_evidence` the second of the other four:
+
+1. *Rated photos*: crops of photos with their mean opinion.
+2. *Distortions*: one photo, clean and at several levels of one KADID type, labelled with the mean
+   opinion of that type and level.
 3. *Local damage*: a photo distorted inside a soft mask, labelled with a rating map.
-4. *Order alone*: a photo clean, degraded, and restored in several ways from either; where an image
-   stands in the order, MS-SSIM to the clean photo says.
+4. *Restorations*: a photo clean, degraded and restored in several ways, ordered by MS-SSIM to the
+   clean photo.
+5. *Text*: an image without and with text over it, in this order.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.runs.random import below
 
 SEEN = tuple(name for name in DISTORTIONS if name not in HELD_OUT)
-"""Distortion types shown in training."""
+"""Distortion types that are used in training."""
 
 HARD = (
     "hsv_saturation",
@@ -36,7 +39,7 @@ HARD = (
     "colour_blocks",
     "contrast_change",
 )
-"""Seen types whose levels a proxy orders worst: the damage is small, rare or a matter of taste."""
+"""Types of :data:`SEEN` whose levels a proxy confuses most: the damage is subtle or small."""
 
 VERSIONS = (
     "clean",
@@ -47,56 +50,56 @@ VERSIONS = (
     "restored_clean",
     "restored_clean_bold",
 )
-"""Versions of one crop in a restored set, side by side from the left."""
+"""Tiles of an image of a restored set, from the left: versions of one crop."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many images of each kind one step shows."""
+    """How many images of each kind a step has, and their sizes."""
 
     rated: int = 4
-    """Crops of photos rated by people, of each subset of the dataset."""
+    """Crops of rated photos from each subset of the dataset."""
     rated_crop: int = 512
-    """Side of these crops in pixels, a multiple of 16: people rated whole photos, so the more of
-    them a crop shows, the truer its label."""
+    """Side of these crops in pixels, a multiple of 16. Labels are of whole photos, so larger crops
+    fit them better."""
     rated_smallest: int = 256
-    """Side, a multiple of 16, down to which they are then cut or reduced at random, alike."""
+    """Smallest side, a multiple of 16, to which the crops of a step are cut or reduced."""
     rated_reduced: float = 0.0
-    """Share of the steps whose rated crops are reduced in size instead of cut."""
+    """Share of steps that reduce the rated crops in size instead of cutting them."""
     distorted: int = 4
-    """Photos shown at ``levels`` levels of one KADID type."""
+    """Photos that are distorted at ``levels`` levels of one KADID type."""
     levels: int = 4
-    """Levels a distorted photo is shown at, beside its clean version."""
+    """Levels of a distorted photo, besides its clean version."""
     hard: int = 3
-    """How many times as often as another type each of :data:`HARD` is drawn."""
+    """How many times as often as other types each of :data:`HARD` is drawn."""
     left_out: list[str] = field(default_factory=list)
-    """Types that are not shown. People rated KADID's colour changes beside the coloured original;
-    a photo that was always grey is no worse for it."""
+    """Types that are not used. KADID's colour changes were rated beside the coloured original,
+    while a grey photo by itself is not a bad one."""
     local: int = 1
     """Photos damaged inside a mask."""
     restored: int = 1
-    """Photos shown clean, degraded and restored."""
+    """Photos in clean, degraded and restored versions."""
     written: int = 3
-    """Versions of photos shown without and with text over them."""
+    """Pairs of an image without and with text over it."""
     crop: int = 256
     """Side of all other crops in pixels, a multiple of 16; MS-SSIM of restored sets needs 176."""
     smallest: int = 96
-    """Side, a multiple of 16, down to which these are then cut at random, all of a step alike: a
-    judge that has seen one size alone says nothing of another."""
+    """Smallest side, a multiple of 16, to which all crops of a step are cut: a judge trained on one
+    size fails on others."""
     size_step: int = 16
-    """Steps of those sizes, a multiple of 16: a GPU prepares anew for each one it has not seen."""
+    """Step between those sizes, a multiple of 16; each new size costs a GPU set-up time."""
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Where the evidence is drawn from."""
+    """The photos that batches are drawn from."""
 
     rated: PhotoPool
     """Photos rated by people."""
     ratings: Tensor
-    """(N,) mean opinion of each of them on 1–5."""
+    """(N,) mean opinion of each, 1–5."""
     subsets: Sequence[str]
-    """The subset each of them belongs to."""
+    """Name of the dataset's subset that each belongs to."""
     pristine: PhotoPool
     """Clean photos."""
     restored: PhotoPool
@@ -104,14 +107,14 @@ class Photos:
 
 
 class Evidence(NamedTuple):
-    """One training batch of N images; NaN marks what is not known."""
+    """One training batch of N images and their labels; NaN where a label is unknown."""
 
     images: Tensor
     """(N, 3, S, S) in [0, 1]."""
     rating: Tensor
     """(N,) mean opinion on 1–5."""
     order: Tensor
-    """(N,) better is higher, comparable inside a group."""
+    """(N,) higher is better; comparable only within a group."""
     group: Tensor
     """(N,) group index."""
     rating_map: Tensor
@@ -119,9 +122,17 @@ class Evidence(NamedTuple):
 
 
 def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator) -> Evidence:
-    """Crops of each subset; a crop inherits the rating of its photo. A group a subset.
+    """Crops of rated photos, labelled with the ratings of the photos; one group per subset.
 
-    Subsets differ in mean: compared with one another they would teach little but that.
+    Subsets differ in mean rating, so ranking across them would mostly teach that difference.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> pool = PhotoPool([save_png(torch.rand(3, 64, 64), f"{i}.png") for i in (0, 1)], min_side=64)
+    >>> photos = Photos(pool, torch.tensor([2.0, 4.5]), ["indoor", "outdoor"], pool, pool)
+    >>> plan = BatchPlan(rated=2, rated_crop=64, rated_smallest=48)
+    >>> batch = rated_evidence(photos, plan, generator=torch.Generator().manual_seed(0))
+    >>> batch.images.shape[:2], batch.rating, batch.group
+    (torch.Size([4, 3]), tensor([2.0000, 2.0000, 4.5000, 4.5000]), tensor([0, 0, 1, 1]))
     """
     parts = []
     for group, subset in enumerate(sorted(set(photos.subsets))):
@@ -130,8 +141,8 @@ def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generato
             plan.rated, plan.rated_crop, among=among, generator=generator
         )
         labels = photos.ratings[indices]
-        own = torch.full((plan.rated,), group)
-        parts.append(Evidence(images, labels, labels, own, _no_map(images)))
+        groups = torch.full((plan.rated,), group)
+        parts.append(Evidence(images, labels, labels, groups, _no_map(images)))
     rated = _join(parts)
     reduced = plan.rated_reduced and float(torch.rand((), generator=generator))
     if not plan.rated_reduced or reduced >= plan.rated_reduced:
@@ -144,19 +155,19 @@ def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generato
 
 
 def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
-    """One photo, clean and at ``plan.levels`` different levels of one seen type. One group."""
+    """One photo, clean and at ``plan.levels`` levels of one type of :data:`SEEN`; one group."""
     clean, _ = pool.crops(1, plan.crop, generator=generator)
     names = [name for name in SEEN + HARD * (plan.hard - 1) if name not in plan.left_out]
     name = names[below(len(names), generator)]
-    chosen = (torch.randperm(5, generator=generator)[: plan.levels] + 1).tolist()
-    images = [clean, *(distort(clean, name, level, generator=generator) for level in chosen)]
-    labels = [CLEAN_RATING, *(DISTORTIONS[name].mean_mos[level - 1] for level in chosen)]
+    levels = (torch.randperm(5, generator=generator)[: plan.levels] + 1).tolist()
+    images = [clean, *(distort(clean, name, level, generator=generator) for level in levels)]
+    labels = [CLEAN_RATING, *(DISTORTIONS[name].mean_mos[level - 1] for level in levels)]
     batch, rating = torch.cat(images), torch.tensor(labels)
     return Evidence(batch, rating, rating, torch.zeros(len(batch)), _no_map(batch))
 
 
 def local_evidence(pool: PhotoPool, size: int, generator, *, worst: float = 3.3) -> Evidence:
-    """One photo with local damage of a cell people rate below ``worst``; the map is known."""
+    """One photo with local damage of a mean opinion below ``worst``, labelled by its rating map."""
     clean, _ = pool.crops(1, size, generator=generator)
     cells = [
         (n, i + 1) for n in SEEN for i, mos in enumerate(DISTORTIONS[n].mean_mos) if mos < worst
@@ -168,10 +179,10 @@ def local_evidence(pool: PhotoPool, size: int, generator, *, worst: float = 3.3)
 
 
 def restored_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
-    """One photo clean, degraded, and restored at random strengths; the clean photo too. One group.
+    """One photo clean, degraded and restored at random strengths; one group.
 
-    Strengths from .2 to 1.35 blend linearly from the restorer's input to its output and beyond.
-    Order alone: decibels of MS-SSIM to the clean photo.
+    Strengths from .2 to 1.35 blend a restorer's input (the degraded or the clean photo) with its
+    output; above 1 they extrapolate. The order is MS-SSIM to the clean photo; ratings are unknown.
     """
     tiles = sets.tiles(size, len(VERSIONS), generator=generator)
     version = dict(zip(VERSIONS, tiles, strict=True))
@@ -191,9 +202,9 @@ def restored_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
 
 
 def written_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
-    """Any version of a photo, without and with text over it. One group.
+    """One version of a photo without and with text over it, in this order; one group.
 
-    Half the time it is the degraded one, which sharp letters flatter most.
+    Half the time it is the degraded version, which sharp letters improve most for a naive judge.
     """
     tiles = sets.tiles(size, len(VERSIONS), generator=generator)
     drawn = below(2 * len(VERSIONS), generator)
@@ -204,7 +215,10 @@ def written_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
 
 
 def ms_ssim_db(images: Tensor, clean: Tensor) -> Tensor:
-    """−10·log₁₀(1 − MS-SSIM) of (B, 3, H, W) to (3, H, W), at most 40: (B,), higher is nearer."""
+    """MS-SSIM of (B, 3, H, W) to a clean (3, H, W) in decibels: (B,), higher is nearer.
+
+    −10·log₁₀(1 − MS-SSIM), at most 40; sides of at least 176 px.
+    """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
     similarity = multiscale_structural_similarity_index_measure(
@@ -218,7 +232,13 @@ def ms_ssim_db(images: Tensor, clean: Tensor) -> Tensor:
 
 
 def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator) -> Evidence:
-    """What is made of clean photos, each set of images in a group of its own."""
+    """All images made from clean photos and restored sets, one group per photo.
+
+    Args:
+        photos: the pools to draw from.
+        plan: how many of each kind, and their sizes.
+        generator: of all draws, on the CPU.
+    """
     size, parts = plan.crop, []
     for _ in range(plan.distorted):
         parts.append(distorted_evidence(photos.pristine, plan, generator))
@@ -233,7 +253,7 @@ def made_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generator
 
 
 def _cut(evidence: Evidence, smallest: int, step: int, generator: torch.Generator) -> Evidence:
-    """The same random square window of all images, ``smallest`` or some steps larger."""
+    """Crop all images to the same random square of side ``smallest`` + n · ``step``."""
     size = evidence.images.shape[-1]
     side = smallest + step * below((size - smallest) // step + 1, generator)
     top, left = below(size - side + 1, generator), below(size - side + 1, generator)

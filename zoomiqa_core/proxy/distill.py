@@ -32,7 +32,7 @@ BOXES: tuple[BBox, ...] = (
 
 
 Key = tuple[str, str, str, bool]
-"""What makes a label: file, teacher, its weights, and whether regions were rated."""
+"""What a label is stored under: image, teacher, its weights, whether regions were rated."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Label:
     weights: str = ""
     """Hash of its weights; empty if they cannot be read here (a server)."""
     with_regions: bool = True
-    """Whether :data:`BOXES` were to be rated."""
+    """Whether ratings of :data:`BOXES` were requested."""
     rating: float | None = None
     """1–5."""
     std: float | None = None
@@ -60,22 +60,27 @@ class Label:
 
     @property
     def key(self) -> Key:
-        """Labels with equal keys answer the same question."""
+        """Key under which the label is stored; labels with equal keys are interchangeable."""
         return self.image, self.teacher, self.weights, self.with_regions
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, so that the same image under another name has the same label."""
+    """SHA-256 of a file, so that renamed files keep their labels.
+
+    >>> _ = Path("a.txt").write_text("abc")
+    >>> file_hash("a.txt")[:12]
+    'ba7816bf8f01'
+    """
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def label_image(
     teacher: Any, path: str | Path, *, weights: str = "", regions: bool = True
 ) -> Label:
-    """Have one image judged.
+    """Label one image with a teacher's judgement.
 
-    A judgement that is not valid, a connection that fails and memory that runs out give a label
-    with ``error``. Other exceptions are faults of the program and are raised.
+    An invalid judgement, a failed connection and running out of memory give a label with ``error``.
+    Other exceptions are raised.
 
     >>> import zoomiqa_core as zi
     >>> from zoomiqa_core.images.sources import save_png
@@ -121,7 +126,13 @@ def _region_ratings(teacher: Any, path: str | Path) -> tuple[float | None, ...]:
 
 
 def read_labels(file: Path) -> dict[Key, Label]:
-    """Labels by key, the last line of a key; an incomplete line of a killed run is left out."""
+    r"""Read a label file: the last label of each key; an incomplete line is skipped.
+
+    >>> line = json.dumps(asdict(Label("aa00", "proxy", rating=3.2)))
+    >>> _ = Path("labels.jsonl").write_text(line + "\n" + line[:40])  # of a killed run
+    >>> [label.rating for label in read_labels(Path("labels.jsonl")).values()]
+    [3.2]
+    """
     labels: dict[Key, Label] = {}
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     for line in lines:
@@ -145,17 +156,27 @@ def label_images(
     regions: bool = True,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> list[Label]:
-    """The teacher's label of each image; labels that ``file`` holds are not asked for again.
+    """Label images with a teacher's judgements; labels already in ``file`` are reused.
+
+    >>> import zoomiqa_core as zi
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> paths = [save_png(torch.rand(3, 64, 64), f"{name}.png") for name in "ab"]
+    >>> proxy = zi.load_scorer("proxy")
+    >>> labels = label_images(proxy, paths, "labels.jsonl", regions=False)
+    >>> label_images(proxy, paths, "labels.jsonl", regions=False) == labels  # read from the file
+    True
+    >>> len(Path("labels.jsonl").read_text().splitlines())
+    2
 
     Args:
         teacher: a judge (:class:`zoomiqa_core.scorer.Scorer`).
         paths: image files.
         file: JSON lines, appended to and flushed after each image.
         weights: hash of the teacher's weights
-            (:func:`zoomiqa_core.evaluation.run.weights_digest`): a teacher that was trained
-            further is another teacher.
-        regions: rate :data:`BOXES` as well; labels without regions are not used in their place.
-        progress: wraps the images, to show progress.
+            (:func:`zoomiqa_core.evaluation.run.weights_digest`), so that a teacher that was trained
+            further labels anew.
+        regions: rate :data:`BOXES` as well; labels without regions are then not reused.
+        progress: wraps ``paths``, to show progress.
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +212,19 @@ class TaughtBatch(NamedTuple):
 def taught_batch(
     paths: Sequence[str | Path], labels: Sequence[Label], unknown_std: float
 ) -> TaughtBatch:
-    """Read images with valid labels; ``unknown_std`` replaces a standard deviation not given."""
+    """Read labelled images into a batch.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> path = save_png(torch.rand(3, 64, 64), "a.png")
+    >>> batch = taught_batch([path], [Label("aa00", "judge", rating=3.2)], unknown_std=0.5)
+    >>> batch.images.shape, batch.rating, batch.std
+    (torch.Size([1, 3, 64, 64]), tensor([3.2000]), tensor([0.5000]))
+
+    Args:
+        paths: images of one size.
+        labels: valid ones, one per image.
+        unknown_std: stands in for a standard deviation that the teacher does not give.
+    """
     unknown = (None,) * len(BOXES)
     return TaughtBatch(
         torch.stack([read_image(path).pixels for path in paths]),
@@ -209,8 +242,8 @@ def taught_batch(
 def label_weight(std: Tensor, typical: float) -> Tensor:
     """Weight of labels in (0, 1]: ``typical² / (typical² + std²)``.
 
-    The inverse variance of a label whose teacher errs by ``typical`` even when it is certain, so
-    that certain labels cannot outweigh all others.
+    The inverse variance of a label whose error is ``typical`` even where the teacher reports no
+    uncertainty, so that such labels do not outweigh all others.
 
     >>> label_weight(torch.tensor([0.0, 0.5]), typical=0.5)
     tensor([1.0000, 0.5000])
@@ -219,7 +252,7 @@ def label_weight(std: Tensor, typical: float) -> Tensor:
 
 
 def distillation_losses(out: ProxyOutput, taught: TaughtBatch, typical: float) -> dict[str, Tensor]:
-    """How far a student is from its teacher, labels weighted by :func:`label_weight`.
+    """Losses of a student against its teacher's labels, weighted by :func:`label_weight`.
 
     - ``rating``: smooth L1 (β = 0.25 rating units).
     - ``spread``: Kullback–Leibler divergence of the student's Gaussian from the teacher's,
@@ -229,6 +262,15 @@ def distillation_losses(out: ProxyOutput, taught: TaughtBatch, typical: float) -
     - ``regions``: smooth L1 of the boxes that have a rating, pooled from the student's map.
     - ``order``: RankNet over pairs whose ratings differ by more than the sum of their spreads.
 
+    >>> from zoomiqa_core.proxy.model import QualityProxy
+    >>> student = QualityProxy.from_pretrained()
+    >>> images = torch.rand(2, 3, 64, 64)
+    >>> unknown = torch.full((2, len(BOXES)), torch.nan)
+    >>> taught = TaughtBatch(images, torch.tensor([2.0, 4.0]), torch.tensor([0.1, 0.1]), unknown)
+    >>> losses = distillation_losses(student(images), taught, typical=0.3)
+    >>> list(losses), losses["regions"].item()
+    (['rating', 'spread', 'regions', 'order'], 0.0)
+
     Args:
         out: the student's output for ``taught.images``.
         taught: N ≥ 1 images.
@@ -236,7 +278,7 @@ def distillation_losses(out: ProxyOutput, taught: TaughtBatch, typical: float) -
     """
     weight = label_weight(taught.std, typical)
     weight = weight / weight.sum()
-    apart = functional.smooth_l1_loss(out.rating, taught.rating, beta=0.25, reduction="none")
+    distance = functional.smooth_l1_loss(out.rating, taught.rating, beta=0.25, reduction="none")
     spread = taught.std.clamp(min=0.05)
     error = (out.rating - taught.rating).detach()
     divergence = (out.rating_std / spread).log() - 0.5
@@ -253,7 +295,7 @@ def distillation_losses(out: ProxyOutput, taught: TaughtBatch, typical: float) -
     margin = out.rating[:, None] - out.rating[None, :]
     order = 0.25 * functional.softplus(-margin / 0.25) * clear
     return {
-        "rating": (weight * apart).sum(),
+        "rating": (weight * distance).sum(),
         "spread": (weight * divergence).sum(),
         "regions": (weight * regions).sum(),
         "order": order.sum() / clear.sum().clamp(min=1),

@@ -1,9 +1,8 @@
-"""The proxy as one ONNX graph: any batch and size, for use without PyTorch.
+"""Export of the proxy to ONNX, for use without PyTorch: any batch size, any image size.
 
-``export_onnx(proxy, "proxy.onnx")`` writes a file that an ONNX runtime reads; it gives what
-:class:`~.model.QualityProxy` gives, to 1e-4. The graph does not shrink: resize an image of more
-than ``proxy.max_pixels`` to that area before (:func:`~.preprocess.fit`). Needs the extra
-``export``.
+The graph's outputs equal those of :class:`~.model.QualityProxy` to 1e-4. It does not resize: reduce
+an image of more than ``proxy.max_pixels`` to that area first (:func:`~.preprocess.fit`). Needs the
+extra ``export``.
 """
 
 from __future__ import annotations
@@ -26,13 +25,19 @@ OPSET = 18
 
 
 class ExportableProxy(nn.Module):
-    """:class:`QualityProxy` in operations that keep their meaning at sizes unknown beforehand.
+    """A :class:`QualityProxy` whose traced graph is valid at every image size.
 
-    On a padded image every grid is a whole multiple of the next, so pooling *to a grid* is pooling
-    *by a factor*, and a convolution that pads by its input's size pads by what an even size needs.
+    Convolutions whose padding depends on the input's size get a constant padding instead. Both are
+    the same here, because the image is padded to a multiple of :data:`~.preprocess.ALIGNMENT`.
+
+    >>> proxy = QualityProxy.from_pretrained()
+    >>> image = torch.rand(1, 3, 40, 60)
+    >>> exported = ProxyOutput(*ExportableProxy(proxy)(image))
+    >>> torch.allclose(exported.rating, proxy(image).rating, atol=1e-4)
+    True
 
     Args:
-        proxy: copied, to the CPU and evaluation mode.
+        proxy: copied to the CPU, in evaluation mode.
     """
 
     def __init__(self, proxy: QualityProxy) -> None:
@@ -41,7 +46,7 @@ class ExportableProxy(nn.Module):
         _pad_by_constants(self.proxy.backbone)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Judge (B, 3, H, W) images; a :class:`ProxyOutput` as a plain tuple."""
+        """Judge (B, 3, H, W) images; returns the fields of :class:`ProxyOutput` as a tuple."""
         height, width = images.shape[-2], images.shape[-1]
         rows, columns = _padded(height), _padded(width)
         padded = images.index_select(2, rows.clamp(max=height - 1))
@@ -52,15 +57,17 @@ class ExportableProxy(nn.Module):
 
 
 def export_onnx(proxy: QualityProxy, path: str | Path) -> Path:
-    """Write the proxy as one ONNX file, batch and sides free.
+    """Write the proxy to one ONNX file that takes any batch and image size.
+
+    ``export_onnx(QualityProxy.from_pretrained(), "proxy.onnx")``; the input's name is
+    :data:`INPUT`, the outputs' are the fields of :class:`~.model.ProxyOutput`.
 
     Args:
         proxy: on any device; it is not changed.
-        path: the file, replaced whole.
+        path: the file; written atomically.
 
     Returns:
-        The path written. Input and outputs are named as in :data:`INPUT` and
-        :class:`~.model.ProxyOutput`.
+        The path written.
 
     Raises:
         ModuleNotFoundError: the extra ``export`` is not installed.
@@ -92,13 +99,13 @@ def export_onnx(proxy: QualityProxy, path: str | Path) -> Path:
 
 
 def _padded(side: int) -> Tensor:
-    """0, 1 … up to the padded side, for a side unknown beforehand."""
+    """Indices 0, 1, … of the rows or columns of the padded image."""
     count = (side + ALIGNMENT - 1) // ALIGNMENT
     return torch.arange((count + 1 // count) * ALIGNMENT)  # 1 becomes 2: MIN_PADDED_SIDE
 
 
 def _pad_by_constants(backbone: nn.Module) -> None:
-    """Replace TensorFlow-style convolutions, whose padding is computed from the input's size."""
+    """Give TensorFlow-style convolutions a constant padding instead of one by the input's size."""
     from timm.layers import Conv2dSame
 
     for parent in list(backbone.modules()):

@@ -1,4 +1,4 @@
-"""Losses that teach the proxy; pure functions in fp32."""
+"""Training losses of the proxy: pure functions, in fp32."""
 
 from __future__ import annotations
 
@@ -14,41 +14,55 @@ def ranking_loss(
     """Logistic ranking over the ordered pairs inside each group (RankNet, Burges et al. 2005).
 
     Mean over groups of the mean over a group's pairs with ``order[i] − order[j] ≥ min_gap`` of
-    ``softplus(−(ratings[i] − ratings[j]) / scale) · scale``: zero slope once a pair is well
-    apart, slope 1 when it is inverted. Groups count alike, however many pairs they have.
+    ``softplus(−(ratings[i] − ratings[j]) / scale) · scale``. Its slope is near 0 for a pair in
+    clear order and near 1 for an inverted one. Groups weigh the same, however many pairs they have.
+
+    >>> import torch
+    >>> order, group = torch.tensor([1.0, 2.0]), torch.zeros(2)
+    >>> for ratings in ([2.0, 4.0], [4.0, 2.0]):
+    ...     print(f"{ranking_loss(torch.tensor(ratings), order, group, min_gap=0.5):.3f}")
+    0.000
+    2.000
 
     Args:
         ratings: (N,) predicted ratings.
-        order: (N,) values whose order the ratings should follow, any unit; NaN takes no part.
+        order: (N,) values whose order the ratings should follow, any unit; NaN is ignored.
         group: (N,) only images of the same group are compared.
-        min_gap: pairs closer than this in ``order`` say nothing; > 0.
+        min_gap: pairs closer than this in ``order`` are ignored; > 0.
         scale: softness in rating units.
 
     Returns:
-        Scalar; exactly 0 (with a graph) when no pair is apart.
+        Scalar; exactly 0 (with a graph) without such pairs.
+
+    Raises:
+        ValueError: ``min_gap`` is not positive.
     """
     if min_gap <= 0:
-        raise ValueError(f"min_gap must be positive, got {min_gap}: equal targets are no order")
+        raise ValueError(f"min_gap must be positive, got {min_gap}: equal targets have no order")
     ordered = (order[:, None] - order[None, :]) >= min_gap
     ordered = ordered & (group[:, None] == group[None, :])
     difference = ratings[:, None] - ratings[None, :]
     loss = scale * functional.softplus(-difference / scale)
-    pairs = ordered.sum(1)  # led by each image
-    own = group[:, None] == group.unique()[None, :]  # (N, groups)
-    count = (pairs[:, None] * own).sum(0)
-    means = ((loss * ordered).sum(1)[:, None] * own).sum(0) / count.clamp(min=1)
+    pairs = ordered.sum(1)  # in which each image is the better one
+    member = group[:, None] == group.unique()[None, :]  # (N, groups)
+    count = (pairs[:, None] * member).sum(0)
+    means = ((loss * ordered).sum(1)[:, None] * member).sum(0) / count.clamp(min=1)
     return means.sum() / (count > 0).sum().clamp(min=1)
 
 
 def map_loss(quality_map: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 between the quality map and a rating map given per pixel.
+    """Smooth L1 (β = 0.25) between a quality map and a rating map per pixel.
+
+    >>> import torch
+    >>> float(map_loss(torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 32, 32), 4.0)))
+    0.875
 
     Args:
         quality_map: (B, 1, h, w) cells of 16 px.
         target: (B, 1, H, W) rating of every pixel, H = 16·h and W = 16·w.
 
     Raises:
-        ValueError: the grids do not correspond.
+        ValueError: the sizes do not match.
     """
     cells = functional.avg_pool2d(target, STRIDE)
     if cells.shape != quality_map.shape:
@@ -60,9 +74,14 @@ def map_loss(quality_map: Tensor, target: Tensor) -> Tensor:
 
 
 def error_loss(rating: Tensor, rating_std: Tensor, target: Tensor) -> Tensor:
-    """Gaussian negative log-likelihood of the error under ``rating_std``, rating held fixed.
+    """Gaussian negative log-likelihood of the rating's error, to train ``rating_std`` alone.
 
-    ``log σ + (r − t)² / 2σ²``; the rating is detached, so only the spread learns.
+    ``log σ + (r − t)² / 2σ²``, without gradient through the rating.
+
+    >>> import torch
+    >>> rating, target = torch.tensor([3.0]), torch.tensor([4.0])
+    >>> [round(float(error_loss(rating, torch.tensor([s]), target)), 3) for s in (0.5, 1.0, 2.0)]
+    [1.307, 0.5, 0.818]
 
     Args:
         rating, rating_std, target: (B,) in rating units.
@@ -72,5 +91,10 @@ def error_loss(rating: Tensor, rating_std: Tensor, target: Tensor) -> Tensor:
 
 
 def regression_loss(rating: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 (β = 0.25 rating units) of (B,) ratings."""
+    """Smooth L1 (β = 0.25 rating units) between (B,) ratings and targets.
+
+    >>> import torch
+    >>> float(regression_loss(torch.tensor([3.0]), torch.tensor([4.0])))
+    0.875
+    """
     return functional.smooth_l1_loss(rating, target, beta=0.25)

@@ -103,11 +103,11 @@ def test_order_of_the_images_and_scale_of_the_labels_do_not_matter():
 @pytest.mark.parametrize(
     ("x", "y", "reasons"),
     [
-        ([], [], ["3 images or more, there are 0"] * 3),
-        ([1, 2], [3, 4], ["3 images or more, there are 2"] * 3),
+        ([], [], ["at least 3 images, got 0"] * 3),
+        ([1, 2], [3, 4], ["at least 3 images, got 2"] * 3),
         ([2] * 6, [1, 2, 3, 4, 5, 6], ["all predictions are", "are equal", "all predictions are"]),
         ([1, 2, 3, 4, 5, 6], [2] * 6, ["all targets are", "are equal", "all predictions are"]),
-        ([1, 2, 3], [1, 2, 3], [None, "4|four parameters need 5", None]),
+        ([1, 2, 3], [1, 2, 3], [None, "four parameters need at least 5", None]),
         ([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], [None, "no positive relation", "all predictions"]),
     ],
 )

@@ -135,7 +135,7 @@ def test_logistic_fit_never_bends_the_wrong_way(relation):
 @pytest.mark.parametrize(
     ("x", "y", "reason"),
     [
-        ([1, 2, 3, 4], [1, 2, 3, 4], "need 5 values or more, there are 4"),
+        ([1, 2, 3, 4], [1, 2, 3, 4], "need at least 5 values, got 4"),
         ([2] * 9, range(9), "all predictions or all targets are equal"),
         (range(9), range(9, 0, -1), "no positive relation"),
         ([0, 1, 2, 3, math.nan], range(5), "no fit found"),

@@ -117,9 +117,7 @@ def test_nothing_valid_is_said_not_hidden():
     said = [invalid(0, "missing"), invalid(1, "missing")]
     summary = summarise(said, IDENTITY)
     assert summary["agreement"]["raw"]["plcc"] == {"value": None, "low": None, "high": None}
-    assert "raw, logistic, isotonic: correlations need 3 images or more, there are 0" in shown(
-        summary
-    )
+    assert "raw, logistic, isotonic: correlations need at least 3 images, got 0" in shown(summary)
     assert summary["mean_rating"] is None
 
 

@@ -1,18 +1,19 @@
-"""KADID-10k's 25 distortions × 5 levels, with the mean opinion people gave to each cell.
+"""KADID-10k's 25 distortions at 5 levels each, with people's mean opinion of each cell.
 
-A photo distorted at KADID's strength is given the mean opinion score (MOS, 1–5, higher is better)
-of that cell: 30 observers an image, 81 references. Operators and strengths follow the
-MATLAB code published with the dataset (``imdist_generator.m``; Lin, Hosu, Saupe, "KADID-10k: A
-large-scale artificially distorted IQA database", QoMEX 2019); departures are in the operators'
-docstrings in ``zoomiqa_core.data.damage.distortions``. Departures of the whole set:
+A cell is a distortion at a level. A photo that is distorted at a cell's strength gets its mean
+opinion score (MOS, 1–5, higher is better; 30 observers an image, 81 references) as a label.
+Operators and strengths follow the MATLAB code published with the dataset (``imdist_generator.m``;
+Lin, Hosu, Saupe, "KADID-10k: A large-scale artificially distorted IQA database", QoMEX 2019).
+Departures of single operators are in their docstrings in
+``zoomiqa_core.data.damage.distortions``; others are:
 
 - The generator stretches its input and its output to the full [0, 1] range; here both keep their
   range and the output is clamped.
-- ``mean_shift`` and ``contrast_change`` are not graded from mild to strong: they run from brighter
-  to darker and from more contrast to less, mildest in the middle, as the MOS do.
+- ``mean_shift`` and ``contrast_change`` run from brighter to darker and from more contrast to less,
+  with the mildest level in the middle, instead of from mild to strong.
 - JPEG 2000's strongest ratio is 400 as in the generator (some ports say 170, about 2 dB milder than
   other types that people rated 1.4).
-- ``denoise`` uses another denoiser, counted objects follow the image's area, and
+- ``denoise`` uses another denoiser, numbers of patches and blocks scale with the image's area, and
   JPEG 2000's ratio is that of a 512×384 image.
 """
 
@@ -30,7 +31,7 @@ MIN_SIDE = 16
 LEVELS = (1, 2, 3, 4, 5)
 
 HELD_OUT = ("motion_blur", "lab_chroma", "ycbcr_noise", "jitter", "quantisation")
-"""Types that no model of this project is trained on, for testing on unseen damage."""
+"""Types that no model of this project is trained on, for tests on unseen damage."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Distortion:
     name: str
     """Key in ``DISTORTIONS``."""
     unit: str
-    """What a strength means."""
+    """Unit or meaning of a strength."""
     levels: tuple[float, ...]
     """Published strength of levels 1–5."""
     mean_mos: tuple[float, ...]
@@ -182,12 +183,24 @@ def distort(images: Tensor, name: str, level: int, *, generator: torch.Generator
 
 
 def cell_rating(name: str, level: int) -> float:
-    """Mean opinion score (1–5) that people gave to this type at this level in KADID-10k."""
+    """Mean opinion score (1–5) of a distortion at a level in KADID-10k.
+
+    >>> cell_rating("gaussian_blur", 1), cell_rating("gaussian_blur", 5)
+    (4.61, 1.3)
+    """
     return find_distortion(name, level).mean_mos[level - 1]
 
 
 def find_distortion(name: str, level: int) -> Distortion:
-    """The record of ``name``, after checking that both the name and the level exist."""
+    """Look up a distortion by name and check the level.
+
+    >>> jpeg = find_distortion("jpeg", 4)
+    >>> jpeg.number, jpeg.unit, jpeg.levels[3]
+    (10, 'quality', 7)
+
+    Raises:
+        DistortionError: unknown name or level.
+    """
     if name not in DISTORTIONS:
         raise DistortionError(f"unknown distortion {name!r}: use one of {', '.join(DISTORTIONS)}")
     if isinstance(level, bool) or not isinstance(level, int) or level not in LEVELS:
@@ -196,7 +209,15 @@ def find_distortion(name: str, level: int) -> Distortion:
 
 
 def spawn_generators(generator: torch.Generator, count: int) -> list[torch.Generator]:
-    """``count`` CPU generators seeded by successive draws from ``generator``."""
+    """``count`` CPU generators seeded by successive draws from ``generator``.
+
+    >>> first, second = spawn_generators(torch.Generator().manual_seed(0), 2)
+    >>> first.initial_seed() == second.initial_seed()
+    False
+
+    Raises:
+        TypeError: ``generator`` is not a ``torch.Generator``.
+    """
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator must be a torch.Generator, got {type(generator).__name__}: "

@@ -1,12 +1,12 @@
-"""Restoration degradations: the two-stage blur, resize, noise and JPEG recipe of Real-ESRGAN.
+"""Degradations to restore from: Real-ESRGAN's two stages of blur, resize, noise and JPEG.
 
 Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data"
 (2021), section 3. Departures: the damaged image is always resized back to the clean one's
 size (a restorer keeps its input's size), strengths are milder (about 23-27 dB PSNR on photos, so
-that the damage can be repaired), and the sinc filter is left out.
+that the damage can be repaired), and there is no sinc filter.
 
-Every image of a batch draws its own parameters. Draws come from one `torch.Generator` on the CPU,
-and the work is done on the CPU (JPEG needs it); the result returns to the images' device and dtype.
+Parameters are drawn for each image of a batch from one CPU `torch.Generator`. The images are
+degraded on the CPU (JPEG needs it) and returned on their device and in their dtype.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class RestorationDegradation:
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(),))
     """Applied in order."""
     return_before_jpeg_probability: float = 0.5
-    """Chance that the last stage's JPEG acts on the final grid instead of the small one."""
+    """Chance that the last stage's JPEG is applied after the resize back instead of before it."""
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -106,7 +106,7 @@ class RestorationDegradation:
 
 @dataclass(frozen=True)
 class Degraded:
-    """Damaged images and what was drawn for each of them."""
+    """Damaged images and the parameters drawn for each."""
 
     images: Tensor
     """(B, 3, H, W), range [0, 1] on the 8-bit grid, dtype and device of the clean images."""
@@ -174,11 +174,14 @@ PRESETS: dict[str, RestorationDegradation] = {
         stages=(Stage(blur_probability=1.0, blur_sigma=(0.8, 2.2)),),
     ),
 }
-"""Named degradations. "x2" and "x4" shrink and come back, with the kernel drawn per image."""
+"""Named degradations. "x2" and "x4" only shrink and enlarge, by a random kernel per image."""
 
 
 def resolve(degradation: str | RestorationDegradation) -> RestorationDegradation:
-    """Return the configuration behind a preset's name; a configuration passes through.
+    """Return the configuration of a preset's name; a configuration is returned as it is.
+
+    >>> resolve("x4").stages[0].resize_scale
+    (0.25, 0.25)
 
     Raises:
         ValueError: The name is not in `PRESETS`.
@@ -194,11 +197,10 @@ def resolve(degradation: str | RestorationDegradation) -> RestorationDegradation
 
 
 def chain(degradations: Iterable[str | RestorationDegradation]) -> RestorationDegradation:
-    """Compose degradations: all stages in order, one way back to the grid at the end.
+    """Compose degradations: all stages in order, then one resize back to the original size.
 
-    Example:
-        >>> len(chain(["blur", "noise_jpeg"]).stages)
-        2
+    >>> len(chain(["blur", "noise_jpeg"]).stages)
+    2
     """
     parts = [resolve(part) for part in degradations]
     if not parts:
@@ -257,8 +259,8 @@ def _degrade_one(
     grid = (image.shape[-2], image.shape[-1])
     records: list[dict[str, Any]] = []
     for number, stage in enumerate(config.stages, start=1):
-        # What a stage does is drawn at once; its noise and JPEG then draw from the same generator,
-        # so what was drawn in one stage shifts the draws of the stages after it.
+        # The stage's parameters are drawn first; its noise and JPEG quality then draw from the same
+        # generator, so the draws of a stage depend on the stages before it.
         draws = torch.rand(14, generator=generator, dtype=torch.float64).tolist()
         record: dict[str, Any] = {}
         if draws[0] < stage.blur_probability:
@@ -302,7 +304,11 @@ def _quality(bounds: tuple[int, int], generator: torch.Generator) -> int:
 
 
 def gaussian_kernel(sigma_x: float, sigma_y: float, angle: float) -> Tensor:
-    """Rotated Gaussian on a square odd grid of radius 3σ, summing to 1; angle in radians."""
+    """Rotated Gaussian kernel of radius 3σ, odd and square, sum 1; the angle is in radians.
+
+    >>> gaussian_kernel(0.3, 0.3, 0.0)[1]
+    tensor([0.0038, 0.9847, 0.0038])
+    """
     radius = max(1, math.ceil(3.0 * max(sigma_x, sigma_y)))
     axis = torch.arange(-radius, radius + 1, dtype=torch.float32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")

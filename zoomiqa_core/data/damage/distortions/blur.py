@@ -1,6 +1,6 @@
-"""Gaussian, lens and motion blur, and their opposite: over-sharpening by an unsharp mask.
+"""Gaussian, lens and motion blur, and over-sharpening by an unsharp mask.
 
-Kernels follow MATLAB's ``imgaussfilt``, ``fspecial`` and ``imsharpen``, which made KADID-10k;
+Kernels follow MATLAB's ``imgaussfilt``, ``fspecial`` and ``imsharpen``, as used for KADID-10k;
 borders are replicated.
 """
 
@@ -16,7 +16,12 @@ SHARPEN_SIGMA = 3.0
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Blur (B, C, H, W) with a Gaussian of ``sigma`` px, kernel 2⌈2σ⌉ + 1 as ``imgaussfilt``."""
+    """Blur (B, C, H, W) with a Gaussian of ``sigma`` px, kernel 2⌈2σ⌉ + 1 as ``imgaussfilt``.
+
+    >>> edge = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]).expand(1, 1, 3, 6)
+    >>> gaussian_blur(edge, 1.0)[0, 0, 0]
+    tensor([0.0000, 0.0545, 0.2987, 0.7013, 0.9455, 1.0000])
+    """
     from kornia.filters import gaussian_blur2d
 
     size = 2 * math.ceil(2 * sigma) + 1
@@ -56,8 +61,13 @@ def over_sharpen(images: Tensor, amount: float) -> Tensor:
 def disk_kernel(radius: float, *, subsamples: int = 64) -> Tensor:
     """Disk of ``radius`` px as a (2⌈r − ½⌉ + 1)² kernel that sums to 1.
 
-    A pixel's weight is the share of it that the disk covers, counted on ``subsamples``² points
-    (``fspecial('disk')`` integrates the same share in closed form; they agree to 1e-3 of the peak).
+    A pixel's weight is the share of its area inside the disk, counted on ``subsamples``² points
+    (``fspecial('disk')`` has the closed form; they agree to 1e-3 of the peak).
+
+    >>> disk_kernel(1.0)
+    tensor([[0.0252, 0.1454, 0.0252],
+            [0.1454, 0.3177, 0.1454],
+            [0.0252, 0.1454, 0.0252]])
     """
     half = max(math.ceil(radius - 0.5), 0)
     side = 2 * half + 1
@@ -70,8 +80,11 @@ def disk_kernel(radius: float, *, subsamples: int = 64) -> Tensor:
 def motion_kernel(length: float, angle: float) -> Tensor:
     """Anti-aliased line of ``length`` px at ``angle`` radians, (K, K), sum 1.
 
-    ``fspecial('motion')`` in closed form: a pixel weighs 1 − d, d its distance to the segment of
-    half-length (length − 1)/2, and nothing from d = 1 on. Length 1 is the identity.
+    ``fspecial('motion')`` in closed form: a pixel at distance d from the segment of half-length
+    (length − 1)/2 weighs max(1 − d, 0). Length 1 is the identity.
+
+    >>> motion_kernel(3, 0.0)[1]
+    tensor([0.3333, 0.3333, 0.3333])
     """
     half_length = (max(length, 1.0) - 1.0) / 2.0
     half = math.ceil(half_length)

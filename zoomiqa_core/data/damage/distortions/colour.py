@@ -13,7 +13,7 @@ from zoomiqa_core.data.damage.distortions.codec import from_pil, to_pil
 SHIFT_MASK_SIGMA = 4.0
 """Blur in px of the gradient magnitude that masks the colour shift."""
 PALETTE_GRID = 64
-"""Pixels a side from which a palette is cut: all of them cost 40× the time for 0.3 dB."""
+"""A palette is computed from this many pixels a side: all would take 40× the time for 0.3 dB."""
 
 
 def colour_diffusion(images: Tensor, amount: float) -> Tensor:
@@ -69,17 +69,21 @@ def colour_quantisation(images: Tensor, colours: int) -> Tensor:
 
 
 def hsv_saturation(images: Tensor, factor: float) -> Tensor:
-    """Multiply the HSV saturation of (B, 3, H, W) by ``factor``; hue and value stay.
+    """Multiply the HSV saturation of (B, 3, H, W) by ``factor``; hue and value stay the same.
 
     In HSV a channel is c = V − V·S·g(hue), so c' = V + factor·(c − V) exactly. A negative factor
-    lands on the complementary colours above V.
+    gives complementary colours brighter than V.
+
+    >>> orange = torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1)
+    >>> hsv_saturation(orange, 0.4).flatten()
+    tensor([1.0000, 0.8000, 0.6000])
     """
     value = images.amax(dim=1, keepdim=True)
     return value + factor * (images - value)
 
 
 def lab_chroma(images: Tensor, factor: float) -> Tensor:
-    """Multiply CIELAB a, b of (B, 3, H, W) by ``factor``; lightness stays."""
+    """Multiply CIELAB a, b of (B, 3, H, W) by ``factor``; lightness stays the same."""
     from kornia.color import lab_to_rgb, rgb_to_lab
 
     lightness, chroma = rgb_to_lab(images).split((1, 2), dim=1)
@@ -87,7 +91,7 @@ def lab_chroma(images: Tensor, factor: float) -> Tensor:
 
 
 def _structure_mask(images: Tensor) -> Tensor:
-    """Where (B, 3, H, W) has structure: (B, 1, H, W) in [0, 1], per image."""
+    """Blurred gradient magnitude of (B, 3, H, W), stretched to [0, 1] per image: (B, 1, H, W)."""
     from kornia.color import rgb_to_grayscale
     from kornia.filters import spatial_gradient
 

@@ -1,4 +1,4 @@
-"""White, YCbCr, impulse and multiplicative noise, and what a denoiser leaves of white noise.
+"""White, YCbCr, impulse and multiplicative noise, and the artefacts of denoising.
 
 Variances are on the [0, 1] intensity scale, as in MATLAB's ``imnoise``.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 Generators = Sequence[torch.Generator]
 
 DENOISER_MAX_SIGMA = 55.0 / 255.0
-"""Strongest noise MATLAB's pretrained DnCNN was trained on; beyond it noise is left over."""
+"""Strongest noise that MATLAB's pretrained DnCNN was trained on; it leaves stronger noise."""
 DENOISER_THRESHOLD = 3.0
 """DCT coefficients under this many noise deviations are dropped."""
 DENOISER_BLOCK, DENOISER_STRIDE = 8, 4
@@ -21,7 +21,13 @@ DENOISER_BLOCK, DENOISER_STRIDE = 8, 4
 
 
 def white_noise(images: Tensor, variance: float, generators: Generators) -> Tensor:
-    """Add Gaussian noise of ``variance`` to (B, 3, H, W), independent per channel."""
+    """Add Gaussian noise of ``variance`` to (B, 3, H, W), independent per channel.
+
+    >>> grey = torch.full((1, 3, 64, 64), 0.5)
+    >>> noisy = white_noise(grey, 0.01, [torch.Generator().manual_seed(0)])
+    >>> round(float(noisy.var()), 3)
+    0.01
+    """
     return images + math.sqrt(variance) * _normal(images, generators)
 
 
@@ -38,7 +44,13 @@ def ycbcr_noise(images: Tensor, variance: float, generators: Generators) -> Tens
 
 
 def impulse_noise(images: Tensor, share: float, generators: Generators) -> Tensor:
-    """Set ``share`` of the values of (B, 3, H, W) to 0 or 1, half each, per channel."""
+    """Set ``share`` of the values of (B, 3, H, W) to 0 or 1, half each, per channel.
+
+    >>> grey = torch.full((1, 3, 64, 64), 0.5)
+    >>> noisy = impulse_noise(grey, 0.1, [torch.Generator().manual_seed(0)])
+    >>> noisy.unique(), round(float((noisy != 0.5).float().mean()), 2)
+    (tensor([0.0000, 0.5000, 1.0000]), 0.1)
+    """
     draw = _uniform(images, generators)
     pepper = torch.where(draw < share / 2.0, 0.0, images)
     return torch.where(draw >= 1.0 - share / 2.0, 1.0, pepper)
@@ -53,11 +65,11 @@ def multiplicative_noise(images: Tensor, variance: float, generators: Generators
 def denoise(images: Tensor, variance: float, generators: Generators) -> Tensor:
     """Add white noise of ``variance`` to (B, 3, H, W), clamp, and denoise.
 
-    KADID denoises each channel with MATLAB's pretrained DnCNN. Departure: overlapping 8×8 DCT
-    blocks with hard thresholds, whose remains look alike (flattened texture, faint waves). They
-    lose about 1 dB to DnCNN, and win it back by working on orthonormal opponent colours. DnCNN
-    knows noise up to 55/255 only, so the threshold stops growing there too: variances above .047
-    leave coloured grain, as in KADID's two highest levels.
+    KADID denoises each channel with MATLAB's pretrained DnCNN. Departure: hard-thresholded
+    overlapping 8×8 DCT blocks, with similar artefacts (flattened texture, faint waves). They are
+    about 1 dB worse than DnCNN per channel, and equal to it on orthonormal opponent colours, which
+    are used. DnCNN was trained on noise up to 55/255, so the threshold is capped there: variances
+    above .047 leave coloured grain, as in KADID's two highest levels.
     """
     noisy = white_noise(images, variance, generators).clamp(0.0, 1.0)
     opponent = _cosines(3).to(images)  # intensity, red − blue, green − magenta
@@ -69,9 +81,13 @@ def denoise(images: Tensor, variance: float, generators: Generators) -> Tensor:
 def dct_shrinkage(images: Tensor, sigma: float) -> Tensor:
     """Denoise (B, C, H, W) of noise deviation ``sigma``: hard-thresholded overlapping DCT blocks.
 
-    Overlapping estimates are averaged with weight 1/(kept coefficients), so that sparse blocks
-    count more (Guleryuz 2007; Yu & Sapiro, "DCT image denoising", IPOL 2011), under a window that
-    fades to the block's edge, so that a step of half a block leaves no grid.
+    Overlapping estimates are averaged with weight 1 / (number of kept coefficients), so that sparse
+    blocks count more (Guleryuz 2007; Yu & Sapiro, "DCT image denoising", IPOL 2011), times a window
+    that fades to the block's edge, so that no block grid is visible.
+
+    >>> noisy = 0.5 + 0.1 * torch.randn(1, 1, 64, 64)
+    >>> [round(float(x.std()), 2) for x in (noisy, dct_shrinkage(noisy, 0.1))]
+    [0.1, 0.01]
     """
     batch, channels, height, width = images.shape
     block, stride = DENOISER_BLOCK, DENOISER_STRIDE
@@ -82,11 +98,11 @@ def dct_shrinkage(images: Tensor, sigma: float) -> Tensor:
 
     basis = _dct_basis(block).to(images)  # (64, 64), orthonormal rows
     coefficients = basis @ F.unfold(planes, block, stride=stride)  # (BC, 64, blocks)
-    keep = coefficients.abs() > DENOISER_THRESHOLD * sigma
-    keep[:, 0] = True  # the block mean
-    weight = 1.0 / keep.sum(dim=1, keepdim=True)
+    kept = coefficients.abs() > DENOISER_THRESHOLD * sigma
+    kept[:, 0] = True  # the block mean
+    weight = 1.0 / kept.sum(dim=1, keepdim=True)
     weight = weight * _fading_window(block).to(images)  # (BC, 64, blocks)
-    estimates = basis.T @ (coefficients * keep) * weight
+    estimates = basis.T @ (coefficients * kept) * weight
     size = (padded.shape[-2], padded.shape[-1])
     total = F.fold(estimates, size, block, stride=stride)
     norm = F.fold(weight, size, block, stride=stride)

@@ -1,7 +1,7 @@
-"""Distortions of place: jitter, misplaced patches, pixelation and colour blocks.
+"""Spatial distortions: jitter, misplaced patches, pixelation and colour blocks.
 
-KADID's images measure 512×384 px. Patches and blocks keep their size in pixels, and their number
-is scaled with the image's area so that a cell's density, and with it its human rating, is kept.
+KADID's images measure 512×384 px. Patches and blocks have the same size in pixels here, and their
+number scales with the image's area, so that their density, and with it people's rating, is kept.
 """
 
 from collections.abc import Sequence
@@ -28,37 +28,41 @@ def jitter(images: Tensor, amount: float, generators: Generators) -> Tensor:
     """
     height, width = images.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack((x, y), dim=-1).to(images)  # (H, W, 2)
+    points = torch.stack((x, y), dim=-1).to(images)  # (H, W, 2)
     for _ in range(JITTER_ITERATIONS):
         steps = torch.stack([torch.randn(height, width, 2, generator=g) for g in generators])
-        images = sample_bicubic(images, places + amount * steps.to(images)).clamp(0.0, 1.0)
+        images = sample_bicubic(images, points + amount * steps.to(images)).clamp(0.0, 1.0)
     return images
 
 
-def sample_bicubic(images: Tensor, places: Tensor) -> Tensor:
-    """Read (B, C, H, W) at ``places`` (B, h, w, 2), x and y in px, with Keys' cubic, a = −½.
+def sample_bicubic(images: Tensor, points: Tensor) -> Tensor:
+    """Sample (B, C, H, W) at ``points`` (B, h, w, 2), x and y in px, with Keys' cubic, a = −½.
 
-    ``grid_sample`` has a = −¾, which moves a ramp by up to 1.5× a small displacement. The kernel is
-    linear in a, and at a = 0 it is bilinear reading with smoothstep weights, hence ⅓ of that and ⅔
-    of ``grid_sample``: exact along each axis, off only in the mixed term of oblique displacements.
+    ``grid_sample`` has a = −¾, which shifts a ramp by up to 1.5× a small displacement. The kernel
+    is linear in a, and a = 0 is bilinear interpolation with smoothstep weights; ⅓ of that plus ⅔ of
+    ``grid_sample`` is a = −½, exact but for the mixed term of oblique displacements.
+
+    >>> ramp = torch.arange(6.0).expand(1, 1, 6, 6)
+    >>> sample_bicubic(ramp, torch.tensor([[[[2.25, 3.0]]]])).item()
+    2.25
     """
-    size = torch.tensor([images.shape[3] - 1, images.shape[2] - 1]).to(places)
-    whole = places.floor()
-    part = places - whole
+    size = torch.tensor([images.shape[3] - 1, images.shape[2] - 1]).to(points)
+    whole = points.floor()
+    part = points - whole
     smooth = whole + part * part * (3.0 - 2.0 * part)
 
-    def read(at: Tensor, mode: str) -> Tensor:
+    def sample(at: Tensor, mode: str) -> Tensor:
         grid = 2.0 * at / size - 1.0
         return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=True)
 
-    return torch.lerp(read(smooth, "bilinear"), read(places, "bicubic"), 2.0 / 3.0)
+    return torch.lerp(sample(smooth, "bilinear"), sample(points, "bicubic"), 2.0 / 3.0)
 
 
 def misplaced_patches(images: Tensor, count: int, generators: Generators) -> Tensor:
-    """Copy ``count`` 16×16 patches of (B, C, H, W) onto places at most 8 px away (per 512×384).
+    """Copy ``count`` 16×16 patches of (B, C, H, W) to positions at most 8 px away (per 512×384).
 
-    KADID's ``imnoneccentricity``. Departure: images under 48 px a side have smaller patches and
-    reaches, a third of the shorter side.
+    KADID's ``imnoneccentricity``. Departure: below 48 px a side, patches and distances are limited
+    to a third of the shorter side.
     """
     height, width = images.shape[-2:]
     side = min(PATCH_SIDE, min(height, width) // 3)
@@ -76,7 +80,11 @@ def misplaced_patches(images: Tensor, count: int, generators: Generators) -> Ten
 
 
 def pixelate(images: Tensor, strength: float) -> Tensor:
-    """Shrink (B, C, H, W) by .95 − strength^.6 and enlarge it again, both by nearest neighbour."""
+    """Shrink (B, C, H, W) by .95 − strength^.6 and enlarge it again, both by nearest neighbour.
+
+    >>> pixelate(torch.arange(8.0).expand(1, 1, 8, 8), 0.25)[0, 0, 0]
+    tensor([1., 1., 3., 3., 5., 5., 7., 7.])
+    """
     scale = 0.95 - strength**0.6
     height, width = images.shape[-2:]
     small = max(round(height * scale), 1), max(round(width * scale), 1)
@@ -103,5 +111,9 @@ def colour_blocks(images: Tensor, count: int, generators: Generators) -> Tensor:
 
 
 def scaled_count(count: int, height: int, width: int) -> int:
-    """``count`` per 512×384 px at this size, at least 1."""
+    """``count``, given for 512×384 px, scaled to another area; at least 1.
+
+    >>> scaled_count(40, 192, 256)
+    10
+    """
     return max(round(count * height * width / KADID_AREA), 1)

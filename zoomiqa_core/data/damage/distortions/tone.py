@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 QUANTISER_ITERATIONS = 30
-"""Lloyd steps of the intensity quantiser; thresholds move less than 0.1 grey levels after these."""
+"""Lloyd iterations of the intensity quantiser, until thresholds move less than 0.1 grey levels."""
 
 
 def brighten(images: Tensor, amount: float) -> Tensor:
-    """Lift the mid-tones of (B, 3, H, W): mid-grey goes to ½ + amount/2.
+    """Raise the mid-tones of (B, 3, H, W): mid-grey goes to ½ + amount/2.
 
     KADID's ``imbrighten``: two parts of the curve on RGB, one part of it on CIELAB lightness.
     """
@@ -22,7 +22,11 @@ def brighten(images: Tensor, amount: float) -> Tensor:
 
 
 def darken(images: Tensor, amount: float) -> Tensor:
-    """Lower the mid-tones of (B, 3, H, W): mid-grey goes to ½ − amount/2, on RGB alone."""
+    """Lower the mid-tones of (B, 3, H, W): mid-grey goes to ½ − amount/2, on RGB alone.
+
+    >>> darken(torch.full((1, 3, 1, 1), 0.5), 0.4).flatten()
+    tensor([0.3000, 0.3000, 0.3000])
+    """
     return mid_tone_curve(images, 0.5 - amount / 2.0)
 
 
@@ -32,7 +36,7 @@ def mean_shift(images: Tensor, offset: float) -> Tensor:
 
 
 def contrast_change(images: Tensor, amount: float) -> Tensor:
-    """Bend (B, 3, H, W) by the spline through (0,0) (.3, ¼−a/4) (.5,.5) (.7, ¾+a/4) (1,1).
+    """Map (B, 3, H, W) by the spline through (0,0) (.3, ¼−a/4) (.5,.5) (.7, ¾+a/4) (1,1).
 
     KADID's ``imcontrastc``, MATLAB's not-a-knot spline. Positive amounts raise the contrast,
     negative ones lower it; 0 is a mild rise, because the outer points sit at .3 and .7.
@@ -42,18 +46,18 @@ def contrast_change(images: Tensor, amount: float) -> Tensor:
 
     heights = (0.0, 0.25 - amount / 4.0, 0.5, 0.75 + amount / 4.0, 1.0)
     pieces = CubicSpline((0.0, 0.3, 0.5, 0.7, 1.0), heights, bc_type="not-a-knot").c.T
-    offset = images - 0.5  # both cubics expressed around ½ share their value there
+    offset = images - 0.5  # both cubics have the same value at ½
     below = _cubic(offset + 0.5, pieces[0])
     above = _cubic(offset, pieces[2])
     return torch.where(offset < 0, below, above).clamp(0.0, 1.0)
 
 
 def quantise_intensity(images: Tensor, levels: int) -> Tensor:
-    """Cut the intensities of (B, 3, H, W) at ``levels`` Otsu thresholds shared by R, G and B.
+    """Quantise the intensities of (B, 3, H, W) at ``levels`` Otsu thresholds for R, G and B alike.
 
     MATLAB's ``multithresh`` searches the thresholds that minimise the within-class variance; here
-    Lloyd's iteration on the 256-bin histogram descends on the same criterion from the same uniform
-    start. As in KADID's ``imnoisequantize`` a class takes the value of the threshold below it, the
+    Lloyd's iteration on the 256-bin histogram minimises it from the same uniform start. As in
+    KADID's ``imnoisequantize`` a class takes the value of the threshold below it, the
     darkest two collapse to 0 and the brightest goes to 1.
     """
     codes = (images * 255.0).round().long().flatten(1)  # (B, 3HW)
@@ -68,7 +72,11 @@ def quantise_intensity(images: Tensor, levels: int) -> Tensor:
 
 
 def mid_tone_curve(values: Tensor, midpoint: float) -> Tensor:
-    """Parabola through (0, 0), (½, midpoint), (1, 1), clamped: KADID's ``curves`` of one point."""
+    """Parabola through (0, 0), (½, midpoint), (1, 1), clamped: KADID's ``curves`` of one point.
+
+    >>> mid_tone_curve(torch.tensor([0.0, 0.25, 0.5, 1.0]), 0.6)
+    tensor([0.0000, 0.3250, 0.6000, 1.0000])
+    """
     return (values + 4.0 * (midpoint - 0.5) * values * (1.0 - values)).clamp(0.0, 1.0)
 
 
