@@ -30,6 +30,7 @@ from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.images.sources import find_images, save_png
 from zoomiqa_core.proxy.batches import VERSIONS
 from zoomiqa_core.runs.folder import RunFolder
+from zoomiqa_core.runs.random import numbered_generator
 
 PRESETS_IN_TURN = ("mixed", "noise_jpeg", "mixed", "blur_noise", "mixed", "x2", "blur")
 
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         path = run.path / "sets" / f"{index:05d}_{pool.paths[index].stem}.png"
         if path.is_file():
             continue
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
+        generator = numbered_generator(config.seed, index)
         clean = pool.crop(index, config.crop, generator=generator)[None]
         tiles = versions(pipe, clean, preset, generator)
         save_png(torch.cat(list(tiles), dim=-1), path)

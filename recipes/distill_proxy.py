@@ -4,104 +4,120 @@
         teacher=JUDGE photos=PHOTOS biq2021=BIQ2021 restored=SETS start=WEIGHTS out=runs/distilled
 
 ``teacher`` is what ``load_scorer`` takes: a proxy's folder, a Zoom-IQA model, a server's address.
-It judges crops of the photos, clean and distorted, which lie in ``out/taught``; its labels in
-``out/labels.jsonl`` are kept image by image, so a teacher that was cut short goes on
-(:mod:`zoomiqa_core.proxy.distill`). The rest is :mod:`recipes.train_proxy`'s; the run resumes from
-its folder, the result is ``out/weights``.
+It judges crops of the photos, clean and distorted, which lie in ``out/taught``. Its labels are
+written to ``out/labels.jsonl`` image by image, so an interrupted run goes on where it stopped
+(:mod:`zoomiqa_core.proxy.distill`). Data and optimisation are those of :mod:`recipes.train_proxy`,
+without its pairs and attacks. The run resumes from its folder; the result is ``out/weights``.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from omegaconf import MISSING
 from rich.progress import track
-from torch.optim.swa_utils import AveragedModel
 
-from recipes import train_proxy
 from recipes.compose import compose
-from recipes.train_proxy import (
-    average,
-    load_start,
-    losses,
-    parameter_groups,
-    schedule,
-    validate,
-)
-from zoomiqa_core.data.benchmarks.sets import read_biq2021
+from recipes.train_proxy import ProxyRunConfig, read_data, start_proxy, train, validate
 from zoomiqa_core.data.damage.kadid import distort
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.evaluation.run import weights_digest
-from zoomiqa_core.images.sources import find_images, save_png, to_batch
-from zoomiqa_core.proxy.batches import SEEN, Evidence, Photos, made_evidence, rated_evidence
+from zoomiqa_core.images.sources import save_png, to_batch
+from zoomiqa_core.proxy.batches import SEEN
 from zoomiqa_core.proxy.distill import (
     Label,
+    TaughtBatch,
     distillation_losses,
     label_images,
     taught_batch,
 )
 from zoomiqa_core.proxy.model import QualityProxy
+from zoomiqa_core.proxy.training import Draw, ProxyTraining, StepDraws
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
+from zoomiqa_core.runs.random import numbered_generator
 from zoomiqa_core.scorer import load_scorer
+
+Labelled = tuple[Path, Label]
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """What the teacher is asked, and what its labels weigh."""
+    """Images and weights of the teacher's labels."""
 
     images: int = 2000
     """Crops the teacher judges, of the photos in turn."""
     held_out: int = 10
-    """Every n-th photo is not taught: on its crops one sees whether the student follows."""
+    """One photo in this many is not taught; agreement with the teacher is measured on its crops."""
     side: int = 320
     """Of a crop, pixels, a multiple of 16."""
     clean: float = 0.2
-    """Share of crops left as they are; the others carry a seen KADID type at a random level."""
+    """Share of undamaged crops; the others carry a KADID type of the training set at a random
+    level."""
     a_step: int = 8
     """Taught images a step."""
     regions: bool = True
-    """Ask about regions as well."""
+    """Learn ratings of regions as well."""
     typical: float = 0.4
-    """How far the teacher errs when it is sure, rating units; spread beyond it costs weight."""
+    """Error of a confident teacher, rating units; labels with a larger spread weigh less."""
     unknown_std: float = 0.4
     """Spread of a teacher that states none, rating units."""
     weight: float = 0.5
-    """Of all that is taught, beside people's 1."""
+    """Weight of all that is taught; people's ratings weigh 1."""
     spread_weight: float = 0.1
-    """Of the teacher's distribution in that."""
+    """Weight of the teacher's spread within that."""
 
 
 @dataclass(frozen=True)
-class Config(train_proxy.Config):
-    """Settings of one distillation: those of ``train_proxy``, and the teacher's."""
+class Config(ProxyRunConfig):
+    """Settings of one distillation."""
 
     teacher: str = MISSING
     """Name, folder or address of the teacher."""
     teacher_device: str = "cpu"
-    """Where it judges."""
+    """Device of the teacher."""
     out: str = "runs/distilled"
     """Run folder."""
     teaching: Teaching = field(default_factory=Teaching)
-    """Its lessons."""
+    """What the teacher is asked, and how much it weighs."""
+
+
+class TaughtDraw(NamedTuple):
+    """What one step shows: people's and made evidence, and images the teacher judged."""
+
+    draw: Draw
+    taught: TaughtBatch
+
+
+class TaughtDraws(StepDraws):
+    """:class:`StepDraws` with images the teacher judged."""
+
+    labelled: list[Labelled]
+    teaching: Teaching
+
+    def __getitem__(self, step: int) -> TaughtDraw:  # type: ignore[override]
+        generator = numbered_generator(self.seed, step)
+        draw = self.draw(generator)
+        order = torch.randperm(len(self.labelled), generator=generator)
+        chosen = [self.labelled[i] for i in order[: self.teaching.a_step].tolist()]
+        paths, labels = zip(*chosen, strict=True)
+        return TaughtDraw(draw, taught_batch(paths, labels, self.teaching.unknown_std))
 
 
 def make_images(pool: PhotoPool, teaching: Teaching, folder: Path, seed: int) -> list[Path]:
-    """Crops for the teacher, clean and distorted; files that are there are kept."""
+    """Write crops for the teacher, clean and distorted; finished files are kept."""
     paths = []
     for index in track(range(teaching.images), "images", disable=not sys.stderr.isatty()):
         path = folder / f"{index:05d}.png"
         paths.append(path)
         if path.is_file():
             continue
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        generator = numbered_generator(seed, index)
         image = pool.crop(index % len(pool), teaching.side, generator=generator)[None]
         if float(torch.rand((), generator=generator)) >= teaching.clean:
             name = SEEN[int(torch.randint(len(SEEN), (), generator=generator))]
@@ -112,10 +128,59 @@ def make_images(pool: PhotoPool, teaching: Teaching, folder: Path, seed: int) ->
 
 
 @torch.no_grad()
-def follows(proxy: QualityProxy, held_out: list[tuple[Path, Label]], device: str) -> float:
+def srcc_with_teacher(proxy: QualityProxy, held_out: list[Labelled], device: str) -> float:
     """SRCC of the student with its teacher on images held out."""
-    found = [float(proxy(to_batch(path).to(device)).rating) for path, _ in held_out]
-    return srcc(found, [cast(float, label.rating) for _, label in held_out])
+    ratings = [float(proxy(to_batch(path).to(device)).rating) for path, _ in held_out]
+    return srcc(ratings, [cast(float, label.rating) for _, label in held_out])
+
+
+def ask_teacher(
+    config: Config, clean: PhotoPool, folder: Path
+) -> tuple[list[Labelled], list[Labelled], dict[str, int]]:
+    """Taught and held-out images with their labels, and the number of each failure.
+
+    Raises:
+        ValueError: too few labels are valid.
+    """
+    teaching = config.teaching
+    paths = make_images(clean, teaching, folder / "taught", config.seed)
+    teacher = load_scorer(config.teacher, device=config.teacher_device)
+    labels = label_images(
+        teacher,
+        paths,
+        folder / "labels.jsonl",
+        weights=weights_digest(teacher) or "",
+        regions=teaching.regions,
+        progress=lambda images: track(images, "teacher", disable=not sys.stderr.isatty()),
+    )
+    taught: list[Labelled] = []
+    held_out: list[Labelled] = []
+    for index, (path, label) in enumerate(zip(paths, labels, strict=True)):
+        if label.error is None:
+            apart = index % len(clean) % teaching.held_out == 0
+            (held_out if apart else taught).append((path, label))
+    errors = [label.error for label in labels if label.error]
+    failures = {name: errors.count(name) for name in sorted(set(errors))}
+    valid = len(taught) + len(held_out)
+    print(f"teacher: {valid} labels, {len(errors)} failures {failures or ''}")
+    if len(taught) < teaching.a_step or len(held_out) < 2:
+        raise ValueError(
+            f"{valid} valid labels, {len(held_out)} held out: give at least {teaching.a_step} to "
+            "teach and 2 to hold out (teaching.images, teaching.held_out)"
+        )
+    return taught, held_out, failures
+
+
+def learn(training: ProxyTraining, shown: TaughtDraw, config: Config) -> dict[str, float]:
+    """Backward passes of one step; returns the loss terms."""
+    record = training.learn_evidence(shown.draw.batches)
+    teaching = config.teaching
+    taught = TaughtBatch(*(column.to(config.device) for column in shown.taught))
+    terms = distillation_losses(training.forward(taught.images), taught, teaching.typical)
+    scale = {"spread": teaching.spread_weight, "regions": config.map_weight}
+    total = torch.stack([scale.get(name, 1.0) * term for name, term in terms.items()]).sum()
+    (teaching.weight * total).backward()
+    return record | {f"taught_{name}": round(v.item(), 5) for name, v in terms.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -123,133 +188,35 @@ def main(arguments: list[str] | None = None) -> None:
     config, resolved = compose(Config, arguments)
     if config.threads:
         torch.set_num_threads(config.threads)
-    run, teaching, plan = RunFolder(config.out, resolved), config.teaching, config.batch
+    run = RunFolder(config.out, resolved)
     warn_of_slow_bf16(config.bf16, config.device)
+    photos, validation = read_data(config)
+    clean = PhotoPool(photos.pristine.paths, min_side=config.teaching.side)
+    labelled, held_out, failures = ask_teacher(config, clean, run.path)
 
-    clean = find_images([config.photos])
-    paths = make_images(
-        PhotoPool(clean, min_side=teaching.side), teaching, run.path / "taught", config.seed
+    training = ProxyTraining(start_proxy(config, photos), config)
+    draws = TaughtDraws(photos, config.batch, seed=config.seed)
+    draws.labelled, draws.teaching = labelled, config.teaching
+
+    def agreement() -> dict[str, float]:
+        student = training.averaged
+        return {"srcc_with_teacher": srcc_with_teacher(student, held_out, config.device)}
+
+    start = training.resume(run)
+    if not start:
+        run.log({"step": 0, **agreement()})
+    train(
+        run,
+        training,
+        config,
+        draws,
+        start=start,
+        learn=lambda _, shown: learn(training, shown, config),
+        check=lambda: validate(training.averaged, validation, config.device) | agreement(),
     )
-    teacher = load_scorer(config.teacher, device=config.teacher_device)
-    labels = label_images(
-        teacher,
-        paths,
-        run.path / "labels.jsonl",
-        weights=weights_digest(teacher) or "",
-        regions=teaching.regions,
-        progress=lambda images: track(images, "teacher", disable=not sys.stderr.isatty()),
-    )
-    pairs, held_out = [], []
-    for index, (path, label) in enumerate(zip(paths, labels, strict=True)):
-        if label.error is None:
-            apart = index % len(clean) % teaching.held_out == 0
-            (held_out if apart else pairs).append((path, label))
-    failures = [label.error for label in labels if label.error]
-    counts = {name: failures.count(name) for name in sorted(set(failures))}
-    valid = len(pairs) + len(held_out)
-    print(f"teacher: {valid} labels, {len(failures)} failures {counts or ''}")
-    if len(pairs) < teaching.a_step or len(held_out) < 2:
-        raise ValueError(
-            f"{valid} valid labels, {len(held_out)} held out: give at least {teaching.a_step} to "
-            "teach and 2 to hold out (teaching.images, teaching.held_out)"
-        )
-
-    training = {image.path: image for image in read_biq2021(config.biq2021, "training")}
-    validation = read_biq2021(config.biq2021, "validation")
-    validation = validation[:: max(1, len(validation) // config.validate_on)]
-    rated = PhotoPool(training, min_side=plan.rated_crop, skip_small=True)
-    photos = Photos(
-        rated=rated,
-        ratings=torch.tensor([training[path].rating for path in rated.paths]),
-        subsets=[training[path].subset for path in rated.paths],
-        pristine=PhotoPool(clean, min_side=plan.crop),
-        restored=PhotoPool(find_images([config.restored]), min_side=plan.crop),
-    )
-
-    torch.manual_seed(config.seed)  # parts of the student that its start lacks
-    proxy = QualityProxy()
-    load_start(proxy, config.start)
-    if not proxy.standardised:
-        first = torch.Generator().manual_seed(config.seed)
-        proxy.standardise(rated_evidence(photos, plan, generator=first).images for _ in range(20))
-    proxy = proxy.to(config.device).to(memory_format=torch.channels_last).train()
-    groups = parameter_groups(proxy, config)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
-    averaged = AveragedModel(proxy, avg_fn=partial(average, decay=config.ema))
-    student = cast(QualityProxy, averaged.module)
-    kind, start = torch.device(config.device).type, 0
-    if state := run.load():
-        proxy.load_state_dict(state["proxy"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    else:
-        followed = follows(student, held_out, config.device)
-        run.log({"step": 0, "srcc_with_teacher": followed})
-
-    weights = {"rated": config.rated_ranking_weight, "made": config.ranking_weight}
-    for step in range(start, config.steps):
-        began = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * schedule(step, group["begin"], config)
-        for parameter in groups[0]["params"]:
-            parameter.requires_grad_(step >= config.head_steps)
-        # a generator per step: a resumed run sees the batches of an unbroken one
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        batches = {
-            "rated": rated_evidence(photos, plan, generator=generator),
-            "made": made_evidence(photos, plan, generator=generator),
-        }
-        chosen = torch.randperm(len(pairs), generator=generator)[: teaching.a_step].tolist()
-        taught = taught_batch(
-            [pairs[i][0] for i in chosen], [pairs[i][1] for i in chosen], teaching.unknown_std
-        )
-
-        record: dict[str, float] = {"step": step + 1}
-        optimizer.zero_grad()
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
-        for name, evidence in batches.items():
-            evidence = Evidence(*(column.to(config.device) for column in evidence))
-            images = evidence.images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-                out = proxy(images)
-            terms = losses(out, evidence, config, weights[name])
-            terms["total"].backward()
-            record |= {f"{name}_{k}": round(v.item(), 5) for k, v in terms.items()}
-        taught = type(taught)(*(column.to(config.device) for column in taught))
-        with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-            out = proxy(taught.images.contiguous(memory_format=torch.channels_last))
-        terms = distillation_losses(out, taught, teaching.typical)
-        scale = {"spread": teaching.spread_weight, "regions": config.map_weight}
-        total = torch.stack([scale.get(name, 1.0) * term for name, term in terms.items()]).sum()
-        (teaching.weight * total).backward()
-        record |= {f"taught_{k}": round(v.item(), 5) for k, v in terms.items()}
-        torch.nn.utils.clip_grad_norm_(proxy.parameters(), 1.0, error_if_nonfinite=True)
-        optimizer.step()
-        averaged.update_parameters(proxy)
-
-        done = step + 1
-        record["seconds"] = round(time.perf_counter() - began, 3)
-        if done % config.validate_every == 0 or done == config.steps:
-            followed = follows(student, held_out, config.device)
-            record |= {
-                **validate(student, validation, config.device),
-                "srcc_with_teacher": followed,
-            }
-        run.log(record)
-        if done % config.save_every == 0 or done == config.steps:
-            run.save(
-                {
-                    "proxy": proxy.state_dict(),
-                    "averaged": averaged.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": done,
-                }
-            )
-    student.half().save_pretrained(run.path / "weights")  # loaded into fp32 modules
-    told = {"teacher": config.teacher, "labels": valid, "failures": counts}
-    write_text_atomic(run.path / "weights" / "teacher.json", to_json(told))
-    print(f"weights: {run.path / 'weights'}")
+    record = {"teacher": config.teacher, "labels": len(labelled) + len(held_out)}
+    record |= {"failures": failures}
+    write_text_atomic(run.path / "weights" / "teacher.json", to_json(record))
 
 
 if __name__ == "__main__":

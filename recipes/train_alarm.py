@@ -39,6 +39,7 @@ from zoomiqa_core.images.sources import find_images
 from zoomiqa_core.proxy.losses import error_loss, regression_loss
 from zoomiqa_core.runs.files import atomic_path
 from zoomiqa_core.runs.folder import RunFolder
+from zoomiqa_core.runs.random import numbered_generator
 
 PART = 20
 """Families in one file."""
@@ -93,7 +94,7 @@ def measured(
         if not path.is_file():
             rows = []
             for number in range(first, min(first + PART, count)):
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+                generator = numbered_generator(seed, number)
                 family = draw(pool, crop, generator)
                 rows.append((statistics(family), reference_rating(family, family[:1])))
             found, rating = (torch.stack(column) for column in zip(*rows, strict=True))
@@ -119,7 +120,7 @@ def fit(alarm: Alarm, found: Tensor, rating: Tensor, config: Config) -> None:
     """Teach every member four fifths of the families, (F, size, COUNT) and (F, size)."""
     alarm.standardise(found.flatten(0, 1))
     for number, member in enumerate(alarm.members):
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        generator = numbered_generator(config.seed, number)
         own = torch.randperm(len(found), generator=generator)[: max(1, len(found) * 4 // 5)]
         optimiser = torch.optim.AdamW(member.parameters(), weight_decay=config.weight_decay)
         batches = -(-len(own) // 32)

@@ -37,6 +37,7 @@ from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.images.sources import find_images, save_png, to_batch
 from zoomiqa_core.runs.files import write_text_atomic
 from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
+from zoomiqa_core.runs.random import numbered_generator
 
 CHECK_SIDE = 128
 """Side in pixels of the held-out centre crops."""
@@ -306,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
                 group["lr"] = rate
 
             # a generator per step: a resumed run sees the batches of an unbroken one
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            generator = numbered_generator(config.seed, step)
             clean, degraded = training_pair(photos, config, generator)
             t = rf.sample_times(
                 len(clean),

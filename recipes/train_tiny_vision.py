@@ -31,6 +31,7 @@ from zoomiqa_core.data.gr_iqa.records import IMAGES, read_records
 from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.runs.folder import RunFolder, warn_of_slow_bf16
+from zoomiqa_core.runs.learning_rate import warmup_cosine
 from zoomiqa_core.training.picture_stacks import PictureStack, cut, random_cut, read_stacks
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm
 from zoomiqa_core.training.vision_chunks import join_chunks
@@ -178,14 +179,6 @@ def statistics(stacks: Sequence[PictureStack], allowed: Sequence[Tensor]) -> tup
     return cells.mean(1), cells.std(1).clamp_min(1e-3)
 
 
-def rate(step: float, config: Config) -> float:
-    """Learning rate as a share of its peak."""
-    warm = max(1, config.steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Build, train, save."""
     config, resolved = compose(Config, arguments)
@@ -228,6 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
         done = saved["step"]
 
     begun = time.monotonic()
+    warmup = max(1, config.steps // 20)
     for step in track(range(done, config.steps), "training", disable=quiet):
         batch = draw(stacks, shown, labels, config, generator)
         share = 0.0
@@ -235,7 +229,9 @@ def main(arguments: list[str] | None = None) -> None:
             share = min(1.0, (time.monotonic() - begun) / config.seconds)
         place = max(step, done + share * (config.steps - done))
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * rate(place, config)
+            group["lr"] = config.learning_rate * warmup_cosine(
+                place, warmup=warmup, progress=(place - warmup) / max(1, config.steps - warmup)
+            )
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             loss, terms = model.loss(batch)
         optimiser.zero_grad()

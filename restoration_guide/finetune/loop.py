@@ -19,6 +19,7 @@ from torch import Tensor
 
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch, Method, StepLosses
+from zoomiqa_core.runs.learning_rate import warmup_cosine
 from zoomiqa_core.runs.random import derived_generator
 
 DrawBatch = Callable[[torch.Generator], Batch]
@@ -71,11 +72,9 @@ class LoopConfig:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 0."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        if self.schedule == "constant" or step < self.warmup_steps:
-            return self.learning_rate * warm
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        decay = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        progress = 0.0 if self.schedule == "constant" else decay
+        return self.learning_rate * warmup_cosine(step, warmup=self.warmup_steps, progress=progress)
 
 
 def batch_generator(seed: int, step: int, index: int) -> torch.Generator:

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from zoomiqa_core.proxy.losses import regression_loss
+from zoomiqa_core.proxy.model import QualityProxy
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """Attacked images of a training step."""
+
+    weight: float = 0.5
+    """Weight of the loss; 0 leaves attacks out."""
+    images: int = 3
+    """Images attacked in each step, drawn from its batch and of its size. With attacks on crops of
+    another size a proxy learned to give that size one rating, whatever it showed."""
+    radius: tuple[float, float] = (0.5, 2.0)
+    """Range of the largest change of a pixel value, in 255ths."""
+    steps: int = 3
+    """Steps of gradient ascent."""
 
 
 def perturb(
@@ -52,3 +71,37 @@ def perturb(
         perturbed = perturbed.detach() + 2 * radius / steps * sign * slope.sign()
         perturbed = torch.min(torch.max(perturbed, low), high)
     return perturbed.detach()
+
+
+def attacked_loss(
+    proxy: QualityProxy, images: Tensor, config: AdversarialConfig, generator: torch.Generator
+) -> Tensor:
+    """How far attacks move the ratings of a few images (smooth L1, β = 0.25 rating units).
+
+    In fp32: bf16 would round changes of a 255th away.
+
+    >>> proxy, generator = QualityProxy(), torch.Generator().manual_seed(0)
+    >>> loss = attacked_loss(proxy, torch.rand(4, 3, 64, 64), AdversarialConfig(), generator)
+    >>> loss.shape, loss.requires_grad
+    (torch.Size([]), True)
+
+    Args:
+        proxy: in training mode.
+        images: (B, 3, H, W) in [0, 1].
+        config: of the attacks.
+        generator: CPU generator.
+    """
+    share = float(torch.rand((), generator=generator))
+    chosen = images[torch.randperm(len(images), generator=generator)[: config.images]]
+    low, high = config.radius
+    proxy.eval()  # without dropout
+    attacked = perturb(
+        lambda batch: proxy(batch).rating,
+        chosen,
+        radius=(low + (high - low) * share) / 255,
+        steps=config.steps,
+        generator=generator,
+    )
+    ratings = proxy(torch.cat([chosen, attacked])).rating
+    proxy.train()
+    return regression_loss(ratings[len(chosen) :], ratings[: len(chosen)].detach())

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from zoomiqa_core.proxy.preprocess import STRIDE
+
+if TYPE_CHECKING:
+    from zoomiqa_core.proxy.batches import Evidence
+    from zoomiqa_core.proxy.model import ProxyOutput
+
+MIN_GAP = 0.25
+"""Images of a group whose order differs by less are not ranked."""
+
+
+def evidence_losses(
+    out: ProxyOutput, evidence: Evidence, *, ranking_weight: float, map_weight: float
+) -> dict[str, Tensor]:
+    """Loss terms of one training batch, and their weighted sum as ``total``.
+
+    Args:
+        out: of the proxy for the batch's images.
+        evidence: the batch; what is unknown (NaN) gives no loss.
+        ranking_weight: of the term ``ranking``.
+        map_weight: of the term ``map``; ``regression`` and ``error`` weigh 1.
+    """
+    rated = ~evidence.rating.isnan()
+    mapped = ~evidence.rating_map.isnan().flatten(1).any(1)
+    rating, target = out.rating[rated], evidence.rating[rated]
+    terms = {
+        "regression": regression_loss(rating, target),
+        "ranking": ranking_loss(out.rating, evidence.order, evidence.group, min_gap=MIN_GAP),
+        "error": error_loss(rating, out.rating_std[rated], target),
+    }
+    if mapped.any():
+        terms["map"] = map_loss(out.map[mapped], evidence.rating_map[mapped])
+    weights = {"ranking": ranking_weight, "map": map_weight}
+    total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), start=0)
+    return {**terms, "total": torch.as_tensor(total)}
 
 
 def ranking_loss(

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from zoomiqa_core.runs.random import numbered_generator
+
 Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 
 Schedule = Literal["linear", "cosine", "step"]
@@ -158,7 +160,7 @@ class ProgressiveSampler(Sampler[int]):
     def chunk(self, number: int) -> list[int]:
         """The distinct images of a chunk."""
         weights = sample_weights(self.bins, self.progress(number))
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        generator = numbered_generator(self.seed, number)
         return torch.multinomial(weights, self.batch_size, generator=generator).tolist()
 
     def drawn_shares(self, windows: int = 20) -> tuple[Tensor, Tensor]:

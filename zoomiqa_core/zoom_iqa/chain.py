@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from zoomiqa_core.assessment import Assessment, BBox, Chains, Round
+from zoomiqa_core.runs.random import derived_seed
 from zoomiqa_core.zoom_iqa.answer import format_answer, replace_answer
 from zoomiqa_core.zoom_iqa.crop import CropBox, crop_image, region_box
 from zoomiqa_core.zoom_iqa.prompts import Prompts
@@ -116,7 +116,7 @@ class Chain:
         if self.done:
             return None
         chat = messages(self.prompts, self.question, self._previous, region=self._region)
-        return Request(chat, self._views, _request_seed(self.seed, self._asked))
+        return Request(chat, self._views, derived_seed(self.seed, self._asked))
 
     def read(self, text: str, tokens: int = 0) -> None:
         """Process the reply to :attr:`request`: its whole text and number of tokens."""
@@ -185,9 +185,3 @@ def combine_chains(
     )
     std = statistics.stdev(ratings) if len(ratings) > 1 else math.nan
     return dataclasses.replace(nearest, rating=rating, rating_std=std, chains=record)
-
-
-def _request_seed(seed: int, asked: int) -> int:
-    """Seed of a chain's next reply; independent between chains and replies."""
-    state = np.random.SeedSequence([seed, asked]).generate_state(1, np.uint64)
-    return int(state[0]) >> 1  # torch seeds are signed 64-bit numbers
