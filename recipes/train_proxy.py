@@ -107,11 +107,9 @@ def start_proxy(config: ProxyRunConfig, photos: Photos) -> QualityProxy:
     proxy = QualityProxy()
     load_start(proxy, config.start)
     if not proxy.standardised:
+        generator = torch.Generator().manual_seed(config.seed)
         proxy.standardise(
-            rated_evidence(
-                photos, config.batch, generator=torch.Generator().manual_seed(config.seed)
-            ).images
-            for _ in range(20)
+            rated_evidence(photos, config.batch, generator=generator).images for _ in range(20)
         )
     return proxy
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from recipes import train_proxy as recipe
+from recipes.compose import compose
 from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.batches import VERSIONS
 from zoomiqa_core.proxy.model import QualityProxy
@@ -61,6 +62,16 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, 
     resumed = run(data, tmp_path / "broken")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_features_are_standardised_on_different_batches(data, monkeypatch):
+    config, _ = compose(recipe.Config, ["--config", str(SMOKE), *data])
+    photos, _ = recipe.read_data(config)
+    batches = []
+    monkeypatch.setattr(QualityProxy, "standardise", lambda self, images: batches.extend(images))
+    recipe.start_proxy(config, photos)
+    assert len(batches) == 20
+    assert len({float(images.sum()) for images in batches}) > 10
 
 
 def test_processes_that_draw_ahead_change_nothing(data, tmp_path):
