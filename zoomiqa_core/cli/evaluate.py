@@ -19,16 +19,22 @@ from zoomiqa_core.cli.results import progress
 def evaluate_judge(
     dataset: Annotated[
         str,
-        typer.Argument(metavar="SET", help="Name of a dataset, or a .json file of annotations."),
+        typer.Argument(
+            metavar="SET",
+            help='Name of a dataset, a .json file of annotations, or "votes" between two images.',
+        ),
     ],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="The dataset's folder; of votes, also a CSV file.")
+    ],
     judge: JudgeOptions,
     split: Annotated[
         str | None, typer.Option(help="training, validation or test; without it, all images.")
     ] = None,
     batch: Batch = 1,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Judge only this many images, drawn at random.")
+        int | None,
+        typer.Option(min=1, help="Only this many images, or photos of votes, drawn at random."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -45,7 +51,14 @@ def evaluate_judge(
     Several processes share the images: `accelerate launch --multi_gpu -m zoomiqa_core.cli.main eval
     …`, or torchrun on CPUs. After an interruption the same command resumes the run, on any number
     of processes.
+
+    `eval votes` reads choices between two images: a CSV file left,right,selected[,input][,photo],
+    folders as in BAPPS, PIPAL (or another set with references), or families of restorations. It
+    prints the shares of votes, majorities and best images that the judge agrees with.
     """
+    if dataset == "votes":
+        _judge_votes(data, judge, split, batch, limit, out, seed)
+        return
     from zoomiqa_core.data.benchmarks.sets import find_benchmark, read_benchmark
     from zoomiqa_core.evaluation.run import default_folder, evaluate, sample
     from zoomiqa_core.evaluation.summary import summarise, summary_table, write_summary
@@ -75,6 +88,54 @@ def evaluate_judge(
             for path in write_summary(judgements, summary, folder):
                 typer.echo(str(path))
             finish([judgement["valid"] for judgement in judgements])
+
+
+def _judge_votes(
+    data: Path,
+    judge: JudgeOptions,
+    split: str | None,
+    batch: int,
+    limit: int | None,
+    out: Path | None,
+    seed: int,
+) -> None:
+    from zoomiqa_core.evaluation import vote_summary, votes
+    from zoomiqa_core.evaluation.run import default_folder
+    from zoomiqa_core.runs.launch import launched_process
+
+    if split is not None:
+        raise typer.BadParameter("votes have no --split; give the folder of the part as --data")
+    with launched_process(judge.device) as process, _run_errors():
+        hidden = not process.is_main
+        pairs = votes.read_pairs(
+            data,
+            limit=limit,
+            seed=seed,
+            progress=lambda families: progress(families, "Labelling", hidden=hidden),
+        )
+        data = data.expanduser()
+        name = data.resolve().stem if data.is_file() else data.resolve().name
+        identity = {"dataset": f"votes-{name}", "scorer": judge.scorer, "seed": seed}
+        folder = out or default_folder({**identity, "split": ""})
+        check_output(folder)
+        scorer = judge.load()
+        judged = votes.judge_pairs(
+            pairs,
+            scorer,
+            folder,
+            root=data.parent if data.is_file() else data,
+            config={**identity, "settings": dict(getattr(scorer, "settings", {}))},
+            batch=batch,
+            process=process,
+            progress=lambda chunks: progress(chunks, "Judging", hidden=hidden),
+        )
+        if process.is_main:
+            summary = vote_summary.summarise_votes(pairs, judged, identity)
+            _print_table(vote_summary.votes_table(summary))
+            for path in vote_summary.write_votes_summary(summary, folder):
+                typer.echo(str(path))
+            rows = [row for name, row in judged.items() if name != votes.SHARPNESS]
+            finish([judgement["valid"] for row in rows for judgement in row])
 
 
 @contextmanager

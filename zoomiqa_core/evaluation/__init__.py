@@ -1,1 +1,1 @@
-"""A judge measured against people's ratings."""
+"""A judge measured against people's ratings and votes."""

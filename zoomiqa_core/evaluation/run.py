@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.runs.launch import Process
 from zoomiqa_core.scorer import Scorer
 
+Item = TypeVar("Item")
 Judgement = dict[str, Any]
 """One line: ``index``, ``name``, ``mos``, the fields of the assessment, ``seconds``."""
 
@@ -37,8 +38,8 @@ TRANSIENT = frozenset({"connection", "timeout", "server_busy", "server_error", "
 """Errors of a judgement that another launch may not meet: it judges these images again."""
 
 
-def sample(images: Sequence[RatedImage], limit: int | None, seed: int = 0) -> list[RatedImage]:
-    """At most ``limit`` of the images, drawn at random, in their order.
+def sample(images: Sequence[Item], limit: int | None, seed: int = 0) -> list[Item]:
+    """At most ``limit`` of the images (or photos, or folders), drawn at random, in their order.
 
     Not the first ones, because a table often starts with images of one kind.
     """
