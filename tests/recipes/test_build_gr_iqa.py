@@ -23,7 +23,10 @@ from zoomiqa_core.data.gr_iqa.records import (
     read_records,
     reply_text,
 )
+from zoomiqa_core.data.teacher import build
+from zoomiqa_core.data.teacher.build import RecordBuilder
 from zoomiqa_core.data.teacher.model import ModelTeacher
+from zoomiqa_core.data.teacher.pictures import rated_pictures
 from zoomiqa_core.zoom_iqa.chain import Request
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
@@ -75,20 +78,20 @@ def test_a_resumed_build_equals_an_unbroken_one(
     data: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = 0
-    stage = recipe.stage
+    scene = RecordBuilder._scene
 
     def counted(*arguments: Any) -> Any:
         nonlocal made
         made += 1
         if made == 6:
             raise KeyboardInterrupt
-        return stage(*arguments)
+        return scene(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(recipe, "stage", counted)
+        patch.setattr(RecordBuilder, "_scene", counted)
         run(data, tmp_path)
     assert not (tmp_path / "records.jsonl").exists()
-    monkeypatch.setattr(recipe, "stage", counted)
+    monkeypatch.setattr(RecordBuilder, "_scene", counted)
     run(data, tmp_path)
     assert made == 6 + 7  # five came from the cache
     lines = (tmp_path / "records.jsonl").read_bytes()
@@ -116,7 +119,7 @@ class Teacher(ScriptedBackend):
 def taught(
     data: list[str], out: Path, backend: Teacher, monkeypatch: pytest.MonkeyPatch, *more: str
 ) -> dict[str, Any]:
-    monkeypatch.setattr(recipe, "_model_teacher", lambda _: ModelTeacher(backend, BUILTIN))
+    monkeypatch.setattr(recipe, "model_teacher", lambda _: ModelTeacher(backend, BUILTIN))
     return run(data, out, "teacher=scripted", "damaged=0", *more)
 
 
@@ -150,7 +153,7 @@ def test_what_does_not_rely_on_its_image_is_dropped(
         return lambda prefix, image: Continuation(3.0, "final", None, 0.5)
 
     monkeypatch.setattr(recipe.LocalVLM, "from_pretrained", lambda path: object())
-    monkeypatch.setattr(recipe, "vlm_continuation", blind)
+    monkeypatch.setattr(build, "vlm_continuation", blind)
     report = run(data, tmp_path, "reliance_model=folder", "damaged=0", "rewrites=0")
     assert report["dropped_of_reason"] == {"not_reliant": 4}
 
@@ -163,7 +166,7 @@ def test_processes_make_the_same_records(data: list[str], whole: Path, tmp_path:
 
 def test_kinds_keep_their_shares() -> None:
     config = recipe.Config(photos=str(SMOKE.parent), damaged=400, rated=0)
-    kinds = [picture.kind for picture in recipe.pictures(config)]
+    kinds = [picture.kind for picture in recipe.choose_pictures(config)]
     shares = {kind: kinds.count(kind) / 400 for kind in ("clean", "global", "local", "both")}
     assert shares == pytest.approx(
         {"clean": 0.1, "global": 0.35, "local": 0.35, "both": 0.2}, abs=0.01
@@ -173,16 +176,17 @@ def test_kinds_keep_their_shares() -> None:
 def test_rated_photos_are_spread_over_the_scale(data: list[str]) -> None:
     images = read_biq2021(data[1].removeprefix("biq2021="))
     crowded = [images[2]] * 50 + images
-    chosen = recipe.spread(crowded, 6, torch.Generator().manual_seed(0))
-    assert len({int(2 * image.rating) for image in chosen}) >= 5
-    assert len(recipe.spread(images, 100, torch.Generator().manual_seed(0))) == 6
+    chosen = rated_pictures(crowded, 6, generator=torch.Generator().manual_seed(0))
+    assert len({int(2 * picture.rating) for picture in chosen}) >= 5
+    assert [picture.index for picture in chosen] == list(range(6))
+    assert len(rated_pictures(images, 100, generator=torch.Generator().manual_seed(0))) == 6
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
         ("global_share=0.9", "sum to 1"),
-        ("style=terse", "short or long"),
+        ("style=terse", "style"),
         ("teacher=proxy", "does not write"),
     ],
 )
@@ -193,4 +197,4 @@ def test_wrong_settings_are_named(data: list[str], tmp_path: Path, word: str, me
 
 def test_missing_folders_are_named() -> None:
     with pytest.raises(ValueError, match="give photos=FOLDER or damaged=0"):
-        list(recipe.pictures(recipe.Config(biq2021="b")))
+        list(recipe.choose_pictures(recipe.Config(biq2021="b")))

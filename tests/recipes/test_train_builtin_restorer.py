@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from recipes import train_builtin_restorer as recipe
 from restoration_guide.restorers import load_restorer
+from restoration_guide.restorers.builtin import residual_flow
+from restoration_guide.restorers.builtin.training import training_pair
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.images.sources import find_images, save_png
 
@@ -57,10 +59,7 @@ def test_learning_rate_by_hand() -> None:
 def test_training_pair_is_seeded_and_damaged(photos: Path) -> None:
     config = recipe.Config(photos=str(photos), steps=1, crop=48, batch_size=4)
     pool = PhotoPool(find_images([photos]), min_side=48)
-    pairs = [
-        recipe.training_pair(pool, config, torch.Generator().manual_seed(seed))
-        for seed in (0, 0, 1)
-    ]
+    pairs = [training_pair(pool, config, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     clean, degraded = pairs[0]
     assert clean.shape == degraded.shape == (4, 3, 48, 48)
     assert float(clean.min()) >= -1.0 and float(clean.max()) <= 1.0
@@ -75,7 +74,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     recipe.main(arguments(photos, unbroken, f"device={device}"))  # and without checks between
 
-    flow_loss, calls = recipe.rf.flow_loss, []
+    flow_loss, calls = residual_flow.flow_loss, []
 
     def interrupted(*given: object) -> torch.Tensor:
         calls.append(1)
@@ -84,7 +83,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(
         return flow_loss(*given)  # type: ignore[arg-type]
 
     words = arguments(photos, broken, f"device={device}", f"val_photos={photos}", "save_minutes=0")
-    monkeypatch.setattr(recipe.rf, "flow_loss", interrupted)
+    monkeypatch.setattr(residual_flow, "flow_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         recipe.main(words)
     monkeypatch.undo()
