@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from restoration_guide.report.folder import check_folder, config_hash, is_done, run_identity
 from restoration_guide.report.index import Job
-from restoration_guide.report.write import write_report
+from restoration_guide.report.write import keep_candidate, write_report
 from restoration_guide.search.best_of_n import BestOfN, SearchInterrupted
 from zoomiqa_core.images.sources import read_image
 from zoomiqa_core.runs.launch import Process
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from restoration_guide.cli.config import RunConfig
     from restoration_guide.restorers.base import Candidate
     from restoration_guide.search.selection import Selection
@@ -48,6 +50,8 @@ def restore_image(
 ) -> Selection | None:
     """Search and report one image; None when its whole report is there and ``resume`` is set.
 
+    Each candidate is kept in the folder as soon as it is finished.
+
     Args:
         job: the image and its folder.
         search: restorer and judge.
@@ -62,18 +66,71 @@ def restore_image(
         SearchInterrupted: Ctrl-C; the finished candidates are reported. If that failed, the failure
             is its cause.
     """
-    pixels = read_image(job.path, limits=search.restorer.limits).pixels
-    identity = run_identity(pixels, settings)
+    decoded = read_image(job.path, limits=search.restorer.limits)
+    identity = run_identity(decoded.pixels, settings)
     if resume and is_done(job.folder, identity):
         return None
     check_folder(job.folder, identity, overwrite)
+
+    def finished(candidate: Candidate) -> None:
+        keep_candidate(candidate, job.folder, decoded, settings)
+        if progress is not None:
+            progress(candidate)
+
+    def write(selection: Selection) -> None:
+        write_report(
+            selection,
+            job.folder,
+            settings=settings,
+            overwrite=overwrite,
+            bits=settings["bits"],
+        )
+
+    return _searched(job.path, search, settings, write, finished)
+
+
+def restore_picture(
+    path: Path,
+    picture: Path,
+    search: BestOfN,
+    settings: Mapping[str, Any],
+    progress: Callable[[Candidate], None] | None = None,
+) -> Selection:
+    """Search one image and write the chosen picture alone.
+
+    Args:
+        path: the image.
+        picture: file; its suffix names the format.
+        search: restorer and judge.
+        settings: see :func:`resolved_settings`.
+        progress: called with each finished candidate.
+
+    Raises:
+        ImageError: the image cannot be read, or the restorer cannot take its size.
+        SearchInterrupted: as in :func:`restore_image`.
+    """
+
+    def write(selection: Selection) -> None:
+        selection.save(picture, bits=settings["bits"])
+
+    return _searched(path, search, settings, write, progress)
+
+
+def _searched(
+    path: Path,
+    search: BestOfN,
+    settings: Mapping[str, Any],
+    write: Callable[[Selection], None],
+    progress: Callable[[Candidate], None] | None,
+) -> Selection:
+    """The outcome of a search, written also when Ctrl-C ends it."""
     try:
-        selection = search(job.path, seed=settings["seed"], progress=progress)
+        selection = search(path, seed=settings["seed"], progress=progress)
     except SearchInterrupted as interrupt:
         try:
-            write_report(interrupt.selection, job.folder, settings=settings, overwrite=overwrite)
+            write(interrupt.selection)
         except Exception as error:
             raise interrupt from error
         raise
-    write_report(selection, job.folder, settings=settings, overwrite=overwrite)
+    write(selection)
     return selection

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoomiqa_core.cli.inputs import check_output, find_inputs, output_paths
+from zoomiqa_core.cli.inputs import (
+    check_output,
+    check_picture,
+    find_inputs,
+    is_picture,
+    output_paths,
+)
 from zoomiqa_core.cli.options import (
     ERROR,
     ConfigFile,
@@ -73,6 +79,9 @@ class BestOfNOptions(DemoOptions):
         float, typer.Option(help="Rating points a candidate must gain over the input.")
     ] = 0.0
     batch_size: Annotated[int, typer.Option(help="Candidates restored and judged together.")] = 1
+    bits: Annotated[
+        int, typer.Option(help="Bits per channel of the chosen picture: 8, or 16 of a PNG.")
+    ] = 8
     max_megapixels: Annotated[
         float | None,
         typer.Option(
@@ -91,20 +100,25 @@ def best_of_n(
     inputs: Inputs,
     options: BestOfNOptions,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for one report folder per image.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for one report folder per image; or, of one image, the chosen picture's "
+            "file, e.g. restored.jpg.",
+        ),
     ] = Path("runs/best-of-n"),
     config: ConfigFile = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip images whose report is there already.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace reports of other runs.")
+        bool, typer.Option("--overwrite", help="Replace reports of other runs, or the picture.")
     ] = False,
 ) -> None:
     """Restore each image N ways, keep the best; a report folder for each, an index of all.
 
     The report of FOLDER/sub/photo.jpg is DIR/sub/photo.jpg/report.html. A report's config.yaml is
-    a --config file that repeats its run.
+    a --config file that repeats its run. Pictures keep the input's EXIF and alpha.
 
     Several processes share the images: `accelerate launch --multi_gpu -m restoration_guide.cli.main
     best-of-n … --device cuda`, or torchrun on CPUs. After an interruption, the same command with
@@ -123,6 +137,9 @@ def best_of_n(
     from zoomiqa_core.runs.launch import interrupted_once, launched_process
 
     run = resolve_or_stop(RunConfig, config, given_options(context, options))
+    if is_picture(out):
+        _restore_to(out.expanduser(), run, find_inputs(inputs).paths, overwrite)
+        return
     images = find_inputs(inputs, out).images
     out = out.expanduser()
     folders = output_paths(images, out)
@@ -169,6 +186,32 @@ def demo(
     _finish([failure.status if failure else image_row(out)["status"]])
 
 
+def _restore_to(out: Path, run: RunConfig, paths: Sequence[Path], overwrite: bool) -> None:
+    """Restore one image to a picture's file, without a report."""
+    from restoration_guide.cli.batch import resolved_settings, restore_picture
+    from restoration_guide.report.index import Job
+    from zoomiqa_core.runs.launch import interrupted_once
+
+    path = check_picture(out, paths, overwrite=overwrite, bits=run.bits)
+    with interrupted_once():
+        search = _load(run)
+        settings = resolved_settings(run, search)
+        job = Job(path, out)
+        done: list[Selection] = []
+
+        def make(advance: Callable[[Candidate], None] | None) -> Selection:
+            done.append(restore_picture(path, out, search, settings, advance))
+            return done[0]
+
+        failure = _attempt(job, settings["n"], make)
+    if failure is not None:
+        _finish([failure.status])
+    judged = done[0].row("input").status == "ok" and any(
+        row.status == "ok" for row in done[0].rows[1:]
+    )
+    _finish(["stopped" if done[0].error else "restored" if judged else "unjudged"])
+
+
 def _load(run: RunConfig, out: Path | None = None) -> BestOfN:
     """Check the run's folder and load the models; a failure ends the program."""
     import torch
@@ -196,6 +239,22 @@ def _restore(
 ) -> Failure | None:
     """Restore, report and print one image; why it has no report, if it has none."""
     from restoration_guide.cli.batch import restore_image
+
+    def make(advance: Callable[[Candidate], None] | None) -> Selection | None:
+        return restore_image(
+            job, search, settings, resume=resume, overwrite=overwrite, progress=advance
+        )
+
+    return _attempt(job, settings["n"], make, brief)
+
+
+def _attempt(
+    job: Job,
+    n: int,
+    make: Callable[[Callable[[Candidate], None] | None], Selection | None],
+    brief: bool = False,
+) -> Failure | None:
+    """Make one image's result and print it; why there is none, if there is none."""
     from restoration_guide.report.index import Failure
     from restoration_guide.search.best_of_n import SearchInterrupted
     from zoomiqa_core.images.errors import ImageError
@@ -206,10 +265,8 @@ def _restore(
             typer.echo(f"error: {job.path}: the search stopped early: {selection.error}", err=True)
 
     try:
-        with _progress(job.path, settings["n"]) as advance:
-            selection = restore_image(
-                job, search, settings, resume=resume, overwrite=overwrite, progress=advance
-            )
+        with _progress(job.path, n) as advance:
+            selection = make(advance)
     except ImageError as error:
         report(error.code, str(error))
         return Failure("unreadable", error.code, str(error))
@@ -247,9 +304,12 @@ def _summary(job: Job, selection: Selection, brief: bool) -> str:
         f"  time      {selection.timing.total:.1f} s, "
         f"judging {100 * selection.timing.judging_share:.1f} %, "
         f"fidelity {100 * selection.timing.fidelity_share:.1f} %",
-        f"  picture   {job.folder / 'comparison.png'}",
-        f"  report    {job.folder / 'report.html'}",
     ]
+    if is_picture(job.folder):
+        lines.append(f"  picture   {job.folder}")
+    else:
+        lines.append(f"  picture   {job.folder / 'comparison.png'}")
+        lines.append(f"  report    {job.folder / 'report.html'}")
     return "\n".join(lines)
 
 

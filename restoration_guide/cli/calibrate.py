@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoomiqa_core.cli.inputs import check_output
-from zoomiqa_core.cli.options import JudgeOptions, stop, with_options
+from zoomiqa_core.cli.options import (
+    JudgeOptions,
+    MaxMegapixels,
+    limit_arguments,
+    stop,
+    with_options,
+)
 from zoomiqa_core.cli.results import progress, report
 from zoomiqa_core.runs.files import write_text_atomic
 
@@ -35,6 +41,7 @@ def calibrate_gate(
     out: Annotated[
         Path, typer.Option(metavar="YAML", help="File for the settings, for gate --config.")
     ] = Path("runs/gate.yaml"),
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Find the rating from which a judge's opinion is good enough, from labelled images."""
     import numpy as np
@@ -47,7 +54,8 @@ def calibrate_gate(
     paths, acceptable = _read_labels(labels, images)
     check_output(out.parent)
     scorer = judge.load()
-    assessments = [scorer.assess(path) for path in progress(paths, "Rating")]
+    limits = limit_arguments(scorer, max_megapixels)
+    assessments = [scorer.assess(path, **limits) for path in progress(paths, "Rating")]
     for path, assessment in zip(paths, assessments, strict=True):
         if not assessment.valid:
             report(assessment.error or "invalid", assessment.message or str(path))
@@ -69,6 +77,7 @@ def calibrate_gate(
         rates = check(ratings[held], acceptable[held], found.min_rating)._asdict()
         lines += [f"held out: {name.replace('_', ' ')} {rate}" for name, rate in rates.items()]
     given = {name: value for name, value in asdict(judge).items() if value is not None}
+    given |= {} if max_megapixels is None else {"max_megapixels": max_megapixels}
     settings = yaml.safe_dump({**given, "min_rating": found.min_rating}, sort_keys=False)
     try:
         write_text_atomic(out, "".join(f"# {line}\n" for line in lines) + settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.gate.gate import QualityGate
 from restoration_guide.gate.verdict import GateConfig
+from restoration_guide.report.folder import NOT_IN_FILE
 from restoration_guide.restorers import load_restorer
 from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig
 from zoomiqa_core.cli.options import JudgeOptions, SeededJudgeOptions, stop
@@ -46,6 +47,8 @@ class RunConfig(BestOfNConfig):
     """Seed of the candidates, ≥ 0."""
     max_megapixels: float | None = None
     """Largest image that is read, in millions of pixels; None for the restorer's own limit."""
+    bits: int = 8
+    """Bits per channel of the chosen picture, 8 or, of a PNG, 16."""
     threads: int | None = None
     """Number of torch threads; None leaves torch's default."""
 
@@ -55,6 +58,10 @@ class RunConfig(BestOfNConfig):
             raise ValueError(f"seed must not be negative, got {self.seed}.")
         if self.restorer == "builtin" and (self.prompt or self.negative_prompt):
             raise ValueError("the builtin restorer takes no prompt; choose a pipeline that does.")
+        if self.bits not in (8, 16):
+            raise ValueError(f"bits must be 8 or 16, got {self.bits}.")
+        for name, value in _described(self.restorer_config, "restorer_config"):
+            raise ValueError(f"{name} is {value}: search in Python, where it can be given.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
 
@@ -92,6 +99,8 @@ class GateRunConfig(SeededJudgeOptions, GateConfig):
     """Name of a second judge with a veto; it judges with its own defaults."""
     fidelity: FidelityLimits = field(default_factory=FidelityLimits)
     """Fidelity limits."""
+    max_megapixels: float | None = None
+    """Largest image that is read, in millions of pixels; None for 64."""
 
     def build(self) -> QualityGate:
         """Load the judges."""
@@ -104,6 +113,18 @@ class GateRunConfig(SeededJudgeOptions, GateConfig):
             min_gain=self.min_gain,
             limits=self.fidelity,
         )
+
+
+def _described(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Settings that a report could only describe, with their dotted names."""
+    if isinstance(value, str) and value.startswith(NOT_IN_FILE):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _described(item, f"{name}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _described(item, f"{name}.{index}")
 
 
 def resolve_config(

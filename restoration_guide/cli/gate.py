@@ -11,8 +11,10 @@ import typer
 from zoomiqa_core.cli.options import (
     AsJson,
     ConfigFile,
+    MaxMegapixels,
     SeededJudgeOptions,
     given_options,
+    image_limits,
     with_options,
 )
 from zoomiqa_core.cli.results import Results, printable, progress, report
@@ -36,6 +38,7 @@ class GateOptions(SeededJudgeOptions):
     min_gain: Annotated[
         float, typer.Option(help="Rating points by which a result must exceed a good input.")
     ] = 0.1
+    max_megapixels: MaxMegapixels = None
 
 
 @with_options
@@ -60,6 +63,7 @@ def gate(
 
     run = resolve_or_stop(GateRunConfig, config, given_options(context, options))
     pairs = image_pairs(before, after)
+    sizes = image_limits(run.max_megapixels)
     decide = run.build()
     with Results({"config": asdict(run)}, as_json=as_json) as results:
         for pair in progress(pairs, "Judging", hidden=not as_json and sys.stdout.isatty()):
@@ -68,7 +72,7 @@ def gate(
                 report("ambiguous", f"{pair.before}: its result is not clear: {pair.problem}")
                 results.add({**names, "error": "ambiguous", "message": pair.problem}, valid=False)
                 continue
-            verdict = decide(pair.before, pair.after)
+            verdict = decide(pair.before, pair.after, sizes=sizes)
             usable = verdict.action in ("accept", "keep_input")
             results.add({**names, **verdict.to_dict()}, _summary(pair, verdict), valid=usable)
     results.finish()

@@ -15,8 +15,10 @@ from zoomiqa_core.cli.options import (
     AsJson,
     ConfigFile,
     Inputs,
+    MaxMegapixels,
     SeededJudgeOptions,
     given_options,
+    limit_arguments,
     stop,
     with_options,
 )
@@ -49,6 +51,7 @@ class PromptsOptions(SeededJudgeOptions):
             help='Pipelines without a negative prompt: write "without …" or leave issues out.',
         ),
     ] = False
+    max_megapixels: MaxMegapixels = None
 
 
 @with_options
@@ -76,6 +79,7 @@ def prompts(
     judge = run.load()
     if not isinstance(judge, ZoomIQA):
         stop(f"the judge {run.scorer!r} writes no text; name a Zoom-IQA judge with --scorer")
+    limits = limit_arguments(judge, run.max_megapixels)
     base = {"positive": run.positive, "negative": run.negative, "without": run.without}
     with Results({"config": asdict(run)}, as_json=as_json) as results:
         for absent in found.absent:
@@ -83,7 +87,7 @@ def prompts(
             nothing = write_prompts(failed, target, **base).to_dict()
             results.add({"name": absent.name, "rating": None, **nothing}, valid=False)
         for path in progress(found.paths, "Judging", hidden=not as_json and sys.stdout.isatty()):
-            assessment = judge.assess(path)
+            assessment = judge.assess(path, **limits)
             if not assessment.valid:
                 report(assessment.error or "invalid", assessment.message or str(path))
             try:

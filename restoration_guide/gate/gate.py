@@ -18,7 +18,13 @@ from restoration_guide.search.screening import screen
 from restoration_guide.search.selection import OK, Selection
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.images.pixels import without_batch
-from zoomiqa_core.images.sources import ImageError, ImageSource, read_image
+from zoomiqa_core.images.sources import (
+    DEFAULT_LIMITS,
+    ImageError,
+    ImageLimits,
+    ImageSource,
+    read_image,
+)
 
 if TYPE_CHECKING:
     from zoomiqa_core.scorer import Scorer
@@ -71,7 +77,12 @@ class QualityGate:
     def __call__(self, before: Selection, *, final: bool = ...) -> Verdict: ...
     @overload
     def __call__(
-        self, before: ImageSource, after: ImageSource, *, final: bool = ...
+        self,
+        before: ImageSource,
+        after: ImageSource,
+        *,
+        final: bool = ...,
+        sizes: ImageLimits = ...,
     ) -> Verdict: ...
 
     def __call__(
@@ -80,6 +91,7 @@ class QualityGate:
         after: ImageSource | None = None,
         *,
         final: bool = False,
+        sizes: ImageLimits = DEFAULT_LIMITS,
     ) -> Verdict:
         """Judge a result.
 
@@ -87,6 +99,7 @@ class QualityGate:
             before: the input; or the outcome of a best-of-N search, whose choice is judged.
             after: the restored image. It may be unreadable, black, NaN or of another size.
             final: there will be no other attempt: ``reject`` instead of ``retry``.
+            sizes: of images that are read.
 
         Raises:
             TypeError: a pair without its result, or a selection with one.
@@ -96,10 +109,10 @@ class QualityGate:
         if isinstance(before, Selection):
             return self._of_selection(before, final)
         try:
-            source = read_image(before).pixels
+            source = read_image(before, limits=sizes).pixels
         except ImageError as error:
             return Verdict("reject", (f"the input cannot be read: {error.code}: {error}",))
-        return self.compare(source, after, self.judge(source), final=final)
+        return self.compare(source, after, self.judge(source), final=final, sizes=sizes)
 
     def judge(self, image: Tensor) -> tuple[Assessment, ...]:
         """What each judge says of (3, H, W) in [0, 1]; a judge that raises has failed."""
@@ -113,6 +126,7 @@ class QualityGate:
         *,
         known: Assessment | None = None,
         final: bool = False,
+        sizes: ImageLimits = DEFAULT_LIMITS,
     ) -> Verdict:
         """The verdict on a result of an input that is judged already.
 
@@ -121,9 +135,9 @@ class QualityGate:
             after: the result; None where there is none.
             before: what :meth:`judge` says of ``source``.
             known: what the first judge has said of the result, if it was asked.
-            final: as in :meth:`__call__`.
+            final, sizes: as in :meth:`__call__`.
         """
-        defect, detail, pixels = _inspect(after, source)
+        defect, detail, pixels = _inspect(after, source, sizes)
         fidelity, problems = None, [f"{defect}: {detail}"] if defect else []
         if pixels is None:
             said = [Assessment.failed(defect or "", detail)] * len(self.judges)
@@ -157,7 +171,9 @@ class QualityGate:
         return self.compare(source, after, before, known=known, final=final)
 
 
-def _inspect(after: ImageSource | None, source: Tensor) -> tuple[str | None, str, Tensor | None]:
+def _inspect(
+    after: ImageSource | None, source: Tensor, sizes: ImageLimits
+) -> tuple[str | None, str, Tensor | None]:
     """Name of the result's defect, its figures, and the pixels of a result without one."""
     if after is None:
         return "no_candidate", "there is no result", None
@@ -165,7 +181,7 @@ def _inspect(after: ImageSource | None, source: Tensor) -> tuple[str | None, str
         if isinstance(after, Tensor) and after.is_floating_point():
             pixels = without_batch(after).detach().float().cpu()
         else:
-            pixels = read_image(after).pixels
+            pixels = read_image(after, limits=sizes).pixels
     except ImageError as error:
         return "unreadable", f"{error.code}: {error}", None
     status, detail = screen(pixels, source)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from restoration_guide.fidelity.colour import is_grey
 from restoration_guide.gate.verdict import Action, Verdict
+from restoration_guide.search.screening import matched_colour
 from zoomiqa_core.images.sources import ImageSource, read_image
 
 if TYPE_CHECKING:
@@ -93,7 +95,8 @@ class Attempt:
     """What the restorer was told."""
     verdict: Verdict
     image: Tensor | None
-    """(3, H, W) as the restorer gave it; None when it failed."""
+    """(3, H, W) as the restorer gave it, without colour where the input has none; None when it
+    failed."""
     error: str | None
     """What the restorer raised."""
     seconds: float
@@ -179,11 +182,14 @@ def run_gated(
         seed: of the first attempt.
         policy: of the further ones; None for the defaults.
 
+    The result of a greyscale image is greyscale, as in a best-of-N search.
+
     Raises:
         ImageError: the image cannot be read, or the restorer cannot take its size.
     """
     policy = policy or RetryPolicy()
     source = read_image(image, limits=restorer.limits).pixels
+    grey = is_grey(source)
     before = gate.judge(source)
     attempts: list[Attempt] = []
     while not attempts or attempts[-1].verdict.action == "retry":
@@ -193,7 +199,8 @@ def run_gated(
         settings = once.plan[0]
         result, error = None, None
         try:
-            result = next(iter(once.restore(source[None], n=1, seed=seed + number))).image
+            candidate = next(iter(once.restore(source[None], n=1, seed=seed + number)))
+            result = matched_colour(candidate, grey).image
         except Exception as raised:  # whatever a restorer raises, the next attempt may work
             error = f"{type(raised).__name__}: {raised}"
         final = number + 1 == policy.attempts

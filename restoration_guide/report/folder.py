@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zoomiqa_core import __version__
@@ -26,12 +28,15 @@ PACKAGE = "zoomiqa-restoration-guide"
 
 RECORD = "report.json"
 CONFIG = "config.yaml"
+UNFINISHED = "unfinished"
+"""Folder of the candidates of a search that has not ended, with its settings."""
 OWN_FILES = frozenset(
     {RECORD, CONFIG, "report.html", "best.png", "comparison.png", "preview.jpg", "candidates"}
+    | {UNFINISHED}
 )
 CANDIDATE_FILE = re.compile(r"(\d{2,}|[a-z]+)\.png")
-
-
+NOT_IN_FILE = "<not in this file: "
+"""How the description of a setting starts that a file cannot hold, such as a tensor."""
 SPEED_SETTINGS = frozenset({"threads", "device", "batch_size", "max_megapixels"})
 """Settings that decide whether and how fast candidates are made; pixels change by rounding."""
 
@@ -118,7 +123,7 @@ def check_folder(folder: Path, identity: Mapping[str, str], overwrite: bool = Fa
         return
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     foreign = sorted(names - OWN_FILES)
-    begun = _is_config(folder / CONFIG)
+    begun = _is_config(folder / CONFIG) or _is_config(folder / UNFINISHED / CONFIG)
     if names and not (begun and (overwrite or not foreign)):
         held = ", ".join((foreign or sorted(names))[:3])
         fix = "overwrite the unfinished report beside them (--overwrite, overwrite=True)"
@@ -133,7 +138,8 @@ def replaced(folder: Path) -> Iterator[Path]:
     """Yield an empty folder for the files of a report, which replace those in ``folder``.
 
     If the block raises, ``folder`` is as it was. The record moves last; candidates that the new
-    report does not have are removed. Nothing but a report's own files is touched.
+    report does not have are removed, those of an unfinished search too. Nothing but a report's own
+    files is touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     built = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
@@ -151,16 +157,31 @@ def replaced(folder: Path) -> Iterator[Path]:
             target = folder / path.relative_to(built)
             target.parent.mkdir(exist_ok=True)
             path.replace(target)
+        remove_unfinished(folder)
     finally:
         shutil.rmtree(built, ignore_errors=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove the candidates that :func:`~restoration_guide.report.write.keep_candidate` wrote."""
+    unfinished = folder / UNFINISHED
+    if not unfinished.is_dir():
+        return
+    for path in unfinished.iterdir():
+        if path.name == CONFIG or CANDIDATE_FILE.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):  # somebody's own files are in it
+        unfinished.rmdir()
+
+
 def plain(value: Any) -> Any:
-    """Settings as JSON and YAML have them; what they do not have, in words.
+    """Settings as JSON and YAML have them; what a file cannot hold is described.
 
     >>> import numpy as np
     >>> plain({"min_gain": np.float64(0.1), "plan": np.linspace(0, 1, 3), "seed": np.int64(7)})
     {'min_gain': 0.1, 'plan': [0.0, 0.5, 1.0], 'seed': 7}
+    >>> plain({"size": (8, 8), "callback": len})
+    {'size': [8, 8], 'callback': '<not in this file: <built-in function len>>'}
     """
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
@@ -168,7 +189,16 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        stored = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        shown = f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(stored).hexdigest()[:16]}"
+    else:
+        shown = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # the same in every process
+    return f"{NOT_IN_FILE}{shown}>"
 
 
 def _is_of(record: Mapping[str, Any], identity: Mapping[str, str]) -> bool:

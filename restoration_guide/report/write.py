@@ -10,6 +10,8 @@
 ``report.json``        every term of every candidate; written last, so it marks a whole report
 =====================  =========================================================================
 
+While a search runs, its candidates stand in ``unfinished/``, so that a kill loses none.
+
 Files are built first and then replace older ones. The same run gives the same bytes, except for
 ``report.json["timing"]`` and the seconds shown in ``report.html``. What a folder may hold before:
 :mod:`restoration_guide.report.folder`.
@@ -20,19 +22,23 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from restoration_guide.fidelity.full_reference import ReferenceFigures
 from restoration_guide.report.folder import (
+    CONFIG,
     PACKAGE,
     RECORD,
+    UNFINISHED,
     check_folder,
     plain,
+    remove_unfinished,
     replaced,
     run_identity,
 )
@@ -48,10 +54,15 @@ from restoration_guide.report.wording import (
 )
 from restoration_guide.search.selection import Index, Selection
 from zoomiqa_core import __version__
+from zoomiqa_core.images.errors import ImageError
 from zoomiqa_core.images.heatmap import worst_region
-from zoomiqa_core.images.sources import ImageSource, read_image, save_png, to_pil
+from zoomiqa_core.images.sources import ImageSource, read_image, save_image, to_pil
 from zoomiqa_core.runs.files import atomic_path, to_json, write_text_atomic
 from zoomiqa_core.runs.folder import versions
+
+if TYPE_CHECKING:
+    from restoration_guide.restorers.base import Candidate
+    from zoomiqa_core.images.decoded import DecodedImage
 
 FILES = {
     "best": "best.png",
@@ -70,6 +81,7 @@ def write_report(
     reference: ImageSource | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    bits: int = 8,
 ) -> Path:
     """Write the report folder of a selection and return its path.
 
@@ -86,6 +98,7 @@ def write_report(
         reference: the clean image on the same grid; adds PSNR, MS-SSIM and the choice's rank.
         settings: further resolved settings to record, e.g. of the command line.
         overwrite: replace another run's report.
+        bits: per channel of ``best.png``, 8 or 16.
 
     Raises:
         ReportExistsError: the folder holds something else, see
@@ -102,15 +115,16 @@ def write_report(
         figures = compare_with_reference(selection, read_image(reference).pixels)
 
     with replaced(folder) as built:
-        write_text_atomic(built / "config.yaml", _yaml(config))
+        write_text_atomic(built / CONFIG, _yaml(config))
         candidates = {}
         for row in selection.rows[1:]:
             image = picture_of(selection, row)
             if image is not None:
                 number = row.index if isinstance(row.index, str) else f"{row.index:02d}"
                 candidates[str(row.index)] = f"candidates/{number}.png"
-                save_png(image, built / "candidates" / f"{number}.png")
-        save_png(selection.best, built / "best.png")
+                path = built / "candidates" / f"{number}.png"
+                save_image(image, path, like=selection.decoded)
+        selection.save(built / "best.png", bits=bits)
         comparison = compare(selection)
         with atomic_path(built / "comparison.png") as temporary:
             comparison.save(temporary, "PNG")
@@ -126,6 +140,29 @@ def write_report(
         write_text_atomic(built / "report.html", render_page(selection, record, comparison))
         write_text_atomic(built / RECORD, to_json(record))
     return folder
+
+
+def keep_candidate(
+    candidate: Candidate, folder: Path, like: DecodedImage, settings: Mapping[str, Any]
+) -> None:
+    """Write a candidate of a search that goes on into ``unfinished/`` of its report folder.
+
+    :func:`write_report` removes it. Pixels that make no picture are left out.
+
+    Args:
+        candidate: as it was finished.
+        folder: of the report, see :func:`~restoration_guide.report.folder.check_folder`.
+        like: the input, whose EXIF and alpha the picture keeps.
+        settings: of the search; candidates of other settings are removed first.
+    """
+    unfinished = folder / UNFINISHED
+    config = _yaml(plain(settings))
+    with suppress(ImageError, OSError):  # where nothing can be written the report will say so
+        known = unfinished / CONFIG
+        if not known.is_file() or known.read_text(encoding="utf-8") != config:
+            remove_unfinished(folder)
+            write_text_atomic(known, config)
+        save_image(candidate.image, unfinished / f"{candidate.index:02d}.png", like=like)
 
 
 def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -189,6 +190,28 @@ def check_request(image: Tensor, *, n: int, seed: int, batch_size: int) -> None:
         raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}.")
+
+
+def check_observable(restorer: Restorer) -> None:
+    """Refuse a restorer that shows no previews, whatever the image.
+
+    A restorer says so itself by an attribute ``unobservable``: the reason, or None.
+
+    >>> from restoration_guide import load_restorer
+    >>> check_observable(load_restorer("builtin"))
+
+    Raises:
+        ValueError: pruning and deadlines, which need an observer, do not work with it.
+    """
+    parameters = inspect.signature(restorer.restore).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    reason = getattr(restorer, "unobservable", None)
+    if "observer" not in parameters and not takes_any:
+        reason = "its restore() takes no observer"
+    if reason is not None:
+        raise ValueError(
+            f"{restorer.name} shows no previews, because {reason}; prune and deadline_s need them."
+        )
 
 
 def ask_observer(observer: Observer, previews: Sequence[Preview]) -> set[int]:

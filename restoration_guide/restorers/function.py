@@ -74,6 +74,12 @@ class CallableRestorer:
         self.limits = ImageLimits() if limits is None else limits
         self._takes_generator = self._check_signature()
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What determines the candidates beside the function: a plan other than the default."""
+        plan = [dict(entry) for entry in self.plan]
+        return {} if plan == [{}] else {"plan": plan}
+
     def restore(
         self,
         image: Tensor,

@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from restoration_guide.fidelity.colour import is_grey, without_colour
+from restoration_guide.fidelity.colour import is_grey
 from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
-from restoration_guide.restorers.base import Restorer
+from restoration_guide.restorers.base import Restorer, check_observable
 from restoration_guide.search.choice import ChoiceRule, choose, finalists, with_consensus
 from restoration_guide.search.judging import check_judge, describe_error, judge_images
 from restoration_guide.search.prune import NO_RUNGS, PruneConfig, Pruner
-from restoration_guide.search.screening import screened
+from restoration_guide.search.screening import matched_colour, screened
 from restoration_guide.search.selection import OK, Index, Row, Selection
 from restoration_guide.search.timing import Stopwatch
 from zoomiqa_core.assessment import Assessment
@@ -132,7 +132,8 @@ class BestOfN:
 
     Raises:
         TypeError: there is no such setting, or what was given is no restorer or judge.
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range, or ``prune`` or ``deadline_s`` with a restorer that
+            shows no previews.
     """
 
     def __init__(
@@ -157,6 +158,8 @@ class BestOfN:
         self.second = second
         limits = FidelityLimits() if limits is None else limits
         self.config = BestOfNConfig(n=n, fidelity=limits, **settings)
+        if self.config.prune is not None or self.config.deadline_s is not None:
+            check_observable(restorer)
 
     def __call__(
         self,
@@ -237,6 +240,7 @@ class BestOfN:
             timing=watch.read(),
             name=decoded.name,
             notes=decoded.notes,
+            decoded=decoded,
             error=described,
             scorer=self.scorer,
             second=self.second,
@@ -277,10 +281,7 @@ class BestOfN:
         )
         try:
             for candidate in islice(stream, n):
-                if grey and not is_grey(candidate.image):
-                    image = without_colour(candidate.image)
-                    notes = (*candidate.notes, "colour taken out: the input is greyscale")
-                    candidate = replace(candidate, image=image, notes=notes)
+                candidate = matched_colour(candidate, grey)
                 finished.append(candidate)
                 if progress is not None:
                     progress(candidate)

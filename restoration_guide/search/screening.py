@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from restoration_guide.fidelity.colour import is_grey, without_colour
 from restoration_guide.search.selection import OK, Row
 
 if TYPE_CHECKING:
@@ -40,6 +42,20 @@ def screen(image: Tensor, source: Tensor) -> tuple[str, str]:
         colour = ", ".join(f"{value:.2f}" for value in image.mean(dim=(1, 2)).tolist())
         return "constant", f"one flat colour, RGB ({colour}), where the input has structure"
     return OK, ""
+
+
+def matched_colour(candidate: Candidate, grey: bool) -> Candidate:
+    """A candidate without colour, and a note of it, where the input is greyscale.
+
+    >>> from restoration_guide.restorers.base import Candidate
+    >>> tinted = Candidate(0, 0, {}, torch.rand(3, 8, 8), seconds=0.1)
+    >>> matched_colour(tinted, grey=True).notes
+    ('colour taken out: the input is greyscale',)
+    """
+    if not grey or is_grey(candidate.image):
+        return candidate
+    notes = (*candidate.notes, "colour taken out: the input is greyscale")
+    return replace(candidate, image=without_colour(candidate.image), notes=notes)
 
 
 def screened(candidate: Candidate, source: Tensor) -> Row:

@@ -16,11 +16,12 @@ from torch import Tensor
 from restoration_guide.fidelity.measure import TERMS, Fidelity
 from restoration_guide.search.changes import Change
 from restoration_guide.search.timing import Timing
-from zoomiqa_core.images.sources import save_png
+from zoomiqa_core.images.sources import save_image
 
 if TYPE_CHECKING:
     from restoration_guide.restorers.base import Candidate
     from zoomiqa_core.assessment import Assessment, BBox
+    from zoomiqa_core.images.decoded import DecodedImage
     from zoomiqa_core.scorer import Scorer
 
 Index = int | Literal["input"]
@@ -141,6 +142,8 @@ class Selection:
     """The path as given; empty for an image that came as an object."""
     notes: tuple[str, ...] = ()
     """What was done to the image when it was read."""
+    decoded: DecodedImage | None = field(default=None, repr=False)
+    """The image as it was read: its EXIF and alpha go into saved pictures."""
     error: str | None = None
     """The error or Ctrl-C that cut the search short; None when all candidates were finished."""
     second_assessments: Mapping[Index, Assessment] = field(default_factory=dict)
@@ -229,6 +232,16 @@ class Selection:
         with torch.no_grad():
             return self.scorer.score_regions(self.image(index), [bbox])[0].rating
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the chosen picture as PNG and return the path; a file of that name is replaced."""
-        return save_png(self.best, path)
+    def save(self, path: str | os.PathLike[str], *, bits: int = 8) -> Path:
+        """Write the chosen picture and return the path; a file of that name is replaced.
+
+        It has an sRGB profile, the input's EXIF, and the input's alpha beside the colour.
+
+        Args:
+            path: its suffix names the format: .png, .jpg, .webp or .tiff.
+            bits: per channel; 16 needs a .png path.
+
+        Raises:
+            ValueError: a suffix of another format, or bits that it does not hold.
+        """
+        return save_image(self.best, path, like=self.decoded, bits=bits)

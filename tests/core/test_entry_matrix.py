@@ -20,10 +20,15 @@ import torch
 import zoomiqa_core as zi
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.images.heatmap import draw_map, worst_region
-from zoomiqa_core.images.sources import read_image, to_batch, to_pil
+from zoomiqa_core.images.sources import ImageLimits, read_image, to_batch, to_pil
 from zoomiqa_core.proxy.views import ViewConfig
 
-JUDGES: dict[str, dict[str, Any]] = {"proxy": {}, "alarm": {}, "tiny": {"mode": "expected"}}
+JUDGES: dict[str, dict[str, Any]] = {
+    "proxy": {},
+    "alarm": {},
+    "restoration": {},
+    "tiny": {"mode": "expected"},
+}
 """Bundled judges and how they are asked here."""
 
 
@@ -157,6 +162,25 @@ def test_a_malformed_box_is_refused_by_every_judge(name, box):
 def test_other_mistakes(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_every_judge_takes_limits_wherever_it_reads_an_image(name, tmp_path):
+    path = tmp_path / "a.png"
+    to_pil(images(1)[0]).save(path)  # 64 × 80 = 5,120 pixels
+    small = {"limits": ImageLimits(max_pixels=5_119)}
+    whole = {"limits": ImageLimits(max_pixels=5_120)}
+    assert judge(name).assess(path, **small, **JUDGES[name]).error == "too_large"
+    assert judge(name).assess([path], **whole, **JUDGES[name])[0].valid
+    boxes = [(0, 0, 0.5, 0.5)]
+    assert judge(name).quality_map(path, **whole).ndim == 3
+    assert len(judge(name).score_regions(path, boxes, **whole)) == 1
+    for call in (
+        lambda: judge(name).quality_map(path, **small),
+        lambda: judge(name).score_regions(path, boxes, **small),
+    ):
+        with pytest.raises(zi.ImageError, match="5,119 pixels"):
+            call()
 
 
 def good_inputs(tmp_path) -> dict[str, tuple[Any, int | None]]:

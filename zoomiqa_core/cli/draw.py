@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoomiqa_core.cli.inputs import check_output, find_inputs, output_paths
+from zoomiqa_core.cli.inputs import (
+    check_output,
+    check_picture,
+    find_inputs,
+    is_picture,
+    output_paths,
+)
 from zoomiqa_core.cli.options import (
     Inputs,
     MaxMegapixels,
@@ -29,9 +35,12 @@ if TYPE_CHECKING:
 def draw_maps(
     inputs: Inputs,
     judge: SeededJudgeOptions,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")] = Path(
-        "runs/maps"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder for the pictures; or, of one image, the picture's file."
+        ),
+    ] = Path("runs/maps"),
     max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Draw quality maps with the worst region boxed, one PNG per image; print their paths.
@@ -39,16 +48,22 @@ def draw_maps(
     The map of FOLDER/sub/photo.jpg is DIR/sub/photo.jpg_map.png.
     """
     from zoomiqa_core.images.errors import ImageError
-    from zoomiqa_core.images.sources import save_png
+    from zoomiqa_core.images.sources import read_image, save_image
 
-    found = find_inputs(inputs, out)
-    folders = output_paths(found.images, out)
-    check_output(out)
+    if is_picture(out):
+        found = find_inputs(inputs)
+        check_picture(out.expanduser(), found.paths)
+        targets = [out.expanduser()]
+    else:
+        found = find_inputs(inputs, out)
+        folders = output_paths(found.images, out)
+        targets = [folder.with_name(f"{folder.name}_map.png") for folder in folders]
+        check_output(out)
     scorer = judge.load()
     limits = limit_arguments(scorer, max_megapixels)
     drawn: list[bool] = []
-    pairs = list(zip(found.paths, folders, strict=True))
-    for path, folder in progress(pairs, "Mapping", hidden=sys.stdout.isatty()):
+    pairs = list(zip(found.paths, targets, strict=True))
+    for path, target in progress(pairs, "Mapping", hidden=sys.stdout.isatty()):
         try:
             picture = _draw(scorer, path, limits)
         except ImageError as error:
@@ -57,9 +72,8 @@ def draw_maps(
         if picture is None:
             report("not_judged", f"{path}: the judge gave no region a rating")
             continue
-        target = folder.with_name(f"{folder.name}_map.png")
         try:
-            save_png(picture, target)
+            save_image(read_image(picture).pixels, target)
         except OSError as error:
             report("unwritable", f"{path}: {error}")
             continue

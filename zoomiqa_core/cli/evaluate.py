@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from zoomiqa_core.cli.inputs import check_output
-from zoomiqa_core.cli.options import Batch, JudgeOptions, finish, stop, with_options
+from zoomiqa_core.cli.options import (
+    Batch,
+    JudgeOptions,
+    MaxMegapixels,
+    finish,
+    limit_arguments,
+    stop,
+    with_options,
+)
 from zoomiqa_core.cli.results import progress
 
 
@@ -32,6 +40,7 @@ def evaluate_judge(
         str | None, typer.Option(help="training, validation or test; without it, all images.")
     ] = None,
     batch: Batch = 1,
+    max_megapixels: MaxMegapixels = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Only this many images, or photos of votes, drawn at random."),
@@ -79,6 +88,7 @@ def evaluate_judge(
             root=data,
             config={**identity, "settings": dict(getattr(scorer, "settings", {}))},
             batch=batch,
+            **limit_arguments(scorer, max_megapixels),
             process=process,
             progress=lambda chunks: progress(chunks, "Judging", hidden=not process.is_main),
         )

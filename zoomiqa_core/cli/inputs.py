@@ -49,6 +49,38 @@ def check_output(folder: Path) -> None:
         stop(f"cannot write: {error}", error)
 
 
+def is_picture(out: Path) -> bool:
+    """Whether ``--out`` names a picture's file rather than a folder."""
+    from zoomiqa_core.images.encoding import FORMATS
+
+    return out.suffix.lower() in FORMATS and not out.expanduser().is_dir()
+
+
+def check_picture(
+    out: Path, paths: Sequence[Path], *, overwrite: bool | None = None, bits: int = 8
+) -> Path:
+    """The one image whose result goes to a picture's file; ends the program where that cannot be.
+
+    Args:
+        out: the picture's file.
+        paths: the images of the command.
+        overwrite: whether the file may be replaced, an input never is; None for a command without
+            that option.
+        bits: per channel of the picture.
+    """
+    if len(paths) != 1:
+        stop(f"--out {out} is a file for one picture, not for {len(paths)}; give a folder")
+    if bits == 16 and out.suffix.lower() != ".png":
+        stop(f"--out {out}: 16 bits per channel need a .png")
+    check_output(out.parent)
+    if out.exists() and (not overwrite or out.samefile(paths[0])):
+        fix = "give another name"
+        if overwrite is False and not out.samefile(paths[0]):
+            fix += " or --overwrite"
+        stop(f"cannot write: {out} exists; {fix}")
+    return paths[0]
+
+
 def output_paths(images: Sequence[FoundImage], out: Path) -> list[Path]:
     """Where the results of each image go: below ``out``, at the image's own relative path.
 

@@ -165,10 +165,12 @@ def limit_arguments(scorer: Scorer, max_megapixels: float | None) -> dict[str, A
     return {"limits": image_limits(max_megapixels)}
 
 
-def image_limits(max_megapixels: float) -> ImageLimits:
-    """Limits with another number of pixels; one that is out of range ends the program."""
+def image_limits(max_megapixels: float | None) -> ImageLimits:
+    """Limits with another number of pixels, None for the default; a bad one ends the program."""
     from zoomiqa_core.images.errors import ImageLimits
 
+    if max_megapixels is None:
+        return ImageLimits()
     try:
         return ImageLimits(max_pixels=round(max_megapixels * 1e6))
     except ValueError as error:

@@ -145,7 +145,7 @@ def _rate_regions(
         except ImageError as error:
             report(error.code, str(error))
             return []
-    assessment = scorer.assess(path, regions="model")  # pyright: ignore[reportCallIssue]
+    assessment = scorer.assess(path, regions="model", **limits)  # pyright: ignore[reportCallIssue]
     if not assessment.valid:
         report(assessment.error or "invalid", assessment.message or str(path))
     elif not assessment.regions:

@@ -17,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ import yaml
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.data.benchmarks.rated_images import RatedImage
+from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.runs.launch import Process
 from zoomiqa_core.scorer import Scorer
@@ -99,6 +101,7 @@ def evaluate(
     root: Path,
     config: dict[str, Any],
     batch: int = 1,
+    limits: ImageLimits | None = None,
     process: Process | None = None,
     progress: Callable[[Sequence[list[int]]], Iterable[list[int]]] = iter,
 ) -> list[Judgement]:
@@ -113,6 +116,7 @@ def evaluate(
         config: plain values that identify the run; hashes of the images' names and labels and of
             the judge's weights are added.
         batch: images per call of the scorer.
+        limits: sizes accepted, part of the run's identity; None for the scorer's default.
         process: this process of a launch; None for a single process.
         progress: wraps the chunks of this process, e.g. with a bar.
 
@@ -134,6 +138,8 @@ def evaluate(
     process = process or Process()
     identity = {**config, "images": len(images), "fingerprint": fingerprint(images, root)}
     identity["weights"] = weights_digest(scorer)
+    how = {} if limits is None else {"limits": limits}
+    identity |= {name: asdict(value) for name, value in how.items()}
     RunFolder(out, yaml.safe_dump(identity, sort_keys=False, allow_unicode=True))
     done = read_judgements(out)
     file = out / f"judgements-{_launches(out):03d}-{process.index:03d}.jsonl"
@@ -144,7 +150,7 @@ def evaluate(
     if chunks:
         with file.open("x", encoding="utf-8") as lines:
             for chunk in progress(chunks):
-                for judgement in _judge(scorer, images, chunk, root):
+                for judgement in _judge(scorer, images, chunk, root, how):
                     lines.write(json.dumps(judgement, ensure_ascii=False, allow_nan=False) + "\n")
                 lines.flush()
                 os.fsync(lines.fileno())
@@ -204,10 +210,14 @@ def to_judgement(
 
 
 def _judge(
-    scorer: Scorer, images: Sequence[RatedImage], chunk: list[int], root: Path
+    scorer: Scorer,
+    images: Sequence[RatedImage],
+    chunk: list[int],
+    root: Path,
+    how: dict[str, Any],
 ) -> list[Judgement]:
     start = time.perf_counter()
-    assessments = scorer.assess([images[index].path for index in chunk])
+    assessments = scorer.assess([images[index].path for index in chunk], **how)
     seconds = (time.perf_counter() - start) / len(chunk)
     return [
         to_judgement(index, images[index], assessment, root, seconds)

@@ -1,7 +1,6 @@
 """From PIL images, arrays and tensors of any mode to RGB float32 in [0, 1].
 
-These functions do the work of :mod:`zoomiqa_core.images.sources`; each returns the pixels, (3, H,
-W), and notes on what had to be decided.
+These functions do the work of :mod:`zoomiqa_core.images.sources`.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoomiqa_core.images.colour import Convert, convert_profile, convert_tags, read_cicp
+from zoomiqa_core.images.decoded import DecodedImage, upright_exif
 from zoomiqa_core.images.errors import (
     BadShapeError,
     BadTypeError,
@@ -30,8 +31,6 @@ from zoomiqa_core.images.errors import (
     UnknownFormatError,
     UnreadableImageError,
 )
-
-Decoded = tuple[Tensor, tuple[str, ...]]
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,7 +76,7 @@ def decoding_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
+def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> DecodedImage:
     """Decode the current frame of a PIL image of any mode, upright."""
     _check_open(image, name)
     limits.check(*image.size, name)
@@ -92,14 +91,11 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
         # The raw mode is known only until the pixels are loaded.
         is_16_bit = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
         image.load()
+        exif, orientation, exif_notes = _read_exif(image)
+        notes += exif_notes
         if cicp is None:
             image, profile_note = convert_profile(image)
             colour_note = profile_note or colour_note
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-        except Exception:  # damaged metadata does not make the pixels wrong
-            orientation = None
-            notes.append("EXIF unreadable, orientation not applied")
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
         if colour_note is not None:
@@ -109,8 +105,19 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> Decoded:
         if image.mode in ("RGB", "RGBA") and is_16_bit:
             notes.append("16-bit colour read at 8 bits")
         array = _channels(image, is_16_bit, name)
-    pixels, more_notes = _to_rgb(torch.from_numpy(array), name, convert)
-    return pixels, (*notes, *more_notes)
+    decoded = _to_rgb(torch.from_numpy(array), name, convert)
+    return replace(decoded, notes=(*notes, *decoded.notes), exif=exif)
+
+
+def _read_exif(image: Image.Image) -> tuple[bytes, int | None, list[str]]:
+    """EXIF for outputs, the orientation to apply, and notes."""
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation)
+        width, height = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+        return upright_exif(exif, (width, height)), orientation, []
+    except Exception:  # damaged metadata does not make the pixels wrong
+        return b"", None, ["EXIF unreadable, orientation not applied"]
 
 
 def _check_open(image: Image.Image, name: str) -> None:
@@ -130,7 +137,7 @@ def _check_open(image: Image.Image, name: str) -> None:
         )
 
 
-def from_array(array: np.ndarray, limits: ImageLimits) -> Decoded:
+def from_array(array: np.ndarray, limits: ImageLimits) -> DecodedImage:
     """Convert (H, W) or (H, W, 1–4): uint8, uint16, or floating point in [0, 1]."""
     check_array(array)
     limits.check(array.shape[1], array.shape[0], "array")
@@ -138,7 +145,7 @@ def from_array(array: np.ndarray, limits: ImageLimits) -> Decoded:
     return _to_rgb(torch.from_numpy(native), "array")
 
 
-def from_tensor(tensor: Tensor, limits: ImageLimits) -> Decoded:
+def from_tensor(tensor: Tensor, limits: ImageLimits) -> DecodedImage:
     """Convert (3, H, W), grey (1, H, W) or (H, W), or a batch of one of these.
 
     uint8, uint16, or floating point in [0, 1].
@@ -230,7 +237,7 @@ def _channels(image: Image.Image, is_16_bit: bool, name: str) -> np.ndarray:
     return np.array(image.convert("RGBA"))
 
 
-def _to_rgb(values: Tensor, name: str, convert: Convert | None = None) -> Decoded:
+def _to_rgb(values: Tensor, name: str, convert: Convert | None = None) -> DecodedImage:
     """(H, W) or (H, W, 1–4) levels → (3, H, W) in new memory, alpha composited over white."""
     white = _INTEGER_WHITE.get(values.dtype)
     overshoots = white is None and check_range(values, name)
@@ -248,11 +255,13 @@ def _to_rgb(values: Tensor, name: str, convert: Convert | None = None) -> Decode
     if convert is not None:
         colour = convert(colour)
     notes: tuple[str, ...] = ()
-    if count in (2, 4):
-        alpha = planes[count - 1 :]
+    alpha = None
+    if count in (2, 4) and planes[count - 1].min() < 1:
+        alpha = planes[count - 1 :].clone()
         colour = colour * alpha + (1 - alpha)
-        notes = ("alpha composited over white",) if alpha.min() < 1 else ()
-    return (colour if colour.shape[0] == 3 else colour.repeat(3, 1, 1)), notes
+        notes = ("alpha composited over white",)
+    pixels = colour.contiguous() if colour.shape[0] == 3 else colour.repeat(3, 1, 1)
+    return DecodedImage(pixels, notes, alpha=alpha)
 
 
 def check_range(values: Tensor, name: str) -> bool:

@@ -9,18 +9,18 @@ Embedded colour profiles and colour tags are converted to sRGB (:mod:`~.colour`)
 
 from __future__ import annotations
 
-import io
 import os
 import stat
-from dataclasses import dataclass
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from zoomiqa_core.images.colour import srgb_profile
+from zoomiqa_core.images.decoded import DecodedImage
+from zoomiqa_core.images.encoding import encode, format_of, to_pil
 from zoomiqa_core.images.errors import (
     BadShapeError,
     BadTypeError,
@@ -54,7 +54,6 @@ from zoomiqa_core.images.pixels import (
     from_array,
     from_pil,
     from_tensor,
-    without_batch,
 )
 from zoomiqa_core.runs.files import write_bytes_atomic
 
@@ -82,6 +81,7 @@ __all__ = [
     "UnsupportedColourError",
     "find_images",
     "read_image",
+    "save_image",
     "save_png",
     "source_name",
     "to_batch",
@@ -89,24 +89,13 @@ __all__ = [
 ]
 
 DEFAULT_LIMITS = ImageLimits()
+NO_LIMITS = ImageLimits(max_pixels=sys.maxsize, max_side=sys.maxsize)
 
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor
 """Whatever :func:`read_image` accepts."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pillow decoders in use. Others stay off: some run programs (EPS) or decode while opening."""
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """An image inside the boundary."""
-
-    pixels: Tensor
-    """RGB, (3, H, W), float32 in [0, 1], on the CPU, detached, sharing memory with no source."""
-    notes: tuple[str, ...] = ()
-    """What was decided while reading, e.g. ``"alpha composited over white"``."""
-    name: str = ""
-    """The path as given; empty for an object that has none."""
 
 
 def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage:
@@ -117,7 +106,9 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
             (H, W, 1–4), with alpha as the last of 2 or 4 channels; a tensor (3, H, W), grey
             (1, H, W) or (H, W), or a batch of one of these. Arrays and tensors are uint8,
             uint16, or floating point in [0, 1]; an overshoot of at most 1e-3 is clamped.
-        limits: Sizes accepted, checked before decoding.
+        limits: Sizes accepted, checked before decoding. The default ones guard against files that
+            decode to more than memory holds; arrays and tensors, which are in memory, may be
+            larger.
 
     Returns:
         The upright image (EXIF orientation applied). Alpha is composited over white; of an
@@ -145,10 +136,12 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", ""))
         with pillow_settings(limits):
-            return DecodedImage(*from_pil(source, name or "PIL image", limits), name)
+            return replace(from_pil(source, name or "PIL image", limits), name=name)
+    if limits == DEFAULT_LIMITS:
+        limits = NO_LIMITS
     if isinstance(source, np.ndarray):
-        return DecodedImage(*from_array(source, limits))
-    return DecodedImage(*from_tensor(source, limits))
+        return from_array(source, limits)
+    return from_tensor(source, limits)
 
 
 def check_layout(source: ImageSource) -> None:
@@ -184,26 +177,6 @@ def to_batch(source: ImageSource) -> Tensor:
     return read_image(source).pixels.unsqueeze(0)
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """Convert (3, H, W) or (1, 3, H, W) in [0, 1] to an 8-bit RGB image.
-
-    Values outside [0, 1] are clamped; halves round to even, as :func:`torch.round` does.
-
-    >>> import torch
-    >>> to_pil(torch.tensor([1.0, 0.5, 0.0]).view(3, 1, 1)).getpixel((0, 0))
-    (255, 128, 0)
-
-    Raises:
-        BadShapeError: Another layout.
-        BadValuesError: NaN or infinite values.
-    """
-    pixels = without_batch(image).detach().float()
-    if not pixels.isfinite().all():
-        raise BadValuesError("tensor: some values are NaN or infinite, expected [0, 1]")
-    levels = pixels.clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
-
-
 def save_png(image: ImageSource, path: str | os.PathLike[str]) -> Path:
     """Write an 8-bit RGB PNG with an sRGB profile atomically and return its path.
 
@@ -216,9 +189,40 @@ def save_png(image: ImageSource, path: str | os.PathLike[str]) -> Path:
     0.0
     """
     tensor = image if isinstance(image, Tensor) else read_image(image).pixels
-    buffer = io.BytesIO()
-    to_pil(tensor).save(buffer, "PNG", icc_profile=srgb_profile())
-    return write_bytes_atomic(path, buffer.getvalue())
+    return write_bytes_atomic(path, encode(tensor, "PNG"))
+
+
+def save_image(
+    image: Tensor,
+    path: str | os.PathLike[str],
+    *,
+    like: DecodedImage | None = None,
+    bits: int = 8,
+) -> Path:
+    """Write a picture with an sRGB profile atomically and return its path.
+
+    Args:
+        image: (3, H, W) or (1, 3, H, W) in [0, 1], clamped.
+        path: Its suffix names the format: PNG, JPEG, WebP or TIFF.
+        like: The image it was made from, of the same size. Its EXIF goes along, and its alpha
+            beside the colour (not into a JPEG, which is opaque).
+        bits: Per channel; 16 needs a PNG.
+
+    >>> Image.new("RGBA", (6, 4), (255, 0, 0, 51)).save("red.png")
+    >>> red = read_image("red.png")
+    >>> copy = save_image(red.pixels, "copy.png", like=red)
+    >>> round(read_image(copy).alpha.mean().item(), 3)
+    0.2
+    >>> save_image(red.pixels, "copy.gif")
+    Traceback (most recent call last):
+    ValueError: copy.gif: expected a name that ends in .png, .jpg, .jpeg, .webp, .tif, .tiff, ...
+
+    Raises:
+        BadShapeError, BadValuesError: See :func:`to_pil`; alpha of another size.
+        ValueError: A suffix of no such format, or bits that it does not hold.
+    """
+    kept = {} if like is None else {"alpha": like.alpha, "exif": like.exif}
+    return write_bytes_atomic(path, encode(image, format_of(path), bits=bits, **kept))
 
 
 def _read_file(source: str | os.PathLike, limits: ImageLimits) -> DecodedImage:
@@ -235,7 +239,7 @@ def _read_file(source: str | os.PathLike, limits: ImageLimits) -> DecodedImage:
         register_heif()
     formats = [decoder for decoder in FORMATS if decoder in Image.OPEN]
     with decoding_errors(name), pillow_settings(limits), Image.open(path, formats=formats) as image:
-        return DecodedImage(*from_pil(image, name, limits), name)
+        return replace(from_pil(image, name, limits), name=name)
 
 
 def _check_file(path: str, name: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
+from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.images.inputs import (
     ImageInput,
     each_image,
@@ -17,7 +18,7 @@ from zoomiqa_core.images.inputs import (
     read_or_fail,
     read_to_judge,
 )
-from zoomiqa_core.images.sources import ImageSource
+from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource
 from zoomiqa_core.proxy.scorer import ModelScorer
 from zoomiqa_core.restoration.model import (
     RestorationJudge,
@@ -65,14 +66,28 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         super().__init__(model, device, name)
 
     @overload
-    def assess(self, images: ImageSource, *, degraded: ImageSource | None = ...) -> Assessment: ...
+    def assess(
+        self,
+        images: ImageSource,
+        *,
+        degraded: ImageSource | None = ...,
+        limits: ImageLimits = ...,
+    ) -> Assessment: ...
     @overload
     def assess(
-        self, images: Iterable[ImageSource], *, degraded: ImageSource | None = ...
+        self,
+        images: Iterable[ImageSource],
+        *,
+        degraded: ImageSource | None = ...,
+        limits: ImageLimits = ...,
     ) -> list[Assessment]: ...
 
     def assess(
-        self, images: ImageInput, *, degraded: ImageSource | None = None
+        self,
+        images: ImageInput,
+        *,
+        degraded: ImageSource | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> Assessment | list[Assessment]:
         """Judge one candidate or several of one input.
 
@@ -80,13 +95,14 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
             images: as for :meth:`ModelScorer.assess`.
             degraded: the input all candidates were made from, of the same size or smaller by an
                 integer factor. Without it the rating is less certain, and a note says so.
+            limits: sizes accepted, e.g. ``ImageLimits(max_pixels=200_000_000)``.
 
         Raises:
             ImageError: ``degraded`` cannot be read.
             ValueError: sizes do not match.
         """
-        given = None if degraded is None else self._pixels(degraded)
-        found = [self._assess_with(image, given) for image in each_image(images)]
+        given = None if degraded is None else self._pixels(degraded, limits)
+        found = [self._assess_with(image, given, limits) for image in each_image(images)]
         return found[0] if is_single_image(images) else found
 
     def compare(
@@ -112,14 +128,20 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
             probability_better(ratings, stds),
         )
 
-    def quality_map(self, image: ImageSource, *, degraded: ImageSource | None = None) -> Tensor:
+    def quality_map(
+        self,
+        image: ImageSource,
+        *,
+        degraded: ImageSource | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> Tensor:
         """(1, rows, columns) ratings of tiles of about 128 px, on the CPU.
 
         Raises:
             ImageError: an image cannot be read.
         """
-        given = None if degraded is None else self._pixels(degraded)
-        return self._output(self._pixels(image), given).map[0].cpu()
+        given = None if degraded is None else self._pixels(degraded, limits)
+        return self._output(self._pixels(image, limits), given).map[0].cpu()
 
     def score_regions(
         self,
@@ -127,6 +149,7 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         bboxes: Sequence[BBox],
         *,
         degraded: ImageSource | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> list[RegionScore]:
         """Rate regions by what is inside them, widened to at least 64 px a side.
 
@@ -134,8 +157,8 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
             ImageError: an image cannot be read.
             ValueError: a box is malformed.
         """
-        pixels = self._pixels(image)
-        given = None if degraded is None else self._pixels(degraded)
+        pixels = self._pixels(image, limits)
+        given = None if degraded is None else self._pixels(degraded, limits)
         height, width = pixels.shape[-2:]
         found = []
         for bbox in bboxes:
@@ -153,10 +176,12 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         return found
 
     def _assess(self, source: ImageSource) -> Assessment:
-        return self._assess_with(source, None)
+        return self._assess_with(source, None, DEFAULT_LIMITS)
 
-    def _assess_with(self, source: ImageSource, degraded: Tensor | None) -> Assessment:
-        image = read_or_fail(source)
+    def _assess_with(
+        self, source: ImageSource, degraded: Tensor | None, limits: ImageLimits
+    ) -> Assessment:
+        image = read_or_fail(source, limits=limits)
         if isinstance(image, Assessment):
             return image
         out = self._output(image.pixels[None].to(self.device), degraded)
@@ -167,8 +192,8 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         )
         return found if degraded is not None else replace(found, notes=(*found.notes, NO_INPUT))
 
-    def _pixels(self, source: ImageSource) -> Tensor:
-        return read_to_judge(source).pixels[None].to(self.device)
+    def _pixels(self, source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+        return read_to_judge(source, limits=limits).pixels[None].to(self.device)
 
     @torch.no_grad()
     def _output(self, candidate: Tensor, degraded: Tensor | None) -> RestorationOutput:

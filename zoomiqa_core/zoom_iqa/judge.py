@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 from PIL import Image
 
 from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
+from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.images.inputs import ImageInput, each_image, is_single_image, read_to_judge
-from zoomiqa_core.images.sources import ImageSource, to_pil
+from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource, to_pil
 from zoomiqa_core.zoom_iqa.chain import Chain, combine_chains
 from zoomiqa_core.zoom_iqa.photos import Photo, decoded_groups
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
@@ -137,6 +138,7 @@ class ZoomIQA:
         generator: torch.Generator | None = ...,
         mode: Mode = ...,
         regions: Literal["model"] | None = ...,
+        limits: ImageLimits = ...,
     ) -> Assessment: ...
     @overload
     def assess(
@@ -147,6 +149,7 @@ class ZoomIQA:
         generator: torch.Generator | None = ...,
         mode: Mode = ...,
         regions: Literal["model"] | None = ...,
+        limits: ImageLimits = ...,
     ) -> list[Assessment]: ...
 
     def assess(
@@ -157,6 +160,7 @@ class ZoomIQA:
         generator: torch.Generator | None = None,
         mode: Mode = "rounds",
         regions: Literal["model"] | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> Assessment | list[Assessment]:
         """Judge one image or several.
 
@@ -170,6 +174,7 @@ class ZoomIQA:
             mode: ``"rounds"``: reason, zoom and answer. ``"expected"``: the mean of the rating's
                 distribution in one forward pass, without reasoning or rounds; faster.
             regions: ``"model"`` also rates the regions that the chains requested.
+            limits: sizes accepted, e.g. ``ImageLimits(max_pixels=200_000_000)``.
 
         Returns:
             One :class:`Assessment` per image, in a list unless ``images`` is a single image. An
@@ -189,7 +194,7 @@ class ZoomIQA:
         if mode == "expected" and (regions or samples):
             raise ValueError('mode="expected" has no chains: leave out samples and regions')
         seeds = self._seeds(samples, generator) if mode == "rounds" else [self.config.seed]
-        groups = decoded_groups(each_image(images))
+        groups = decoded_groups(each_image(images), limits)
         assessments = [a for group in groups for a in self._assess(group, seeds, mode, regions)]
         return assessments[0] if is_single_image(images) else assessments
 
@@ -200,6 +205,7 @@ class ZoomIQA:
         *,
         samples: int | None = None,
         generator: torch.Generator | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> list[RegionScore]:
         """Rate regions of one image, each enlarged and in the context of the whole.
 
@@ -211,6 +217,7 @@ class ZoomIQA:
             bboxes: normalised (x0, y0, x1, y1) with 0 ≤ x0 < x1 ≤ 1 and 0 ≤ y0 < y1 ≤ 1.
             samples: number of chains per region; None for the configuration's.
             generator: as in :meth:`assess`.
+            limits: sizes accepted.
 
         Returns:
             One :class:`RegionScore` per box; a failed one has an ``error``.
@@ -222,7 +229,9 @@ class ZoomIQA:
         for bbox in bboxes:
             check_bbox(bbox)
         seeds = self._seeds(samples, generator)
-        first = self._chain(to_pil(read_to_judge(image).pixels), seeds[0], max_rounds=1)
+        first = self._chain(
+            to_pil(read_to_judge(image, limits=limits).pixels), seeds[0], max_rounds=1
+        )
         self.backend.run([first])
         return self._region_scores([(first, bboxes)], seeds)[0]
 
@@ -233,6 +242,7 @@ class ZoomIQA:
         *,
         samples: int | None = None,
         generator: torch.Generator | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> Tensor:
         """Ratings on a grid of regions that tile the image.
 
@@ -241,6 +251,7 @@ class ZoomIQA:
             grid: rows and columns.
             samples: number of chains per region; None for the configuration's.
             generator: as in :meth:`assess`.
+            limits: sizes accepted.
 
         Returns:
             (1, rows, columns) fp32, 1–5; NaN where the judge failed.
@@ -253,7 +264,9 @@ class ZoomIQA:
 
         rows, columns = grid
         bboxes = grid_boxes(rows, columns)
-        regions = self.score_regions(image, bboxes, samples=samples, generator=generator)
+        regions = self.score_regions(
+            image, bboxes, samples=samples, generator=generator, limits=limits
+        )
         return torch.tensor([region.rating for region in regions]).view(1, rows, columns)
 
     def _assess(

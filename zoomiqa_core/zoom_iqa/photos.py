@@ -8,8 +8,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.images.inputs import read_or_fail
-from zoomiqa_core.images.sources import ImageSource, to_pil
+from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource, to_pil
 
 IMAGES_AT_ONCE = 32
 """Maximum number of images that are decoded and judged together."""
@@ -25,7 +26,9 @@ class Photo(NamedTuple):
     notes: tuple[str, ...]
 
 
-def decoded_groups(sources: Iterable[ImageSource]) -> Iterator[list[Photo | Assessment]]:
+def decoded_groups(
+    sources: Iterable[ImageSource], limits: ImageLimits = DEFAULT_LIMITS
+) -> Iterator[list[Photo | Assessment]]:
     """Decode images group by group; an image that cannot be judged is a failed assessment.
 
     >>> import torch
@@ -36,7 +39,7 @@ def decoded_groups(sources: Iterable[ImageSource]) -> Iterator[list[Photo | Asse
     group: list[Photo | Assessment] = []
     pixels = 0
     for source in sources:
-        item = _decoded(source)
+        item = _decoded(source, limits)
         group.append(item)
         pixels += item.image.width * item.image.height if isinstance(item, Photo) else 0
         if len(group) == IMAGES_AT_ONCE or pixels >= PIXELS_AT_ONCE:
@@ -46,8 +49,8 @@ def decoded_groups(sources: Iterable[ImageSource]) -> Iterator[list[Photo | Asse
         yield group
 
 
-def _decoded(source: ImageSource) -> Photo | Assessment:
-    decoded = read_or_fail(source)
+def _decoded(source: ImageSource, limits: ImageLimits) -> Photo | Assessment:
+    decoded = read_or_fail(source, limits=limits)
     if isinstance(decoded, Assessment):
         return decoded
     return Photo(to_pil(decoded.pixels), decoded.name, decoded.notes)

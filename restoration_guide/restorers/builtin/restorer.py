@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -129,21 +131,35 @@ class BuiltinRestorer:
         self,
         pipe: TinyRestorationPipeline | None = None,
         *,
-        plan: tuple[Settings, ...] = DEFAULT_PLAN,
+        plan: Sequence[Settings | Mapping[str, Any]] = DEFAULT_PLAN,
         limits: ImageLimits = DEFAULT_LIMITS,
         name: str = "builtin",
     ) -> None:
         """Wrap a pipeline; the bundled one by default.
 
+        Args:
+            pipe: The pipeline.
+            plan: Settings the candidates cycle through; mappings as a report records them.
+            limits: Sizes to read.
+            name: In reports and configurations.
+
         Raises:
-            ValueError: An empty plan.
+            TypeError: A mapping with other keys than those of `Settings`.
+            ValueError: An empty plan, or a setting out of range.
         """
         if not plan:
             raise ValueError("The plan needs at least one Settings.")
         self.pipe = pipe if pipe is not None else load_builtin_pipeline()
-        self.plan = tuple(plan)
+        self.plan = tuple(
+            entry if isinstance(entry, Settings) else Settings(**entry) for entry in plan
+        )
         self.limits = limits
         self.name = name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What determines the candidates beside the name: a plan other than the default."""
+        return {} if self.plan == DEFAULT_PLAN else {"plan": [asdict(entry) for entry in self.plan]}
 
     def settings(self, index: int) -> Settings:
         """Settings of candidate `index`."""

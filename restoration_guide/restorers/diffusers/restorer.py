@@ -31,6 +31,7 @@ WHOLE_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=8)
 TILED_LIMITS = ImageLimits(min_side=8)
 """Sizes a caller should read when large images are restored in tiles."""
 
+TILES = "it works in tiles: search without them"
 STRENGTHS = (0.3, 0.5, 0.2, 0.4)
 """Default plan of pipelines that have a `strength`: small changes, because a restorer should keep
 the picture; the pipelines' defaults, 0.6 to 0.8, repaint it."""
@@ -95,10 +96,11 @@ class PipelineRestorer:
                 what the seed and `n` do (`generator`, `num_images_per_prompt` …); a tile smaller
                 than four units of the pipeline's grid.
         """
-        options = dict(options or {})
+        options = _with_tuples(pipe, options or {})
         contract = read_contract(pipe, options) if contract is None else contract
         self.adapter = PipelineAdapter(pipe, contract, prompt, negative_prompt, options)
         self.plan = _default_plan(pipe, options) if plan is None else tuple(plan)
+        self.plan = tuple(_with_tuples(pipe, entry) for entry in self.plan)
         if not self.plan:
             raise ValueError("The plan needs at least one entry; {} for the defaults.")
         _check_names(pipe, options, *self.plan)
@@ -122,7 +124,7 @@ class PipelineRestorer:
             "plan": [dict(entry) for entry in self.plan],
             "prompt": self.adapter.prompt,
             "negative_prompt": self.adapter.negative_prompt,
-            "options": {name: repr(value) for name, value in self.adapter.options.items()},
+            "options": dict(self.adapter.options),
             "tile": self.tile,
         }
 
@@ -163,9 +165,9 @@ class PipelineRestorer:
         limit = self.group_limit(batch_size)
         if observer is None:
             return self._restore(image, n, seed, limit)
-        refusal = self._refusal(image)
-        if refusal is not None:
-            raise ValueError(f"{self.name} shows no previews, because {refusal}.")
+        reason = self._refusal() or (TILES if self._tiled(image) else None)
+        if reason is not None:
+            raise ValueError(f"{self.name} shows no previews, because {reason}.")
         if not self.contract.shrinks:
             limit = 1
         return self._observed(image, n, seed, limit, observer)
@@ -239,12 +241,15 @@ class PipelineRestorer:
         entries = [list(range(first, n, len(self.plan))) for first in range(min(n, len(self.plan)))]
         return sorted(part for entry in entries for part in _parts(entry, limit))
 
-    def _refusal(self, image: Tensor) -> str | None:
-        """Why there are no previews of this image."""
+    @property
+    def unobservable(self) -> str | None:
+        """Why there are no previews, of any image or of those larger than a tile; else None."""
+        return self._refusal() or (None if self.tile is None else TILES)
+
+    def _refusal(self) -> str | None:
+        """Why there are no previews of any image."""
         if not self.contract.previews:
             return "of its scheduler or attention: search without them"
-        if self._tiled(image):
-            return "it works in tiles: search without them"
         parts = list(self.adapter.pipe.components.values())
         if any(getattr(part, "is_cache_enabled", False) for part in parts):
             return "a cache keeps one call's state: disable_cache() of its network, or do without"
@@ -280,6 +285,20 @@ def _check_names(pipe: DiffusionPipeline, *given: Mapping[str, Any]) -> None:
             f"The call of {type(pipe).__name__} has no {', '.join(unknown)}; it has "
             f"{', '.join(name for name in parameters if name not in ('self', 'kwargs'))}."
         )
+
+
+def _with_tuples(pipe: DiffusionPipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with tuples where the call wants them: a file of settings has only lists."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+
+    def wants_tuple(name: str) -> bool:
+        kinds = str(parameters[name].annotation).lower() if name in parameters else ""
+        return "tuple[" in kinds and "list[" not in kinds
+
+    return {
+        name: tuple(value) if isinstance(value, list) and wants_tuple(name) else value
+        for name, value in given.items()
+    }
 
 
 def _default_plan(

@@ -16,6 +16,7 @@ from zoomiqa_core.cli import main as cli
 from zoomiqa_core.cli import options as command_line
 from zoomiqa_core.cli.environment import environment_text, optional_parts
 from zoomiqa_core.images.sources import ImageError, read_image, save_png
+from zoomiqa_core.scorer import load_scorer
 
 
 class MeanScorer:
@@ -79,6 +80,17 @@ def test_a_second_call_resumes_and_another_configuration_is_refused(zoomiqa, tmp
         result = zoomiqa(*arguments, *more)
         assert result.exit_code == command_line.ERROR
         assert "error: run holds a run of another configuration" in result.stderr
+
+
+def test_the_pixel_limit_is_an_option_and_part_of_the_run(zoomiqa, monkeypatch):
+    proxy = load_scorer("proxy")
+    monkeypatch.setattr("zoomiqa_core.scorer.load_scorer", lambda name, *, device: proxy)
+    arguments = ["eval", "biq2021", "--data", "BIQ", "--out", "run", "--max-megapixels"]
+    assert "8 too_large" in zoomiqa(*arguments, 0.000063).stdout  # each has 64 pixels
+    again = zoomiqa(*arguments, 0.000064)
+    assert again.exit_code == command_line.ERROR and "another configuration" in again.stderr
+    arguments[5] = "other"
+    assert "too_large" not in zoomiqa(*arguments, 0.000064).stdout
 
 
 def test_a_limit_draws_images(zoomiqa):

@@ -155,6 +155,17 @@ def test_map_draws_every_readable_image(zoomiqa, tmp_path):
             assert picture.height >= 384  # a readable size, whatever the input's
 
 
+def test_map_may_be_written_to_a_file_of_its_own(zoomiqa):
+    assert zoomiqa("map", "good.png", "--out", "new/map.jpg").stdout == "new/map.jpg\n"
+    with Image.open("new/map.jpg") as picture:
+        assert picture.format == "JPEG"
+    before = Path("more/bright.png").read_bytes()
+    taken = zoomiqa("map", "good.png", "--out", "more/bright.png")
+    assert taken.exit_code == 1 and "exists; give another name\n" in taken.stderr
+    assert Path("more/bright.png").read_bytes() == before
+    assert "not for 2" in zoomiqa("map", "good.png", "more", "--out", "x.png").stderr
+
+
 def test_what_was_decided_while_reading_is_said(zoomiqa):
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save("clear.png")
     for command in (["score"], ["score", "--json"], ["map", "--out", "maps"]):

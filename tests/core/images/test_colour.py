@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 
 import numpy as np
@@ -15,7 +16,18 @@ from zoomiqa_core.images.colour import srgb_profile
 from zoomiqa_core.images.errors import UnsupportedColourError
 from zoomiqa_core.images.sources import read_image
 
+D50 = (0.9642, 1, 0.8249)
+INKS = ((30, -20, -25), (35, 40, -5), (8, -5, 50), (95, 0, 0))
+"""How much darker, greener and bluer cyan, magenta, yellow and black are, in Lab."""
 P3 = (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+
+
+def fixed(*values):
+    return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+
+def text(tag, words):
+    return tag + bytes(4) + struct.pack(">I", len(words) + 1) + words + b"\0" * 79
 
 
 def matrix_profile(primaries=P3, gamma=2.2, space=b"RGB ", channels=3, extra=b"") -> bytes:
@@ -27,16 +39,10 @@ def matrix_profile(primaries=P3, gamma=2.2, space=b"RGB ", channels=3, extra=b""
     cone = np.array(
         [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
     )
-    d65, d50 = xyz(0.3127, 0.3290), np.array([0.9642, 1, 0.8249])
+    d65, d50 = xyz(0.3127, 0.3290), np.array(D50)
     adapt = np.linalg.inv(cone) @ np.diag((cone @ d50) / (cone @ d65)) @ cone
     columns = np.stack([xyz(*primaries[i : i + 2]) for i in (0, 2, 4)], 1)
     columns = adapt @ (columns * np.linalg.solve(columns, d65))
-
-    def fixed(*values):
-        return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
-
-    def text(tag, words):
-        return tag + bytes(4) + struct.pack(">I", len(words) + 1) + words + b"\0" * 79
 
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     tags = {b"desc": text(b"desc", b"Test space"), b"wtpt": b"XYZ " + bytes(4) + fixed(*d50)}
@@ -48,15 +54,36 @@ def matrix_profile(primaries=P3, gamma=2.2, space=b"RGB ", channels=3, extra=b""
         tags[b"kTRC"] = curve
     if extra:
         tags[b"cicp"] = b"cicp" + bytes(4) + extra
+    return profile_file(tags, b"mntr", space, b"XYZ ")
+
+
+def profile_file(tags, kind, space, connection) -> bytes:
+    """The file of an ICC v2.4 profile."""
     offset, table, body = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
     for name, data in tags.items():
         data += bytes(-len(data) % 4)
         table += name + struct.pack(">II", offset + len(body), len(data))
         body += data
     size = offset + len(body)
-    header = struct.pack(">I4sI4s4s4s", size, b"\0" * 4, 0x02400000, b"mntr", space, b"XYZ ")
-    header += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
+    header = struct.pack(">I4sI4s4s4s", size, b"\0" * 4, 0x02400000, kind, space, connection)
+    header += bytes(12) + b"acsp" + bytes(28) + fixed(*D50)
     return header + bytes(128 - len(header)) + table + body
+
+
+def ink_profile() -> bytes:
+    """A CMYK printer profile: each mixture of full inks has a Lab colour, others lie between."""
+    nodes = []
+    for inks in itertools.product((0, 1), repeat=4):  # the last varies fastest
+        light, a, b = 95.0, 0.0, 0.0
+        for ink, (darker, da, db) in zip(inks, INKS, strict=True):
+            light, a, b = light - darker * ink, a + da * ink, b + db * ink
+        dark = inks[3] or light < 0
+        nodes += [0, 128, 128] if dark else [round(light * 2.55), round(a) + 128, round(b) + 128]
+    line = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    table += line * 4 + bytes(nodes) + line * 3
+    tags = {b"desc": text(b"desc", b"Test inks"), b"wtpt": b"XYZ " + bytes(4) + fixed(*D50)}
+    return profile_file(tags | {b"A2B0": table}, b"prtr", b"CMYK", b"Lab ")
 
 
 def by_hand(colour, primaries=P3, exponent=2.2):
@@ -104,6 +131,45 @@ def test_alpha_stays_where_a_profile_is_applied(tmp_path):
     wanted = by_hand(COLOUR) * 0.2 + 0.8
     np.testing.assert_allclose(decoded.pixels[:, 0, 0].numpy(), wanted, atol=1 / 255)
     assert len(decoded.notes) == 2
+
+
+def lab_by_hand(light, a, b):
+    """sRGB of a Lab colour with a D50 white: through XYZ, adapted to D65 by Bradford."""
+    y = (light + 16) / 116
+    shares = [
+        f**3 if f > 6 / 29 else 3 * (6 / 29) ** 2 * (f - 4 / 29)
+        for f in (y + a / 500, y, y - b / 200)
+    ]
+    xyz = np.array(shares) * D50
+    to_linear = [
+        [3.1338561, -1.6168667, -0.4906146],
+        [-0.9787684, 1.9161415, 0.0334540],
+        [0.0719453, -0.2289914, 1.4052427],
+    ]  # Lindbloom's matrix from XYZ of D50 to linear sRGB
+    linear = (np.array(to_linear) @ xyz).clip(0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize(
+    ("inks", "lab"),
+    [
+        ((255, 0, 0, 0), (65, -20, -25)),
+        ((0, 255, 0, 0), (60, 40, -5)),
+        ((0, 0, 255, 0), (87, -5, 50)),
+        ((255, 255, 0, 0), (30, 20, -30)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("fmt", ["JPEG", "TIFF"])
+def test_inks_are_converted_by_their_profile(tmp_path, inks, lab, fmt):
+    options = {"quality": 100} if fmt == "JPEG" else {}
+    image = Image.new("CMYK", (16, 16), inks)
+    (tmp_path / "a").write_bytes(encoded(image, fmt, icc_profile=ink_profile(), **options))
+    decoded = read_image(tmp_path / "a")
+    assert decoded.notes == ("colour converted from Test inks to sRGB",)
+    np.testing.assert_allclose(decoded.pixels[:, 8, 8].numpy(), lab_by_hand(*lab), atol=3 / 255)
+    plain = np.array(Image.new("CMYK", (1, 1), inks).convert("RGB"))[0, 0] / 255
+    assert inks[3] or np.abs(plain - lab_by_hand(*lab)).max() > 0.1
 
 
 def test_a_grey_profile_is_applied():

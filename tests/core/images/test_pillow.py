@@ -6,7 +6,7 @@ import io
 import threading
 
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from tests.core.images.test_sources import JPEG, bomb, encoded, noise_image
 from zoomiqa_core.images.errors import (
@@ -134,3 +134,21 @@ def test_heic_with_a_plugin_is_an_image_like_others(tmp_path, monkeypatch):
     found = search_images([tmp_path])
     assert [path.name for path in found.paths] == ["a.heic", "b.HIF"] and not found.passed_over
     assert read_image(tmp_path / "a.heic").pixels[:, 0].tolist() == [[1, 0], [0, 0], [0, 1]]
+
+
+def test_a_real_heic_where_the_plugin_is_installed(tmp_path, monkeypatch):
+    plugin = pytest.importorskip("pillow_heif")
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    picture = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "Apple"
+    plugin.from_pillow(picture).save(tmp_path / "a.heic", quality=95, exif=exif.tobytes())
+    assert [path.name for path in search_images([tmp_path]).paths] == ["a.heic"]
+    decoded = read_image(tmp_path / "a.heic")
+    wanted = read_image(picture.transpose(Image.Transpose.ROTATE_270)).pixels  # turned once
+    assert decoded.pixels.shape == wanted.shape
+    assert (decoded.pixels - wanted).abs().mean() < 0.02
+    kept = Image.Exif()
+    kept.load(decoded.exif)
+    assert dict(kept) == {ExifTags.Base.Make: "Apple"}

@@ -11,11 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from restoration_guide.cli import main as cli
-from restoration_guide.cli.batch import share_of
-from restoration_guide.report.folder import RECORD, config_hash
+from restoration_guide.cli.batch import restore_image, share_of
+from restoration_guide.report.folder import RECORD, config_hash, is_done, run_identity
 from restoration_guide.report.index import Job
+from restoration_guide.search.best_of_n import BestOfN
 from zoomiqa_core import __version__
-from zoomiqa_core.images.sources import save_png
+from zoomiqa_core.images.sources import read_image, save_png
 from zoomiqa_core.runs.files import to_json
 from zoomiqa_core.runs.launch import Process
 
@@ -143,6 +144,46 @@ def test_ctrl_c_keeps_what_is_finished_and_the_index_says_so(run, stubs, tmp_pat
     result = run("--n", 2, "--resume")
     assert result.exit_code == 0 and "4 images: 4 restored" in result.stdout
     assert scorer.judged == 3 * 3  # three images, the input and two candidates each
+
+
+class Killed(BaseException):
+    """As a killed process: nothing handles it."""
+
+
+def test_a_kill_leaves_the_candidates_that_were_finished(folder, stubs, tmp_path) -> None:
+    def search(script):
+        return BestOfN(stubs.Restorer(script), stubs.Scorer(), n=4)
+
+    job = Job(folder / "0.png", tmp_path / "report")
+    settings = {"restorer": "scripted", "scorer": "noise", "seed": 0, "n": 4, "bits": 8}
+    nan_second = [stubs.smooth, nan, stubs.smooth, Killed()]
+    with pytest.raises(Killed):
+        restore_image(job, search(nan_second), settings)
+    left = job.folder / "unfinished"
+    assert sorted(path.name for path in left.iterdir()) == ["00.png", "02.png", "config.yaml"]
+    (made,) = search([stubs.smooth])(job.path, seed=0).candidates[:1]
+    assert torch.equal(read_image(left / "00.png").pixels, (made.image * 255).round() / 255)
+
+    # a run with other settings does not mix with them, and neither keeps them from starting
+    with pytest.raises(Killed):
+        restore_image(job, search([stubs.smooth, Killed()]), {**settings, "seed": 1}, resume=True)
+    assert sorted(path.name for path in left.iterdir()) == ["00.png", "config.yaml"]
+    (left / "mine.txt").write_text("not yours", encoding="utf-8")
+    assert restore_image(job, search([stubs.smooth]), settings, resume=True) is not None
+    assert is_done(job.folder, run_identity(read_image(job.path).pixels, settings)) is False
+    assert [path.name for path in left.iterdir()] == ["mine.txt"]
+    (left / "mine.txt").unlink()
+    left.rmdir()
+    report = (job.folder / RECORD).read_bytes()
+    with pytest.raises(Killed):  # the old report stands until the new one is whole
+        restore_image(
+            job, search([stubs.smooth, Killed()]), {**settings, "seed": 2}, overwrite=True
+        )
+    assert (job.folder / RECORD).read_bytes() == report
+    assert sorted(path.name for path in (job.folder / "candidates").iterdir()) == [
+        f"0{index}.png" for index in range(4)
+    ]
+    assert (left / "00.png").is_file()
 
 
 def test_work_left_is_shared_evenly_whoever_did_the_rest(tmp_path) -> None:

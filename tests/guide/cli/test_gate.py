@@ -126,6 +126,17 @@ def test_settings_from_a_file_and_a_second_judge(run, photo_file, better, tmp_pa
     ]
 
 
+def test_the_pixel_limit_is_an_option(run, photo_file, better) -> None:
+    small = run("gate", photo_file, better, "--min-rating", 3, "--max-megapixels", 0.005)
+    assert small.exit_code == 2 and "the input cannot be read: too_large" in small.stdout
+    whole = run("gate", photo_file, better, "--min-rating", 3, "--max-megapixels", 0.006)
+    assert whole.exit_code == 0 and whole.stdout.startswith("accept ")
+    judge = zoom("Crisp edges.")
+    small = run("prompts", photo_file, "--max-megapixels", 0.005, judge=judge)
+    assert small.exit_code == 2 and "error: too_large" in small.stderr
+    assert run("prompts", photo_file, "--max-megapixels", 0.006, judge=judge).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

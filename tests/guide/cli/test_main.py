@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -9,21 +10,29 @@ import zlib
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from restoration_guide.cli.best_of_n import BestOfNOptions, DemoOptions
 from restoration_guide.cli.config import ConfigError, GateRunConfig, RunConfig, resolve_config
 from restoration_guide.cli.gate import GateOptions
 from restoration_guide.cli.main import DEMO_PHOTO, app
+from restoration_guide.report.folder import plain
 from restoration_guide.report.write import write_report
+from restoration_guide.restorers import load_restorer
+from restoration_guide.restorers.base import Settings
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 from restoration_guide.search.best_of_n import BestOfN
+from tests.guide.tiny_pipelines import build
 from zoomiqa_core import __version__
 from zoomiqa_core.cli.inputs import safe_name
-from zoomiqa_core.images.sources import read_image, save_png
+from zoomiqa_core.images.colour import srgb_profile
+from zoomiqa_core.images.sources import read_image, save_png, to_pil
+from zoomiqa_core.scorer import load_scorer
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 
@@ -146,7 +155,7 @@ def test_ctrl_c_stays_one_when_its_report_cannot_be_written(
     run, photo_file, stubs, tmp_path
 ) -> None:
     def block_and_interrupt(*_):
-        (tmp_path / "out").mkdir(exist_ok=True)
+        shutil.rmtree(tmp_path / "out" / "photo.png")  # with the first candidate
         (tmp_path / "out" / "photo.png").write_text("in the way", encoding="utf-8")
         raise KeyboardInterrupt
 
@@ -372,6 +381,112 @@ def test_config_of_a_python_run_loads_again(photo_file, stubs, tmp_path, monkeyp
     again = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out"), "--resume"])
     assert "already done" in again.stdout
     assert record(tmp_path / "out" / "photo.png")["seed"] == 3
+
+
+def test_a_pipeline_of_a_python_run_is_repeated_by_its_config(photo, tmp_path) -> None:
+    """The real restorer of a saved pipeline: the same settings, the same pixels."""
+    build("sd_img2img").save_pretrained(tmp_path / "pipe")
+    restorer = load_restorer(
+        str(tmp_path / "pipe"),
+        plan=[{"strength": 0.9}, {"strength": np.float64(0.6), "eta": 0.5}],
+        options={"num_inference_steps": 3, "guidance_scale": 2.0},
+        tile=64,
+        prompt="a sharp photo",
+        negative_prompt="noise",
+    )
+    picture = save_png(photo, tmp_path / "photo.png")
+    made = BestOfN(restorer, load_scorer("proxy"), n=2, min_change=0)(picture, seed=3)
+    python = write_report(made, tmp_path / "python")
+    written = yaml.safe_load((python / "config.yaml").read_text(encoding="utf-8"))
+    assert written["restorer_config"] == {
+        "plan": [{"strength": 0.9}, {"strength": 0.6, "eta": 0.5}],
+        "options": {"num_inference_steps": 3, "guidance_scale": 2.0},
+        "tile": 64,
+        "prompt": "a sharp photo",
+        "negative_prompt": "noise",
+    }
+    line = ["best-of-n", str(picture), "--config", str(python / "config.yaml")]
+    result = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    again = tmp_path / "out" / "photo.png"
+    saved = yaml.safe_load((again / "config.yaml").read_text(encoding="utf-8"))
+    assert {key: saved[key] for key in written} == written
+    for name in ("00", "01"):
+        file = f"candidates/{name}.png"
+        assert (again / file).read_bytes() == (python / file).read_bytes()
+
+
+def test_a_plan_of_the_builtin_restorer_is_repeated_by_its_config(photo_file, tmp_path) -> None:
+    plan = (Settings(steps=2, strength=0.4, temperature=0.5, churn=False),)
+    made = BestOfN(load_restorer("builtin", plan=plan), load_scorer("proxy"), n=1)(photo_file)
+    python = write_report(made, tmp_path / "python")
+    line = ["best-of-n", str(photo_file), "--config", str(python / "config.yaml")]
+    assert CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")]).exit_code == 0
+    again = tmp_path / "out" / "photo.png"
+    assert record(again)["rows"][1]["settings"] == record(python)["rows"][1]["settings"]
+    file = "candidates/00.png"
+    assert (again / file).read_bytes() == (python / file).read_bytes()
+
+
+def test_what_a_file_cannot_hold_is_refused_by_name(tmp_path) -> None:
+    embeddings = plain({"options": {"prompt_embeds": torch.zeros(1, 2, 3)}})
+    other = plain({"options": {"prompt_embeds": torch.ones(1, 2, 3)}})
+    assert embeddings != other  # runs with other embeddings are other runs
+    assert plain(object()) == plain(object())  # no address in memory
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"restorer": "x", "restorer_config": embeddings}), "utf-8")
+    with pytest.raises(ConfigError, match=r"restorer_config.options.prompt_embeds is .*float32"):
+        resolve_config(RunConfig, file, {})
+
+
+@pytest.mark.parametrize(("suffix", "fmt"), [(".png", "PNG"), (".jpg", "JPEG"), (".webp", "WEBP")])
+def test_out_may_name_the_picture_of_one_image(photo, stubs, tmp_path, suffix, fmt) -> None:
+    stubs.install()
+    picture = to_pil(photo).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "A. Dürer".encode()
+    picture.save(tmp_path / "in.png", exif=exif)
+    out = tmp_path / "new" / f"restored{suffix}"
+    line = ["best-of-n", str(tmp_path / "in.png"), "-n", "2", "--out", str(out)]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    assert f"picture   {out}" in result.stdout and "report" not in result.stdout
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    with Image.open(out) as restored:
+        assert restored.format == fmt and restored.info["icc_profile"] == srgb_profile()
+        artist = restored.getexif()[ExifTags.Base.Artist]
+        assert artist.encode("latin-1").decode() == "A. Dürer"
+        if fmt == "JPEG":
+            assert restored.mode == "RGB"
+        else:
+            alpha = np.asarray(restored.getchannel("A"))
+            assert np.array_equal(alpha, np.asarray(picture.getchannel("A")))
+
+
+def test_a_picture_that_cannot_be_written_is_named_before_models_load(photo_file, tmp_path) -> None:
+    def stopped(*arguments: object) -> str:
+        line = ["best-of-n", *map(str, arguments), "--restorer", "nowhere"]
+        result = CliRunner().invoke(app, line)
+        assert result.exit_code == 1 and "nowhere" not in result.stderr
+        return result.stderr
+
+    before = photo_file.read_bytes()
+    assert "exists; give another name\n" in stopped(photo_file, "--out", photo_file, "--overwrite")
+    other = save_png(read_image(photo_file).pixels, tmp_path / "other.png")
+    assert "or --overwrite" in stopped(photo_file, "--out", other)
+    assert "not for 2" in stopped(photo_file, other, "--out", tmp_path / "x.jpg")
+    jpeg = stopped(photo_file, "--out", tmp_path / "x.jpg", "--bits", 16)
+    assert "16 bits per channel need a .png" in jpeg
+    assert photo_file.read_bytes() == before
+
+
+def test_16_bits_on_request(run, photo_file, stubs, tmp_path) -> None:
+    stubs.install()
+    assert run(photo_file, "--n", 1, "--bits", 16).exit_code == 0
+    file = tmp_path / "out" / "photo.png" / "best.png"
+    assert file.read_bytes()[24] == 16  # IHDR's bit depth
+    assert run(photo_file, "--n", 1, "--bits", 12).exit_code == 1
 
 
 def test_the_pixel_limit_is_an_option(run, photo_file, stubs) -> None:

@@ -13,6 +13,7 @@ from restoration_guide.gate.gate import QualityGate
 from restoration_guide.gate.run import RetryPolicy, run_gated
 from restoration_guide.restorers.base import Settings
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
+from restoration_guide.search.best_of_n import BestOfN
 
 NAN = lambda image, _: image * math.nan  # noqa: E731
 SAME = lambda image, _: image  # noqa: E731
@@ -69,6 +70,21 @@ def test_the_input_is_judged_once_and_kept_when_good(photo, stubs) -> None:
     run: Any = run_gated(QualityGate(scorer, 1.0), Takes(stubs, SAME, SAME), photo)
     assert (run.action, len(run.attempts), scorer.judged) == ("keep_input", 1, 2)
     assert torch.equal(run.image, photo)
+
+
+def test_the_result_of_a_greyscale_input_is_greyscale(photo, stubs) -> None:
+    def tinted(image, generator):
+        return (stubs.smooth(image, generator) + torch.tensor([0.03, 0, 0])[:, None, None]).clamp(
+            0, 1
+        )
+
+    grey = photo.mean(0, keepdim=True).expand(3, -1, -1).contiguous()
+    run: Any = run_gated(QualityGate(stubs.Scorer(), 3.0), Takes(stubs, tinted), grey)
+    assert run.action == "accept" and torch.equal(run.image[0], run.image[2])
+    made = BestOfN(stubs.Restorer([tinted]), stubs.Scorer(), n=1)(grey)
+    assert torch.equal(run.image, made.image(0))  # by the same rule
+    coloured: Any = run_gated(QualityGate(stubs.Scorer(), 3.0), Takes(stubs, tinted), photo)
+    assert not torch.equal(coloured.image[0], coloured.image[2])
 
 
 def test_a_lasting_defect_is_not_tried_again(photo, stubs) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,8 +19,16 @@ from restoration_guide.search.best_of_n import (
     RestorationError,
     SearchInterrupted,
 )
+from restoration_guide.search.prune import PruneConfig
 from restoration_guide.search.screening import screen
-from zoomiqa_core.images.sources import ImageError, ImageLimits, TooLargeError, TooSmallError
+from zoomiqa_core.images.sources import (
+    ImageError,
+    ImageLimits,
+    TooLargeError,
+    TooSmallError,
+    read_image,
+    to_pil,
+)
 
 # --- screen(): by hand ---------------------------------------------------------------------------
 
@@ -159,6 +168,38 @@ def test_a_bad_seed_is_refused_before_anything_is_judged(photo, stubs, seed, err
     with pytest.raises(error):
         BestOfN(stubs.Restorer(), scorer)(photo, seed=seed)
     assert scorer.judged == 0
+
+
+def test_a_deadline_is_refused_at_once_where_nothing_can_be_observed(photo, stubs) -> None:
+    class Tiled(stubs.Restorer):
+        unobservable = "it works in tiles"
+
+        def restore(self, image, *, n, seed=0, batch_size=1, observer=None):
+            return super().restore(image, n=n, seed=seed)
+
+    for restorer, why in ((stubs.Restorer(), "takes no observer"), (Tiled(), "works in tiles")):
+        with pytest.raises(ValueError, match=f"shows no previews, because .*{why}"):
+            BestOfN(restorer, stubs.Scorer(), n=1, deadline_s=60)
+        with pytest.raises(ValueError, match=f"shows no previews, because .*{why}"):
+            BestOfN(restorer, stubs.Scorer(), n=1, prune=PruneConfig())
+        assert BestOfN(restorer, stubs.Scorer(), n=1)(photo).choice == 0
+
+
+def test_a_saved_picture_keeps_exif_and_alpha(photo, stubs, tmp_path) -> None:
+    picture = to_pil(photo).convert("RGBA")
+    picture.putalpha(128)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Copyright] = 6, "nobody"
+    picture.save(tmp_path / "in.png", exif=exif)
+    result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=1)(tmp_path / "in.png")
+    assert result.choice == 0 and result.best.shape == (3, 80, 64)  # upright
+    saved = read_image(result.save(tmp_path / "out.png"))
+    assert saved.alpha is not None and (saved.alpha * 255).unique().tolist() == [128]
+    torch.testing.assert_close(saved.pixels, result.best, rtol=0, atol=0.5 / 255)
+    with Image.open(tmp_path / "out.png") as written:
+        assert dict(written.getexif()) == {ExifTags.Base.Copyright: "nobody"}
+    with pytest.raises(ValueError, match=r"ends in \.png"):
+        result.save(tmp_path / "best.gif")
 
 
 def test_what_the_restorer_refuses_is_the_callers_error(photo, stubs) -> None:

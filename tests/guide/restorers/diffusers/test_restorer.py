@@ -24,6 +24,7 @@ from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
 from tests.guide.own_pipeline import OwnPipeline, build_own_pipeline
 from zoomiqa_core.images.sources import to_pil
+from zoomiqa_core.scorer import load_scorer
 
 
 @pytest.fixture
@@ -214,6 +215,24 @@ def test_tiles(own: Any) -> None:
     assert "in tiles" not in " ".join(small.notes)
     with pytest.raises(ValueError, match="because it works in tiles: search without"):
         restorer.restore(image(40, 90), n=1, observer=keep_all)
+    assert next(restorer.restore(image(30, 30), n=1, observer=keep_all)).index == 0
+    with pytest.raises(ValueError, match="because it works in tiles"):  # whatever image comes
+        BestOfN(restorer, load_scorer("proxy"), deadline_s=60)
+
+
+def test_settings_are_recorded_as_they_are_and_lists_become_tuples(own: Any) -> None:
+    class Sized(OwnPipeline):
+        def __call__(
+            self, image: Any, generator: Any = None, size: tuple[int, int] = (8, 8)
+        ) -> Any:
+            assert isinstance(size, tuple)  # micro-conditions are tuples, joined by +
+            return SimpleNamespace(images=image)
+
+    pipe = Sized(own.unet, own.scheduler)
+    restorer: Any = load_restorer(pipe, options={"size": [4, 6]}, plan=[{"size": [2, 2]}])
+    assert restorer.config["options"] == {"size": (4, 6)}
+    assert restorer.config["plan"] == [{"size": (2, 2)}]
+    assert next(restorer.restore(image(), n=1)).index == 0
 
 
 def test_images_for_pipelines_that_take_pil(own: Any) -> None:
@@ -409,9 +428,9 @@ def test_compiled_networks_are_not_watched_on_cuda(
 ) -> None:
     restorer: Any = load_restorer(own)
     own.unet._compiled_call_impl = lambda *_: None  # as `unet.compile()` leaves it
-    assert restorer._refusal(image()) is None
+    assert restorer.unobservable is None
     monkeypatch.setattr(PipelineAdapter, "device", torch.device("cuda"))
-    assert "CUDA graphs of a compiled network" in restorer._refusal(image())
+    assert "CUDA graphs of a compiled network" in (restorer.unobservable or "")
 
 
 def test_pipelines_that_are_no_restorers(own: Any) -> None:
