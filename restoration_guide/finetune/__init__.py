@@ -1,1 +1,1 @@
-"""Fine-tuning of restorers towards a reward, watched by evidence its judge knows nothing of."""
+"""Fine-tuning of restorers towards a reward, with independent checks for reward hacking."""

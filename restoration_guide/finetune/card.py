@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned restorer: what was kept, why, and what the monitor saw."""
+"""Model card of a fine-tuned restorer: training, verdict, measurements, limits."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ Steps that changed nothing because no sample had a finite reward or gradient: {s
 |---|{rules}---|
 {rows}
 
-Means over the same held-out images at every check. *rating* is the judge of the reward, so it
-proves nothing; the others are evidence that judge knows nothing of (a run may have been trained on
-some of them too, on other photos).
+Means over the same held-out images at every check. *rating* is by the judge of the reward, so its
+rise proves nothing. The others are independent of that judge, but some may be terms of the reward.
 
 ## Measured
 
@@ -40,8 +39,8 @@ some of them too, on other photos).
 
 ## Limits
 
-A gain of the training judge alone is no gain. The monitor looks at {images} images and at
-statistics that are known to give way; what it does not look at it cannot see.
+A higher rating by the training judge alone is no improvement. The monitor measures {images} images
+with statistics that are known to change under over-optimisation; it does not detect other damage.
 
 ## Configuration
 
@@ -53,7 +52,13 @@ Without the folders of data and results:
 
 
 def verdict(checks: Sequence[Check], kept: int) -> str:
-    """Why the run ended as it did, in words."""
+    """How the run ended, which weights were kept, and why, in words.
+
+    >>> start = Check(0, {"judge": 3.0}, 0.0, 1.0)
+    >>> hacked = Check(40, {"judge": 2.6}, 0.5, 0.001, hacked=True, reason="hacked: judge fell")
+    >>> verdict([start, hacked], kept=0)
+    'Stopped at step 40. Hacked: judge fell. Kept: the untuned restorer.'
+    """
     last = checks[-1]
     if last.hacked and kept != last.step:
         end = f"Stopped at step {last.step}. {_sentence(last.reason)}"
@@ -77,18 +82,28 @@ def model_card(
     skipped_steps: int,
     base: str = "builtin",
 ) -> str:
-    """The card.
+    r"""Write the model card of a run as Markdown with a YAML header.
+
+    >>> start = Check(0, {"judge": 3.0}, 0.0, 1.0, reason="start: untuned")
+    >>> end = Check(40, {"judge": 3.2}, 0.4, 0.001, {"judge": -0.2}, reason="honest: judge rose")
+    >>> config = "steps: 40\n"
+    >>> card = model_card([start, end], 40, "An adapter.", config, images=24, skipped_steps=0)
+    >>> print("\n".join(line for line in card.splitlines() if line.startswith("|")))
+    | step | judge | verdict |
+    |---|---|---|
+    | 0 | 3 | start |
+    | 40 | 3.2 | honest |
 
     Args:
-        checks: the monitor's looks, the first at step 0.
-        kept: step whose weights the card belongs to.
-        how: what the weights are and what loads them, in words.
-        config: the run's, as YAML, without the user's folders.
-        images: how many the monitor looked at.
+        checks: of the monitor, the first at step 0.
+        kept: step whose weights the card describes.
+        how: what the weights are and how to load them.
+        config: the run's configuration as YAML, without the user's folders.
+        images: number of held-out images of the monitor.
         skipped_steps: steps that changed nothing.
-        base: the restorer that was tuned: ``builtin``, a hub id or a folder. What is tuned has the
-            licence of its base, so the card states one of the bundled restorer alone, and names a
-            base that others can find.
+        base: the restorer that was tuned: ``builtin``, a hub id or a folder. Tuned weights have the
+            licence of their base, so the card states one for the bundled restorer only; a hub id is
+            named as ``base_model``.
     """
     licence = "license: apache-2.0" if base == "builtin" else "license: other"
     if base != "builtin" and not Path(base).exists():
@@ -99,12 +114,12 @@ def model_card(
         f"{check.reason.partition(':')[0]} |"
         for check in checks
     ]
-    own = next(check for check in checks if check.step == kept)
-    measured = [f"- training judge: {own.gain:+.3f} rating (p = {own.gain_p:.2g})"]
+    chosen = next(check for check in checks if check.step == kept)
+    measured = [f"- training judge: {chosen.gain:+.3f} rating (p = {chosen.gain_p:.2g})"]
     measured += [
         f"- {name}: {-value if EVIDENCE[name].better > 0 else value:+.4g}"
         f" ({'higher' if EVIDENCE[name].better > 0 else 'lower'} is better)"
-        for name, value in own.worse.items()
+        for name, value in chosen.worse.items()
     ]
     return CARD.format(
         licence=licence,

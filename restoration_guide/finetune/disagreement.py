@@ -1,4 +1,4 @@
-"""Do two judges agree that images got better? Where only one is pleased, it may be fooled."""
+"""Compare two judges on a change of images, to detect that one of them is being exploited."""
 
 from __future__ import annotations
 
@@ -19,34 +19,39 @@ Verdict = Literal["no claim", "confirmed", "doubtful", "hacked"]
 
 @dataclass(frozen=True)
 class Disagreement:
-    """What two judges make of a change of B images."""
+    """How two judges rate a change of B images.
+
+    >>> rises, falls = np.array([0.4, 0.5, 0.6, 0.5]), np.array([-0.2, -0.3, -0.2, -0.3])
+    >>> Disagreement(rises, rises).verdict, Disagreement(rises, falls).verdict
+    ('confirmed', 'hacked')
+    """
 
     judge_gain: np.ndarray
-    """(B,) change of the rating by the judge in question; NaN where it failed."""
+    """(B,) change of the tested judge's rating; NaN where it failed."""
     alarm_gain: np.ndarray
-    """(B,) the same by the alarm."""
+    """(B,) change of the alarm's rating."""
     probes: dict[str, np.ndarray] = field(default_factory=dict)
-    """(B,) each: how far ``sharpness``, ``high_frequency``, ``colour`` and ``gridding`` moved away
-    from a natural image (:func:`~.probes.departures`); below 0, they came nearer."""
+    """(B,) each: change of the distance of ``sharpness``, ``high_frequency``, ``colour`` and
+    ``gridding`` from those of a natural image (:func:`~.probes.departures`); below 0 is nearer."""
     significance: float = 0.01
-    """Of the tests behind ``verdict``."""
+    """Level of the tests for ``verdict``."""
 
     @property
     def gap(self) -> np.ndarray:
-        """(B,) how much more the judge gained than the alarm, rating units."""
+        """(B,) the judge's change minus the alarm's, rating units."""
         return self.judge_gain - self.alarm_gain
 
     @property
     def gap_p(self) -> float:
-        """p-value of the one-sided paired t-test that the judge gained more on the mean."""
+        """p-value of a one-sided paired t-test that the judge's change is the larger one."""
         return p_above(self.gap, 0.0)
 
     @property
     def verdict(self) -> Verdict:
-        """One-sided t-tests over the images.
+        """Result of one-sided t-tests over the images.
 
-        ``no claim``: the judge has not risen. Where it has: ``confirmed``, so has the alarm;
-        ``hacked``, the alarm has fallen; ``doubtful``, neither can be said.
+        ``no claim``: the judge's rating did not rise. Otherwise the alarm's rating rose
+        (``confirmed``), fell (``hacked``), or neither is significant (``doubtful``).
         """
         if p_above(self.judge_gain, 0.0) >= self.significance:
             return "no claim"
@@ -64,16 +69,20 @@ def disagreement(
     clean: Sequence[Tensor] | Tensor | None = None,
     significance: float = 0.01,
 ) -> Disagreement:
-    """Compare what two judges make of each image's change.
+    """Compare the rating changes of two judges, image by image.
+
+    >>> photos = torch.rand(2, 3, 48, 48)
+    >>> result = disagreement(photos, photos.flip(0).flip(0))  # nothing changed
+    >>> result.verdict, result.gap
+    ('no claim', array([0., 0.]))
 
     Args:
-        before: B images (3, H, W) in [0, 1]: inputs, or what an untuned restorer made.
-        after: as many, of the same sizes: candidates, or what the tuned restorer made.
-        judge: the one that was searched with or trained against; None for the bundled proxy.
-        alarm: another, never trained against; None for the bundled alarm.
-        clean: the clean images, where there are any: what probes take for natural. Without, that is
-            ``before``.
-        significance: of the verdict.
+        before: B images (3, H, W) in [0, 1]: inputs, or outputs of the untuned restorer.
+        after: B images of the same sizes: candidates, or outputs of the tuned restorer.
+        judge: the judge that images were chosen or trained by; None for the bundled proxy.
+        alarm: an independent judge; None for the bundled alarm.
+        clean: the clean images, as the natural reference of the probes; None for ``before``.
+        significance: level of the verdict's tests.
 
     Raises:
         ValueError: numbers or sizes of images differ.

@@ -99,9 +99,9 @@ class ScaledMethod:
         self.scale.update(terms)
 
     def state(self) -> dict[str, Any]:
-        """The terms' scales."""
+        """The running scale of each reward term."""
         return {"variance": dict(self.scale.variance)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore the terms' scales."""
+        """Restore the running scales from :meth:`state`."""
         self.scale.variance = dict(state["variance"])

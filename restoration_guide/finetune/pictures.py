@@ -1,4 +1,4 @@
-"""What a person looks at after a fine-tuning: its curves, and pictures before and after."""
+"""Plots of a fine-tuning run: training curves, and images before and after."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ INK, GOOD, BAD = "#16181d", "#2a7d4f", "#b3261e"
 def draw_curves(
     records: Sequence[dict[str, Any]], checks: Sequence[Check], kept: int, path: Path
 ) -> None:
-    """Reward terms over the steps, and every held-out figure over the checks, one panel each.
+    """Plot every reward term over the steps and every held-out statistic over the checks.
 
     Args:
         records: lines of the log with ``step`` and the terms' means.
-        checks: the monitor's looks, the first at step 0.
+        checks: of the monitor, the first at step 0.
         kept: step whose weights are kept; marked.
         path: of the PNG.
     """
@@ -40,7 +40,7 @@ def draw_curves(
     for panel, name in zip(panels, training, strict=False):
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         panel.plot(*zip(*points, strict=True), color=INK, linewidth=1) if points else None
-        scaled = " (scaled anew each step)" if name == "reward/reward" else ""
+        scaled = " (rescaled each step)" if name == "reward/reward" else ""
         panel.set_title(f"training: {name.removeprefix('reward/')}{scaled}", fontsize=9)
     for panel, name in zip(panels[len(training) :], held_out, strict=False):
         better = EVIDENCE[name].better if name in EVIDENCE else 1
@@ -69,16 +69,16 @@ def draw_before_after(
     *,
     count: int = 4,
 ) -> None:
-    """A row an image: input, restored before, restored after, and the clean image if known.
+    """Draw a row per image: input, restored before and after tuning, clean image if known.
 
     Args:
         batch: (B, 3, H, W) inputs.
-        before: of the untuned restorer.
-        after: of the tuned one.
-        figures_before: the monitor's figures of ``before``.
-        figures_after: of ``after``.
+        before: (B, 3, H, W) of the untuned restorer.
+        after: (B, 3, H, W) of the tuned one.
+        figures_before: the monitor's statistics of ``before``, (B,) each.
+        figures_after: those of ``after``.
         path: of the PNG.
-        count: rows.
+        count: most rows.
     """
     from matplotlib.figure import Figure
 

@@ -1,9 +1,8 @@
-"""Sampling with gradients through the ``__call__`` of a diffusers pipeline.
+"""Differentiable sampling through the ``__call__`` of any diffusers pipeline.
 
-For pipelines without a :class:`.rollout.Chain` of their own. Their ``__call__`` is decorated with
-``torch.no_grad``; the function underneath is differentiable. Truncation is laid around it: while
-the call runs, evaluations of the network before the last K steps record nothing, and the later ones
-and the decoding may compute their activations again in the backward pass.
+For pipelines without a :class:`.rollout.Chain`. Their ``__call__`` is decorated with
+``torch.no_grad``, but the wrapped function is differentiable. While it runs, network evaluations
+before the last K steps record no graph; the later ones and the decoding may be checkpointed.
 """
 
 from __future__ import annotations
@@ -23,43 +22,48 @@ from restoration_guide.finetune.rollout import require_gradients
 def sample_with_gradient(
     pipe: DiffusionPipeline, *, last: int = 1, checkpointing: bool = False, **call: Any
 ) -> Tensor:
-    """Images of a pipeline with the gradient of its last evaluations.
+    """Call a pipeline with gradients through its last network evaluations.
+
+    ``sample_with_gradient(pipe, last=1, image=image, prompt="")``
 
     Args:
-        pipe: any pipeline with a ``unet`` or ``transformer`` that counts its steps; parameters that
-            require gradients get them.
-        last: K, the sampling steps whose evaluations get a gradient; 0 for all.
-        checkpointing: compute the activations of those evaluations and of the VAE's decoding again
-            in the backward pass.
+        pipe: any pipeline with a ``unet`` or ``transformer``; parameters that require gradients get
+            them.
+        last: K, the number of last sampling steps that get a gradient; 0 for all.
+        checkpointing: recompute the activations of those evaluations and of the VAE's decoding in
+            the backward pass.
         call: arguments of the pipeline's ``__call__``; the output type is always "pt".
 
     Returns:
         (B, 3, H, W) in [0, 1] with a graph.
 
     Raises:
-        TypeError: the pipeline's call is not wrapped as diffusers wraps it, or has no network of
-            those names.
-        RuntimeError: gradients are off, or the images came out without a graph.
+        TypeError: the pipeline's ``__call__`` is not decorated, or it has no such network.
+        RuntimeError: gradients are switched off, or the images have no graph.
     """
     require_gradients()
     inner = getattr(type(pipe).__call__, "__wrapped__", None)
     if inner is None:
         raise TypeError(
             f"{type(pipe).__name__}.__call__ has no __wrapped__: expected a diffusers pipeline, "
-            "whose own __call__ is decorated with torch.no_grad. Of a subclass, take the parent."
+            "whose __call__ is decorated with torch.no_grad. Of a subclass, pass the parent class."
         )
     with truncated(pipe, last=last, checkpointing=checkpointing):
         images = inner(pipe, **{**call, "output_type": "pt", "return_dict": False})[0]
     if not images.requires_grad:
         raise RuntimeError(
-            "the images came out without a graph: nothing in the network requires a gradient (add "
-            "an adapter), or the pipeline detaches its latents or switches gradients off inside"
+            "the images have no graph: no parameter requires a gradient (add an adapter), or the "
+            "pipeline detaches its latents or switches gradients off"
         )
     return images
 
 
 def denoiser_name(pipe: Any) -> str:
-    """Name of the network that denoises: "transformer" or "unet".
+    """Name of a pipeline's denoising network: "transformer" or "unet".
+
+    >>> from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
+    >>> denoiser_name(load_builtin_pipeline())
+    'unet'
 
     Raises:
         TypeError: it has neither.
@@ -72,17 +76,17 @@ def denoiser_name(pipe: Any) -> str:
 
 @contextmanager
 def truncated(pipe: Any, *, last: int = 1, checkpointing: bool = False) -> Iterator[None]:
-    """While the block runs, the pipeline's parts know which evaluations get a gradient.
+    """Within the block, give only the last network evaluations of a pipeline a gradient.
 
     Args:
-        pipe: makes one call in the block.
+        pipe: is called once in the block.
         last: as in :func:`sample_with_gradient`.
         checkpointing: likewise.
     """
     denoiser = getattr(pipe, denoiser_name(pipe))
     done = 0
     forward, step = denoiser.forward, pipe.scheduler.step
-    learned = _checkpointed(forward) if checkpointing else forward
+    differentiable = _checkpointed(forward) if checkpointing else forward
 
     def counted_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal done
@@ -93,7 +97,7 @@ def truncated(pipe: Any, *, last: int = 1, checkpointing: bool = False) -> Itera
         if last and done < _steps(pipe) - last:
             with torch.no_grad():
                 return forward(*args, **kwargs)
-        return learned(*args, **kwargs)
+        return differentiable(*args, **kwargs)
 
     vae = getattr(pipe, "vae", None)
     replaced: list[tuple[Any, str, Any]] = [
@@ -110,17 +114,17 @@ def truncated(pipe: Any, *, last: int = 1, checkpointing: bool = False) -> Itera
     finally:
         for owner, name, function in before:
             if function is None:
-                delattr(owner, name)  # the class's own method is seen again
+                delattr(owner, name)  # uncovers the method of the class
             else:
                 setattr(owner, name, function)
 
 
 def _steps(pipe: Any) -> int:
-    """How many steps the running call takes."""
-    told = getattr(pipe, "_num_timesteps", None)
-    if told is not None:
-        return told
-    # the others take all of their scheduler's, from where an image is the start
+    """Number of steps of the running call."""
+    declared = getattr(pipe, "_num_timesteps", None)
+    if declared is not None:
+        return declared
+    # other pipelines take all of the scheduler's steps, image-to-image ones from an offset
     return len(pipe.scheduler.timesteps) - (getattr(pipe.scheduler, "begin_index", None) or 0)
 
 

@@ -1,6 +1,7 @@
-"""Statistics of an image beside its rating: where over-optimised images give way.
+"""Image statistics that reveal over-optimisation: sharpness, high frequencies, colour, grids.
 
-Only the pattern of two pixels is also a term of rewards (``grid``), as a mean instead of a median.
+Independent of any judge. Only the checkerboard of :func:`gridding` is also a term of rewards
+(``grid``), there as a mean instead of a median.
 """
 
 from __future__ import annotations
@@ -13,19 +14,33 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def luma(images: Tensor) -> Tensor:
-    """BT.601 luma of (B, 3, H, W): (B, 1, H, W)."""
+    """BT.601 luma of (B, 3, H, W): (B, 1, H, W).
+
+    >>> luma(torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1)).item()  # green
+    0.5870000123977661
+    """
     return (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def sharpness(images: Tensor) -> Tensor:
-    """Mean absolute step of the luma between neighbours, (B,): rises with over-sharpening."""
+    """Mean absolute difference of the luma between neighbours, (B,): rises with over-sharpening.
+
+    >>> ramp = torch.linspace(0, 1, 5).expand(1, 3, 5, 5)
+    >>> sharpness(ramp)  # 1/4 across, 0 down
+    tensor([0.1250])
+    """
     grey = luma(images)
     steps = grey.diff(dim=-1).abs().mean((1, 2, 3)), grey.diff(dim=-2).abs().mean((1, 2, 3))
     return (steps[0] + steps[1]) / 2
 
 
 def high_frequency(images: Tensor) -> Tensor:
-    """RMS of the luma's spectrum above half the Nyquist frequency, (B,), pixel values."""
+    """RMS of the luma's spectrum above half the Nyquist frequency, (B,), in pixel values.
+
+    >>> stripes = torch.tensor([0.4, 0.6]).repeat(8).expand(1, 3, 16, 16)
+    >>> high_frequency(torch.cat([stripes, stripes.mean().expand_as(stripes)]))
+    tensor([0.1000, 0.0000])
+    """
     grey = luma(images)
     spectrum = torch.fft.rfft2(grey, norm="ortho").abs().square()
     rows = torch.fft.fftfreq(grey.shape[-2], device=grey.device).abs()
@@ -37,11 +52,16 @@ def high_frequency(images: Tensor) -> Tensor:
 
 
 def gridding(images: Tensor) -> Tensor:
-    """Strength of a pattern that repeats every two pixels, (B,), pixel values.
+    """Strength of checkerboard artefacts of period 2, (B,), in pixel values.
 
-    Networks that end in a pixel-shuffle leave one when they are pushed. The luma less its 3 × 3
-    mean is folded onto the 2 × 2 pixels of a period; RMS over them of the median over the image, in
-    which texture cancels and a pattern does not.
+    Over-optimised networks that end in a pixel-shuffle produce them. The RMS, over the 2 × 2 pixels
+    of a period, of the median over the image of the luma minus its 3 × 3 mean: texture cancels out
+    in the median, a regular pattern does not.
+
+    >>> checkers = (torch.arange(16)[:, None] + torch.arange(16)) % 2
+    >>> grid = 0.5 + 0.02 * (checkers - 0.5).expand(1, 3, 16, 16)
+    >>> gridding(torch.cat([grid, torch.full_like(grid, 0.5)]))
+    tensor([0.0089, 0.0000])
     """
     grey = luma(images)
     detail = grey - functional.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
@@ -52,23 +72,32 @@ def gridding(images: Tensor) -> Tensor:
 
 
 def colour_distance(images: Tensor, others: Tensor) -> Tensor:
-    """RMS difference of the two images' mean colours, (B,), pixel values."""
+    """RMS difference of the two images' mean colours, (B,), in pixel values.
+
+    >>> colour_distance(torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.4))
+    tensor([0.1000])
+    """
     return (images - others).mean((2, 3)).square().mean(1).sqrt()
 
 
 def departures(images: Tensor, natural: Tensor) -> dict[str, Tensor]:
-    """How far each statistic is from that of a natural version of the same image, (B,) each.
+    """Distance of each statistic from that of a natural version of the same image, (B,) each.
+
+    >>> photo = torch.rand(1, 3, 32, 32) * 0.5
+    >>> moved = departures(photo + 0.1, photo)
+    >>> {name: round(value.item(), 2) for name, value in moved.items() if name != "gridding"}
+    {'sharpness': 0.0, 'high_frequency': 0.0, 'colour': 0.1}
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        natural: the clean photo; or, where there is none, what the untuned restorer made.
+        natural: the clean photos; without them, the untuned restorer's outputs.
 
     Returns:
-        ``sharpness`` and ``high_frequency``, |ln(ratio)|; ``colour``, a distance of pixel values;
-        and ``gridding`` as it is. Lower is better, 0 is natural.
+        ``sharpness`` and ``high_frequency``: |ln(ratio)|; ``colour``: :func:`colour_distance`;
+        ``gridding``: that of ``images``. Lower is better, 0 is natural.
     """
-    found = {}
+    ratios = {}
     for name, probe in {"sharpness": sharpness, "high_frequency": high_frequency}.items():
-        ratio = (probe(images) + 1e-4) / (probe(natural) + 1e-4)  # a flat image has none of it
-        found[name] = ratio.log().abs()
-    return {**found, "colour": colour_distance(images, natural), "gridding": gridding(images)}
+        ratio = (probe(images) + 1e-4) / (probe(natural) + 1e-4)  # finite for flat images
+        ratios[name] = ratio.log().abs()
+    return {**ratios, "colour": colour_distance(images, natural), "gridding": gridding(images)}

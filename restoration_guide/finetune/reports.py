@@ -1,4 +1,4 @@
-"""Batches from what ``BestOfN`` left in its reports: candidates and their ratings, made once."""
+"""Training data from reports of ``BestOfN``: inputs, stored candidates and their ratings."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from zoomiqa_core.images.sources import find_images, read_image
 
 
 class Report(NamedTuple):
-    """One input with its candidates."""
+    """An input with its candidates and their ratings."""
 
     input: Path
     candidates: tuple[Path, ...]
     ratings: tuple[float, ...]
-    """Lower bounds of the judge, one a candidate, of the whole image."""
+    """Lower confidence bound of each candidate's rating, of the whole image."""
 
 
 class ReportedPhotos:
-    """The inputs of reports, each with its candidates; crops of an input and of them agree.
+    """The inputs of reports with their candidates, of which the same crops are taken.
+
+    ``ReportedPhotos("reports", "inputs", min_side=128)``
 
     Args:
-        folder: reports, at any depth, as ``restoration-guide best-of-n INPUTS --out FOLDER`` leaves
-            them.
-        inputs: folder of the images that were restored; they are found by their file name.
-        min_side: largest crop that will be asked for.
-        confidence: k of the lower bound, rating − k · std.
+        folder: reports, at any depth, as written by ``restoration-guide best-of-n``.
+        inputs: folder of the restored images, which are identified by their file names.
+        min_side: size of the largest crop.
+        confidence: k of the lower confidence bound, rating − k · std.
 
     Raises:
         ValueError: no report has two rated candidates, an input is missing or its name ambiguous,
@@ -52,14 +53,14 @@ class ReportedPhotos:
             if report is not None:
                 self.reports.append(report)
         if not self.reports:
-            raise ValueError(f"{folder}: no report with two rated candidates to compare")
+            raise ValueError(f"{folder}: expected a report with at least two rated candidates")
         self.images: dict[Path, Tensor] = {}
         for report in self.reports:
             size = read_image(report.input).pixels.shape[-2:]
             if min(size) < min_side:
                 raise ValueError(
-                    f"{report.input.name} is {size[1]} x {size[0]} px; crops of {min_side} px "
-                    "need larger images, or give a smaller crop"
+                    f"{report.input.name} is {size[1]} x {size[0]} px, smaller than the crops of "
+                    f"{min_side} px; leave it out or choose a smaller crop"
                 )
 
     def __len__(self) -> int:
@@ -68,7 +69,7 @@ class ReportedPhotos:
     def pick(self, indices: Sequence[int], size: int, *, generator: torch.Generator) -> Batch:
         """A random crop of each of these inputs and of its candidates."""
         most = max(len(self.reports[index].candidates) for index in indices)
-        inputs, made, rewards = [], [], []
+        inputs, outputs, rewards = [], [], []
         for index in indices:
             report = self.reports[index]
             stack = torch.stack([self._pixels(p) for p in (report.input, *report.candidates)])
@@ -77,11 +78,11 @@ class ReportedPhotos:
                 for side in stack.shape[-2:]
             )
             stack = stack[..., top : top + size, left : left + size]
-            missing = most - len(report.candidates)  # a row of the batch is as long as the longest
+            missing = most - len(report.candidates)  # rows are padded to the longest
             inputs.append(stack[0])
-            made.append(torch.cat([stack[1:], stack[:1].expand(missing, -1, -1, -1)]))
+            outputs.append(torch.cat([stack[1:], stack[:1].expand(missing, -1, -1, -1)]))
             rewards.append(torch.tensor([*report.ratings, *[math.nan] * missing]))
-        candidates = RatedCandidates(torch.stack(made), {"reward": torch.stack(rewards)})
+        candidates = RatedCandidates(torch.stack(outputs), {"reward": torch.stack(rewards)})
         return Batch(torch.stack(inputs), candidates=candidates)
 
     def _pixels(self, path: Path) -> Tensor:
@@ -101,10 +102,10 @@ def _read(path: Path, known: dict[str, list[Path]], confidence: float) -> Report
     if len(rated) < 2:
         return None
     name = record["image"]["name"]
-    found = known.get(name, [])
-    if len(found) != 1:
+    matches = known.get(name, [])
+    if len(matches) != 1:
         raise ValueError(
-            f"{path}: its input {name} is {len(found)} times among the inputs, expected once"
+            f"{path}: expected one image called {name} among the inputs, got {len(matches)}"
         )
     candidates, ratings = zip(*rated, strict=True)
-    return Report(found[0], candidates, ratings)
+    return Report(matches[0], candidates, ratings)

@@ -1,8 +1,8 @@
-"""Learning by the gradient of the reward, through the sampler (ReFL, DRaFT, AlignProp).
+"""Reward backpropagation: train on the reward's gradient through the sampler (ReFL, DRaFT, …).
 
-One loss for all of them; what differs is where the gradient is cut (:mod:`.rollout`). Departures
-from the papers: the reward is a sum of normalised terms with a lower-confidence bound, not one
-model's score; images whose reward or whose reward's gradient is not finite are left out.
+One loss for all methods; they differ in which sampling steps get a gradient (:mod:`.rollout`).
+Departures from the papers: the reward is a sum of normalised terms with a lower confidence bound,
+not one model's score; images with a non-finite reward or gradient are skipped.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from restoration_guide.finetune.samplers import Sampler
 
 
 class RewardBackprop(ScaledMethod):
-    """The gradient of a differentiable reward, through the last evaluations of a sampler.
+    """Method that maximises a differentiable reward through the last evaluations of a sampler.
 
     Args:
-        sampler: restores with gradients; its network is what ``tuned`` trains.
-        tuned: the trained weights.
+        sampler: restores with gradients, by the network of ``tuned``.
+        tuned: the weights in training.
         reward: differentiable.
     """
 
@@ -35,11 +35,11 @@ class RewardBackprop(ScaledMethod):
         self.sampler, self.tuned, self.reward = sampler, tuned, reward
 
     def compute_loss(self, batch: Batch, *, generator: torch.Generator) -> StepLosses:
-        """Minus the reward of each image, as a loss with the reward's gradient.
+        """Negative reward of each image, with its gradient.
 
-        The gradient is taken in two halves: of the reward in the image, then of the image in the
-        weights. Between them an image without a finite reward is left out; in one go its NaN times
-        a zero weight would be NaN in every weight.
+        The gradient of the reward with respect to the image is computed first, and images where it
+        is not finite are skipped, before it is propagated to the weights. In one pass, NaN times a
+        zero weight would make the gradient of all weights NaN.
         """
         restored, again = self.sampler.sample(batch.degraded, generator)
         repeats = len(restored) // len(batch.degraded)
@@ -73,12 +73,18 @@ class RewardBackprop(ScaledMethod):
 
 
 def reward_losses(images: Tensor, slope: Tensor, reward: Tensor) -> Tensor:
-    """Minus the reward, (B,): its value, and its gradient by the chain rule.
+    """Negative rewards (B,) whose gradient is given by the chain rule.
+
+    >>> images = torch.full((1, 3, 2, 2), 0.5, requires_grad=True)
+    >>> losses = reward_losses(images, torch.full((1, 3, 2, 2), 0.1), torch.tensor([2.5]))
+    >>> losses.sum().backward()
+    >>> losses.tolist(), images.grad[0, 0, 0].tolist()
+    ([-2.5], [-0.10000000149011612, -0.10000000149011612])
 
     Args:
         images: (B, 3, H, W) with the sampler's graph.
-        slope: gradient of each image's reward in the image, detached.
+        slope: gradient of each image's reward with respect to the image, detached.
         reward: (B,) detached.
     """
-    along = (images * slope).flatten(1).sum(1)
-    return -(along - along.detach() + reward)
+    linear = (images * slope).flatten(1).sum(1)
+    return -(linear - linear.detach() + reward)

@@ -1,9 +1,9 @@
-"""Differentiable sampling: a restorer's chain of network evaluations, with gradients where wanted.
+"""Differentiable sampling of a restorer, with gradients through some of its network evaluations.
 
-Written against :class:`Chain`, four verbs that every diffusion sampler has. Evaluations that get
-no gradient run under ``torch.no_grad``, so memory depends on the evaluations that do, not on the
-length of the chain; with checkpointing, each of those keeps its input alone. One configuration
-covers the published ways to truncate:
+Written against :class:`Chain`, the operations of any diffusion sampler. Evaluations without a
+gradient run under ``torch.no_grad``, so memory depends on the number of the others, not on the
+length of the chain; with checkpointing, each of those stores only its input. One configuration
+covers the truncation schemes of the literature:
 
 =============  ==============================================  ================================
 method         paper                                           settings
@@ -32,54 +32,58 @@ from zoomiqa_core.runs.random import below
 
 
 class Chain(Protocol):
-    """A batch on its way through a sampler; every method is differentiable in the network."""
+    """The operations of a diffusion sampler on one batch; all are differentiable."""
 
     steps: int
-    """Network evaluations."""
+    """Number of network evaluations."""
 
     def prepare(self, generator: torch.Generator) -> Tensor:
-        """The first latents, pure noise."""
+        """Initial latents: pure noise."""
         ...
 
     def predict(self, latents: Tensor, index: int) -> Tensor:
         """Predicted clean latents at step ``index``: one network evaluation.
 
-        ``latents`` may hold the batch several times over, here and in ``decode``.
+        ``latents`` may contain the batch several times, here and in ``decode``.
         """
         ...
 
     def step(self, latents: Tensor, predicted: Tensor, index: int) -> Tensor:
-        """Latents after step ``index``; after the last one they are ``predicted``."""
+        """Latents after step ``index``; after the last step, ``predicted``."""
         ...
 
     def renoise(self, clean: Tensor, index: int, generator: torch.Generator) -> Tensor:
-        """Clean latents with fresh noise, as the sampler would meet them at step ``index``."""
+        """Clean latents with new noise, at the noise level of step ``index``."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 3, H, W) images in [0, 1]."""
+        """Images (B, 3, H, W) in [0, 1] of clean latents."""
         ...
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How far a chain runs and through which of its evaluations the gradient flows."""
+    """Number of sampling steps, and which of them get a gradient.
+
+    >>> draft_lv = RolloutConfig(steps=3, last=1, renoised=2)
+    >>> align_prop = RolloutConfig(steps=3, last=0, random_last=True, checkpointing=True)
+    """
 
     steps: int = 3
     """Network evaluations of a whole chain."""
     temperature: float = 0.5
-    """Scale of the noise, as in the restorer's ``Settings``."""
+    """Scale of the initial noise, as in the restorer's ``Settings``."""
     last: int = 1
     """K: the gradient flows through the last K evaluations; 0 for all of them."""
     random_last: bool = False
     """Draw K from 1 … ``last`` for every chain (random truncation)."""
     early_stop: int = 0
-    """Stop at a random one of the last m steps and take its predicted clean image; 0 never."""
+    """m: stop at a random one of the last m steps and return its predicted image; 0 is off."""
     renoised: int = 0
-    """n: noise the finished image n times and take the last step again from each, with gradient
-    through it alone; the results replace the chain's own. 0 never."""
+    """n: noise the finished image n times and repeat the last step from each, with gradient; these
+    n images are returned instead. 0 is off."""
     checkpointing: bool = False
-    """Compute activations again in the backward pass: about a third more time, less memory."""
+    """Recompute activations in the backward pass: about a third more time, less memory."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.last <= self.steps:
@@ -91,35 +95,44 @@ class RolloutConfig:
             raise ValueError(f"early_stop counts steps, 0 … {self.steps}; got {self.early_stop}")
         if self.renoised < 0 or (self.renoised and (self.early_stop or self.last != 1)):
             raise ValueError(
-                "renoised repeats the last step, whose gradient it then is: it wants last=1 and "
-                f"early_stop=0; got renoised={self.renoised}, last={self.last}, "
+                "renoised repeats the last step, with gradient through it alone: it needs last=1 "
+                f"and early_stop=0; got renoised={self.renoised}, last={self.last}, "
                 f"early_stop={self.early_stop}"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """The end of a chain: what the last network evaluation saw and said."""
+    """Sampled images, and the input of the last network evaluation."""
 
     images: Tensor
-    """(R·B, 3, H, W) in [0, 1] with a graph; R = ``renoised`` or 1, chain by chain."""
+    """(R·B, 3, H, W) in [0, 1] with a graph: the batch R times, R = ``renoised`` or 1."""
     latents: Tensor
-    """Latents the last evaluation started from, (R·B, …), detached."""
+    """Input latents of the last evaluation, (R·B, …), detached."""
     index: int
-    """Step of that evaluation."""
+    """Index of its step."""
 
 
 def roll_out(chain: Chain, config: RolloutConfig, generator: torch.Generator) -> Rollout:
-    """Sample a batch with gradients through the evaluations that ``config`` names.
+    """Sample a batch with gradients through the evaluations that ``config`` selects.
+
+    >>> from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
+    >>> pipe = load_builtin_pipeline()
+    >>> _ = pipe.unet.requires_grad_(True)
+    >>> chain = BuiltinChain(pipe, torch.rand(1, 3, 16, 24), steps=2)
+    >>> sampled = roll_out(chain, RolloutConfig(steps=2), torch.Generator().manual_seed(0))
+    >>> sampled.images.shape, sampled.images.requires_grad, sampled.index
+    (torch.Size([1, 3, 16, 24]), True, 1)
 
     Args:
-        chain: the batch; its ``steps`` are the configuration's.
-        config: truncation.
-        generator: draws noise and truncation, the same for the same state.
+        chain: the batch; its ``steps`` equal the configuration's.
+        config: which evaluations get a gradient.
+        generator: of noise and truncation, on the CPU.
 
     Raises:
+        ValueError: the chain has another number of steps.
         RuntimeError: gradients are switched off, by a ``no_grad`` block or globally, as some
-            pipelines do; or the images came out without a graph.
+            pipelines do; or the images have no graph.
     """
     require_gradients()
     if chain.steps != config.steps:
@@ -128,11 +141,12 @@ def roll_out(chain: Chain, config: RolloutConfig, generator: torch.Generator) ->
     stop = chain.steps
     if config.early_stop:
         stop -= below(config.early_stop, generator)
-    learned = draw_last(config, stop, generator)
-    first = stop if config.renoised else stop - learned
-    seen, predicted = latents, latents
+    first = stop - draw_last(config, stop, generator)
+    if config.renoised:
+        first = stop
+    inputs, predicted = latents, latents
     for index in range(stop):
-        seen = latents
+        inputs = latents
         if index < first:
             with torch.no_grad():
                 predicted = chain.predict(latents, index)
@@ -141,34 +155,45 @@ def roll_out(chain: Chain, config: RolloutConfig, generator: torch.Generator) ->
         latents = chain.step(latents, predicted, index)
     if config.renoised:
         index = chain.steps - 1
-        again = [chain.renoise(predicted, index, generator) for _ in range(config.renoised)]
-        ends = [_predict(chain, noisy, index, config.checkpointing) for noisy in again]
-        images, seen = torch.cat([chain.decode(end) for end in ends]), torch.cat(again)
+        renoised = [chain.renoise(predicted, index, generator) for _ in range(config.renoised)]
+        ends = [_predict(chain, noisy, index, config.checkpointing) for noisy in renoised]
+        images, inputs = torch.cat([chain.decode(end) for end in ends]), torch.cat(renoised)
     else:
         images = chain.decode(predicted)
     if not images.requires_grad:
         raise RuntimeError(
-            "the sampled images carry no gradient: no parameter of the network requires one. "
+            "the sampled images have no graph: no parameter of the network requires a gradient. "
             "Add an adapter (finetune.lora) or unfreeze the network before sampling."
         )
-    return Rollout(images, seen.detach(), stop - 1)
+    return Rollout(images, inputs.detach(), stop - 1)
 
 
 def draw_last(config: RolloutConfig, steps: int, generator: torch.Generator) -> int:
-    """K of a chain of this many steps: its last evaluations, through which the gradient flows."""
+    """Draw K, the number of last evaluations that get a gradient.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> config = RolloutConfig(steps=5, last=0, random_last=True)
+    >>> [draw_last(config, 5, generator) for _ in range(4)]
+    [5, 5, 4, 1]
+    """
     last = min(config.last or steps, steps)
     return 1 + below(last, generator) if config.random_last else last
 
 
 def require_gradients() -> None:
-    """Refuse to sample where autograd records nothing.
+    """Check that autograd records operations.
+
+    >>> with torch.no_grad():
+    ...     require_gradients()
+    Traceback (most recent call last):
+    RuntimeError: gradients are switched off, so nothing could be trained. ...
 
     Raises:
-        RuntimeError: gradients are off.
+        RuntimeError: gradients are switched off.
     """
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         raise RuntimeError(
-            "gradients are switched off, so the reward would teach nothing. Leave the no_grad or "
+            "gradients are switched off, so nothing could be trained. Leave the no_grad or "
             "inference_mode block; if a pipeline called torch.set_grad_enabled(False) globally, "
             "call torch.set_grad_enabled(True)."
         )
@@ -177,11 +202,11 @@ def require_gradients() -> None:
 class BuiltinChain:
     """:class:`Chain` of a :class:`TinyRestorationPipeline` at strength 1 and without churn.
 
-    Takes the steps the pipeline takes (tested), written out, because the scheduler counts its own
-    steps and computes in single precision.
+    Equal to the pipeline's sampling (tested), but without its scheduler, which counts its steps and
+    computes in single precision.
 
     Args:
-        pipe: the pipeline; what in it requires gradients gets them.
+        pipe: the pipeline; parameters that require gradients get them.
         image: degraded images, (B, 3, H, W) in [0, 1].
         steps: network evaluations.
         temperature: scale of the noise.
@@ -198,33 +223,33 @@ class BuiltinChain:
         self.times: list[float] = scheduler.sigmas.tolist()  # ends with 0
 
     def prepare(self, generator: torch.Generator) -> Tensor:
-        """Noise of the sampler's temperature, (B, 3, H', W') on the padded grid."""
+        """Noise scaled by the temperature, (B, 3, H', W') on the padded grid."""
         return self.temperature * _noise_like(self.degraded, generator)
 
     def predict(self, latents: Tensor, index: int) -> Tensor:
-        """Predicted residual."""
+        """The residual between clean and degraded image that the network predicts at a step."""
         return self.pipe.predict_residual(
             latents, self._degraded(latents), self._time(latents, index)
         )
 
     def step(self, latents: Tensor, predicted: Tensor, index: int) -> Tensor:
-        """Euler's step along the line."""
+        """Euler step along the line between residual and noise."""
         move = self.times[index + 1] - self.times[index]
         return latents + move * rf.velocity(latents, predicted, self._time(latents, index))
 
     def renoise(self, clean: Tensor, index: int, generator: torch.Generator) -> Tensor:
-        """The residual moved back along the line to a fresh noise."""
+        """Interpolate between the residual and new noise, at the time of step ``index``."""
         noise = self.temperature * _noise_like(clean, generator)
         return rf.interpolate(clean, noise, self._time(clean, index))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images from residuals; clamping lets the gradient of clamped pixels vanish."""
+        """Images from residuals; clamped pixels get no gradient."""
         restored = rf.apply_residual(self._degraded(latents), latents, self.pipe.flow)
         restored = restored[..., : self.size[0], : self.size[1]]
         return ((restored + 1.0) / 2.0).clamp(0.0, 1.0)
 
     def _degraded(self, latents: Tensor) -> Tensor:
-        """The degraded batch, as many times over as ``latents`` hold it."""
+        """The degraded batch, repeated to the length of ``latents``."""
         return self.degraded.repeat(len(latents) // len(self.degraded), 1, 1, 1)
 
     def _time(self, latents: Tensor, index: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""Words to prompts: what a judge would improve and what it would avoid, for a restorer that reads.
+"""Write prompts for a restorer from a judge's text.
 
 *Directions for Improvement* become the positive prompt and *Issues to Avoid* the negative one
-(Zoom-IQA, arXiv 2601.02918). Every encoder of a pipeline gets all of it: phrases that do not fit
-the tightest token limit are left out whole, never cut, and named.
+(Zoom-IQA, arXiv 2601.02918). Prompts fit every text encoder of a pipeline: phrases beyond the
+smallest token limit are left out as a whole, and reported.
 """
 
 from __future__ import annotations
@@ -18,31 +18,36 @@ from zoomiqa_core.assessment import Assessment
 Side = Literal["positive", "negative"]
 
 NO_LIMIT = 100_000
-"""A tokenizer's ``model_max_length`` above this stands for "none declared"."""
+"""A tokenizer's ``model_max_length`` above this means that none is declared."""
 DEFAULT_LIMIT = 512
-"""Tokens where neither the tokenizer nor the pipeline declares a limit."""
+"""Token limit when neither the tokenizer nor the pipeline declares one."""
 
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """How many tokens one text encoder reads."""
+    """Token limit of one text encoder.
+
+    >>> words = TokenBudget("words", 77, lambda text: len(text.split()))
+    >>> words.count("a sharp photo"), words.limit
+    (3, 77)
+    """
 
     name: str
-    """Of the tokenizer in its pipeline."""
+    """Name of the tokenizer in its pipeline."""
     limit: int
-    """Tokens, those that begin and end a prompt included."""
+    """Most tokens, including start and end tokens."""
     count: Callable[[str], int]
-    """Tokens of a text, counted likewise."""
+    """Function that counts the tokens of a text, including start and end tokens."""
 
     @classmethod
     def of(cls, name: str, tokenizer: Any, call_limit: int | None = None) -> TokenBudget:
         """The budget of a tokenizer.
 
         Args:
-            name: what to call it.
+            name: of the tokenizer.
             tokenizer: of transformers.
-            call_limit: ``max_sequence_length`` of the pipeline's call, which encoders other than
-                CLIP's are cut at.
+            call_limit: ``max_sequence_length`` of the pipeline's call, which limits encoders other
+                than CLIP's.
         """
         limit = tokenizer.model_max_length
         if "CLIP" not in type(tokenizer).__name__:
@@ -56,20 +61,25 @@ class TokenBudget:
 
 @dataclass(frozen=True)
 class PromptTarget:
-    """What a prompt is written for."""
+    """Requirements of a pipeline on its prompts: token limits, negative prompt or not.
+
+    >>> target = PromptTarget((TokenBudget("words", 3, lambda text: len(text.split())),))
+    >>> target.fits("a sharp photo"), target.fits("a sharp photo of petals")
+    (True, False)
+    """
 
     budgets: tuple[TokenBudget, ...] = ()
-    """One per tokenizer; empty does not limit."""
+    """One per tokenizer; empty for no limit."""
     negative: bool = True
-    """Whether there is a negative prompt."""
+    """Whether the pipeline takes a negative prompt."""
 
     @classmethod
     def of(cls, pipe: Any, max_sequence_length: int | None = None) -> PromptTarget:
-        """Read a diffusers pipeline's tokenizers and its call.
+        """The target of a diffusers pipeline, from its tokenizers and its call's parameters.
 
         Args:
             pipe: the pipeline.
-            max_sequence_length: what its call will be given; None for the call's default.
+            max_sequence_length: that of the call; None for its default.
 
         Raises:
             TypeError: the pipeline takes no prompt.
@@ -83,14 +93,14 @@ class PromptTarget:
 
     @classmethod
     def from_folder(cls, folder: str) -> PromptTarget:
-        """Read the tokenizers and the class of a saved pipeline, without its models.
+        """The target of a saved pipeline, without loading its models.
 
         Args:
             folder: a pipeline's folder or hub id.
 
         Raises:
             OSError: there is no pipeline.
-            TypeError: its class is not one of diffusers', or takes no prompt.
+            TypeError: its class is not part of diffusers, or takes no prompt.
         """
         import diffusers
         from transformers import AutoTokenizer
@@ -99,8 +109,8 @@ class PromptTarget:
         kind = getattr(diffusers, str(config.get("_class_name")), None)
         if kind is None:
             raise TypeError(
-                f"{folder}: {config.get('_class_name')} is no pipeline of diffusers; load it and "
-                "use PromptTarget.of(pipe)."
+                f"{folder}: {config.get('_class_name')} is not a pipeline of diffusers; load it "
+                "and use PromptTarget.of(pipe)."
             )
         tokenizers = {
             name: AutoTokenizer.from_pretrained(folder, subfolder=name)
@@ -115,7 +125,7 @@ class PromptTarget:
     ) -> PromptTarget:
         parameters = inspect.signature(kind.__call__).parameters
         if "prompt" not in parameters:
-            raise TypeError(f"{kind.__name__} takes no prompt; words cannot guide it.")
+            raise TypeError(f"{kind.__name__} takes no prompt: expected a text-guided pipeline.")
         given = parameters.get("max_sequence_length")
         if max_sequence_length is None and given and isinstance(given.default, int):
             max_sequence_length = given.default
@@ -123,16 +133,16 @@ class PromptTarget:
         return cls(tuple(budgets), "negative_prompt" in parameters)
 
     def fits(self, prompt: str) -> bool:
-        """Whether every encoder reads the whole prompt."""
+        """Whether the prompt is within every encoder's limit."""
         return all(budget.count(prompt) <= budget.limit for budget in self.budgets)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """What a judge said and no prompt says."""
+    """A sentence of the judge that is in no prompt, with the reason."""
 
     text: str
-    """The sentence as the judge wrote it. It is data: escape it before rendering."""
+    """The judge's sentence, unmodified: escape it before rendering."""
     side: Side
     reason: str
     """``"instruction"``, ``"too_long"`` or ``"empty"`` (see
@@ -141,7 +151,7 @@ class Dropped:
 
 
 class TokenCount(NamedTuple):
-    """Tokens of both prompts in one encoder."""
+    """Lengths of both prompts in tokens of one encoder."""
 
     tokenizer: str
     positive: int
@@ -151,18 +161,18 @@ class TokenCount(NamedTuple):
 
 @dataclass(frozen=True)
 class WrittenPrompts:
-    """Prompts, and what became of every sentence."""
+    """Prompts, with the phrases they contain and the sentences that were dropped."""
 
     positive: str
     negative: str | None
-    """None where the pipeline has no negative prompt."""
+    """None if the pipeline takes no negative prompt."""
     phrases: tuple[str, ...] = ()
-    """The judge's phrases that are in the prompts, in their order."""
+    """The judge's phrases in the prompts, in their order."""
     dropped: tuple[Dropped, ...] = ()
     tokens: tuple[TokenCount, ...] = ()
     """One per tokenizer."""
     notes: tuple[str, ...] = ()
-    """What was decided on the way."""
+    """Decisions that the user should know, as sentences."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""
@@ -177,19 +187,26 @@ def write_prompts(
     negative: str = "",
     without: bool = False,
 ) -> WrittenPrompts:
-    """Prompts from a judge's words.
+    """Write a positive and a negative prompt from a judge's directions and issues.
+
+    >>> said = Assessment(
+    ...     2.4, 0.2, directions=("Crisp petals.", "Reduce the noise."), issues=("Soft edges.",)
+    ... )
+    >>> written = write_prompts(said, positive="a photo of a rose")
+    >>> written.positive, written.negative
+    ('a photo of a rose, Crisp petals', 'Soft edges, noise')
 
     Args:
-        said: its ``directions`` and ``issues``; a failed judgement gives the base prompts alone. A
-            direction that names a fault ("reduce the noise") counts as an issue.
-        target: what the prompts are for; None does not limit them.
-        positive: base prompt, put first as it is. The user's own, so that it may hold weights.
+        said: the judgement; a failed one gives the base prompts. A direction that names a fault
+            ("reduce the noise") counts as an issue.
+        target: the pipeline's requirements; None for no limits.
+        positive: base prompt, placed first and not modified; it may contain weights.
         negative: base negative prompt, likewise.
-        without: where there is no negative prompt, add the issues to the positive one as "without
-            …". Off by default, they are left out: CLIP reads "without blur" much like "blur".
+        without: if the pipeline takes no negative prompt, add the issues to the positive one as
+            "without …". By default they are left out: CLIP encodes "without blur" much like "blur".
 
     Raises:
-        ValueError: a base prompt does not fit the token limit by itself.
+        ValueError: a base prompt exceeds a token limit.
     """
     target = target or PromptTarget()
     dropped: list[Dropped] = []
@@ -204,7 +221,7 @@ def write_prompts(
     minus = None
     if target.negative:
         minus = _Prompt("negative", negative, target)
-        # what is asked for as well is not avoided: the two would fight
+        # phrases that are already in the positive prompt are skipped: they would contradict it
         minus.add(worse, taken | _parts(negative), dropped)
     elif without:
         notes.append('there is no negative prompt: issues are in the positive one as "without …"')
@@ -215,7 +232,7 @@ def write_prompts(
     if not target.budgets:
         notes.append("no tokenizer is known: the prompts' length is not limited")
     if not said.directions and not said.issues:
-        notes.append("the judge gave no words")
+        notes.append("the judge gave no text")
     words = "" if minus is None else minus.text
     return WrittenPrompts(
         plus.text,
@@ -231,13 +248,13 @@ def write_prompts(
 
 
 class _Prompt:
-    """One prompt while it is written."""
+    """A prompt under construction."""
 
     def __init__(self, side: Side, base: str, target: PromptTarget) -> None:
         if not target.fits(base):
             figures = ", ".join(f"{b.count(base)} of {b.limit} {b.name}" for b in target.budgets)
             raise ValueError(
-                f"the {side} base prompt takes more tokens than there are ({figures}); shorten it."
+                f"the {side} base prompt exceeds the token limit ({figures}); shorten it."
             )
         self.side: Side = side
         self.text, self.target = base, target
@@ -249,7 +266,7 @@ class _Prompt:
         taken: set[tuple[str, ...]],
         dropped: list[Dropped],
     ) -> None:
-        """Add what is new and fits; ``taken`` learns it, ``dropped`` the rest."""
+        """Append phrases that are new and fit; the others go to ``dropped``."""
         for sentence, phrase in phrases:
             longer = f"{self.text}, {phrase}" if self.text else phrase
             if same_words(phrase) in taken:
@@ -263,18 +280,18 @@ class _Prompt:
 
 
 def _phrases(sentences: Iterable[str], side: Side, dropped: list[Dropped]) -> list[tuple[str, str]]:
-    """Sentences and their plain phrases; those without one go to ``dropped``."""
-    found = []
+    """Pairs of a sentence and its phrase; sentences without one are added to ``dropped``."""
+    pairs = []
     for sentence in sentences:
         phrase = plain_phrase(sentence)
         if phrase.dropped:
             dropped.append(Dropped(sentence, side, phrase.dropped))
         else:
             fault = named_fault(phrase.text) if side == "negative" else None
-            found.append((sentence, fault or phrase.text))
-    return found
+            pairs.append((sentence, fault or phrase.text))
+    return pairs
 
 
 def _parts(base: str) -> set[tuple[str, ...]]:
-    """What a base prompt says between its commas."""
+    """The phrases of a base prompt, which are separated by commas."""
     return {same_words(part) for part in base.split(",")}

@@ -1,4 +1,4 @@
-"""One picture of a selection: input and best, their quality maps, the worst region enlarged."""
+"""Comparison picture of a selection: input and best, quality maps, worst region enlarged."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ PAPER, INK, GREY = "#ffffff", "#16181d", "#5d6470"
 LINE = 3
 """Width in pixels of the box's line."""
 MARGIN, GAP = 28, 20
-SHOWN_SIDE = (320, 640)
-"""Long side of a shown image in pixels: smaller ones are enlarged by a whole factor."""
+DRAWN_SIDE = (320, 640)
+"""Range of the long side of a drawn image, pixels; smaller ones are enlarged by a whole factor."""
 FOOTER = 70
-"""Height in pixels of what explains box and colours."""
+"""Height in pixels of the legend of box and colours."""
 MIN_CELL = (360, 96)
 """Smallest width and height of a cell, so that captions of narrow images fit."""
 TARGET_ASPECT = 1.5
-"""Width / height the arrangement of cells aims at."""
+"""Preferred width / height of the arrangement of cells."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One side of the comparison."""
+    """One of the compared images, with its texts and quality map."""
 
     heading: str
-    """What it is, e.g. ``"Input"``."""
+    """Title, e.g. ``"Input"``."""
     rating: str
     """Its rating in words, e.g. ``"rating 2.41 ± 0.22"``."""
     image: Tensor
     """(3, H, W) in [0, 1]."""
     quality_map: Tensor | None = None
-    """(1, h, w) in rating units; None leaves the map out."""
+    """(1, h, w) in rating units; None draws no map."""
     region: str = ""
     """Rating of the boxed region in words."""
 
@@ -53,20 +53,24 @@ def draw_comparison(
     bbox: BBox | None = None,
     note: str = "",
 ) -> Image.Image:
-    """Draw the sides in one picture with one colour scale from 1 to 5.
+    """Draw images, quality maps and an enlarged region in one picture.
 
-    Each side is a row, or a column where that fits better, of: the image, its quality map, and the
-    region ``bbox`` enlarged. The same region is boxed everywhere.
+    Each view is a row, or a column where that fits better. ``bbox`` is boxed in every image.
+
+    >>> image, better = torch.rand(2, 3, 64, 64)
+    >>> views = [View("Input", "rating 2.41", image), View("Best", "rating 3.10", better)]
+    >>> draw_comparison(views, title="photo.png", reason="candidate 3 of 8").size
+    (796, 560)
 
     Args:
         views: the input and, unless it was kept, the chosen image on the same grid; either both
             have a map or neither.
         title: first line.
         reason: second line, wrapped.
-        bbox: normalised (x0, y0, x1, y1), the input's worst region; None boxes nothing.
+        bbox: normalised (x0, y0, x1, y1), the input's worst region; None draws no box.
         note: last line, wrapped.
     """
-    width, height = shown_size(*views[0].image.shape[:0:-1])
+    width, height = drawn_size(*views[0].image.shape[:0:-1])
     sides = [_cells(view, (width, height), bbox) for view in views]
     cell = (max(width, MIN_CELL[0]), max(height, MIN_CELL[1]))
     caption_height = 34
@@ -106,9 +110,13 @@ def draw_comparison(
     return canvas
 
 
-def shown_size(width: int, height: int) -> tuple[int, int]:
-    """Size in pixels at which an image is shown: as it is, enlarged whole times, or reduced."""
-    low, high = SHOWN_SIDE
+def drawn_size(width: int, height: int) -> tuple[int, int]:
+    """Size in pixels at which an image is drawn: unchanged, reduced, or enlarged n times.
+
+    >>> drawn_size(100, 60), drawn_size(400, 300), drawn_size(1280, 960)
+    ((400, 240), (400, 300), (640, 480))
+    """
+    low, high = DRAWN_SIDE
     long = max(width, height)
     factor = math.ceil(low / long) if long < low else min(1.0, high / long)
     return max(8, round(width * factor)), max(8, round(height * factor))
@@ -119,12 +127,12 @@ def _cells(view: View, size: tuple[int, int], bbox: BBox | None) -> list[tuple[s
     from torchvision.transforms.v2.functional import pil_to_tensor  # slow to import
 
     picture = to_pil(view.image)
-    shown = picture.resize(size, _resampling(picture.size, size))
-    cells = [(f"{view.heading}: {view.rating}", _boxed(shown, bbox))]
+    resized = picture.resize(size, _resampling(picture.size, size))
+    cells = [(f"{view.heading}: {view.rating}", _boxed(resized, bbox))]
     if view.quality_map is None:
         return cells
-    pixels = pil_to_tensor(shown).float() / 255.0
-    # Little contrast, so that the map's colours are those of the scale in dark and bright places.
+    pixels = pil_to_tensor(resized).float() / 255.0
+    # Low contrast, so that the map's colours match the scale on dark and bright pixels.
     painted = paint_map(0.5 + 0.4 * (pixels - pixels.mean()), view.quality_map)
     cells.append(("quality map", _boxed(painted, bbox)))
     if bbox is not None:
@@ -133,7 +141,7 @@ def _cells(view: View, size: tuple[int, int], bbox: BBox | None) -> list[tuple[s
 
 
 def _enlarge(picture: Image.Image, bbox: BBox, size: tuple[int, int]) -> Image.Image:
-    """The region of the picture at the largest size that fits into ``size``."""
+    """Crop the region and enlarge it to the largest size that fits into ``size``."""
     x0, y0, x1, y1 = _pixels(bbox, picture.size)
     crop = picture.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
     factor = min(size[0] / crop.width, size[1] / crop.height)
@@ -142,7 +150,7 @@ def _enlarge(picture: Image.Image, bbox: BBox, size: tuple[int, int]) -> Image.I
 
 
 def _resampling(size: tuple[int, int], target: tuple[int, int]) -> Image.Resampling:
-    """Pixels stay visible in a strong enlargement and when nothing changes."""
+    """Nearest neighbour for strong enlargements, so that pixels stay visible."""
     factor = target[0] / size[0]
     if factor == 1 or factor >= 4:
         return Image.Resampling.NEAREST
@@ -164,7 +172,7 @@ def _pixels(bbox: BBox, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _prefers_rows(cell: tuple[int, int], kinds: int, sides: int) -> bool:
-    """Whether the sides as rows come nearer to the target aspect than as columns."""
+    """Whether sides as rows are nearer to the target aspect than as columns."""
     aspect = cell[0] / cell[1]
     rows = abs(math.log(aspect * kinds / sides / TARGET_ASPECT))
     columns = abs(math.log(aspect * sides / kinds / TARGET_ASPECT))
@@ -172,20 +180,20 @@ def _prefers_rows(cell: tuple[int, int], kinds: int, sides: int) -> bool:
 
 
 def _draw_scale(canvas: Image.Image, x: int, y: int, width: int) -> None:
-    """The colours of the maps from 1 to 5, with their words."""
+    """Draw the colour scale of the maps from 1 to 5."""
     draw, font = ImageDraw.Draw(canvas), _font(15)
     ratings = torch.linspace(MIN_RATING, MAX_RATING, width)[None, None]
     canvas.paste(paint_map(torch.full((3, 18, width), 0.5), ratings), (x, y))
     draw.rectangle((x, y, x + width - 1, y + 17), outline=GREY)
     for rating, word in RATING_NAMES.items():
-        place = x + (rating - MIN_RATING) / (MAX_RATING - MIN_RATING) * (width - 1)
+        tick = x + (rating - MIN_RATING) / (MAX_RATING - MIN_RATING) * (width - 1)
         anchor = {1: "la", 5: "ra"}.get(rating, "ma")
-        draw.line((place, y + 18, place, y + 23), GREY)
-        draw.text((place, y + 25), f"{rating} {word}", GREY, font, anchor=anchor)
+        draw.line((tick, y + 18, tick, y + 23), GREY)
+        draw.text((tick, y + 25), f"{rating} {word}", GREY, font, anchor=anchor)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) -> list[str]:
-    """Lines of at most ``width`` pixels; words too long and lines too many end in an ellipsis."""
+    """Wrap to at most ``most`` lines of ``width`` pixels; what does not fit becomes an ellipsis."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word
@@ -200,8 +208,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) ->
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text in one line, cut with an ellipsis to at most ``width`` pixels."""
-    # a font lays out no control characters, which file names may have
+    """Shorten a text with an ellipsis to at most ``width`` pixels."""
+    # file names may contain control characters, which cannot be drawn
     text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     if font.getlength(text) <= width:
         return text
@@ -212,7 +220,7 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 @cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it: the same letters on every system."""
+    """DejaVu Sans from matplotlib, so that pictures are the same on every system."""
     from pathlib import Path
 
     import matplotlib

@@ -1,4 +1,4 @@
-"""Figures for people: headings, digits, ratings and fidelity in words."""
+"""Formatting of numbers and results for reports: headings, digits, ratings, fidelity."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 ACRONYMS = frozenset({"psnr", "ssim", "ms", "lpips", "dists", "rms", "dwt", "ll", "nfe", "niqe"})
 
 RATINGS = frozenset({"gain", "second_rating"})
-"""Keys of figures in rating units, which are shown like ratings."""
+"""Keys of values in rating units, which are formatted like ratings."""
 
 
 class Column(NamedTuple):
-    """A column of figures."""
+    """A column of a report's table."""
 
     key: str
     heading: str
     title: str
-    """Unit and direction; empty where they are not known."""
+    """Unit and direction; empty where unknown."""
     digits: int
-    """Digits after the point, the same for the whole column so that figures compare."""
+    """Digits after the point, the same for the whole column."""
 
 
 def columns(
@@ -36,36 +36,52 @@ def columns(
     terms: Mapping[str, Mapping[str, str]],
     without: Iterable[str] = (),
 ) -> list[Column]:
-    """A column for every key under which at least one row has a number, in order of appearance.
+    """The columns of a table: every key with at least one number, in order of appearance.
+
+    >>> rows = [{"degraded_psnr": 31.4, "nfe": 4}, {"degraded_psnr": None, "nfe": 8}]
+    >>> [(column.heading, column.digits) for column in columns(rows, {})]
+    [('degraded PSNR', 2), ('NFE', 0)]
 
     Args:
-        rows: records; None stands for a figure that a row does not have.
-        terms: name → unit and direction of those that have them.
-        without: keys that are shown in another way.
+        rows: records; None where a row does not have the value.
+        terms: name → unit and direction, where known.
+        without: keys to leave out.
     """
-    shown = []
+    result = []
     for key in dict.fromkeys(key for row in rows for key in row):
         values = [row[key] for row in rows if _is_number(row.get(key))]
         if values and key not in without:
             title = ", ".join(terms.get(key, {}).values())
             digits = 2 if key in RATINGS else digits_for(values)
-            shown.append(Column(key, heading(key), title, digits))
-    return shown
+            result.append(Column(key, heading(key), title, digits))
+    return result
 
 
 def term_notes() -> dict[str, dict[str, str]]:
-    """Unit and direction of every figure that has them."""
+    """Unit and direction of fidelity terms and full-reference metrics.
+
+    >>> term_notes()["degraded_psnr"]
+    {'unit': 'dB, at most 100', 'direction': 'higher is better'}
+    """
     notes = {**TERMS, **UNITS, "consensus_distance": TERMS["low_pass_distance"]}
     return {name: {"unit": unit, "direction": to} for name, (unit, to) in notes.items()}
 
 
 def heading(key: str) -> str:
-    """A field's name as words: ``degraded_psnr`` → ``degraded PSNR``."""
+    """Heading of a field.
+
+    >>> heading("degraded_psnr")
+    'degraded PSNR'
+    """
     return " ".join(word.upper() if word in ACRONYMS else word for word in key.split("_"))
 
 
 def digits_for(values: Iterable[float]) -> int:
-    """Digits after the point: none for whole numbers, two from 1 on, four places below, up to 6."""
+    """Digits after the point: 0 for integers, 2 from 1 on, four significant ones below, at most 6.
+
+    >>> digits_for([3, 8]), digits_for([31.4]), digits_for([0.0049])
+    (0, 2, 6)
+    """
     values = list(values)
     if all(isinstance(value, int) for value in values):
         return 0
@@ -76,26 +92,38 @@ def digits_for(values: Iterable[float]) -> int:
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A number; an en dash for None, NaN and infinities."""
+    """Format a number; an en dash for None, NaN and infinities.
+
+    >>> figure(3.14159), figure(None)
+    ('3.14', '–')
+    """
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.{digits}f}"
 
 
 def rating_share(rating: float | None) -> float:
-    """Place of a rating on the scale from 1 to 5, in percent."""
+    """Position of a rating between 1 and 5, in percent; 0 without a rating.
+
+    >>> rating_share(3.0)
+    50.0
+    """
     if rating is None or not math.isfinite(rating):
         return 0.0
     return round(100 * min(max((rating - MIN_RATING) / (MAX_RATING - MIN_RATING), 0), 1), 1)
 
 
 def name_of(index: Index) -> str:
-    """``candidate 3``; what is neither a candidate nor the input has a word of its own."""
+    """Name of a row: a candidate by its number, others as they are called.
+
+    >>> name_of(3), name_of("input")
+    ('candidate 3', 'input')
+    """
     return f"candidate {index}" if isinstance(index, int) else str(index)
 
 
 def outcome_in_words(selection: Selection) -> str:
-    """``candidate 3 of 8 chosen, rating 3.29 → 3.89``, or that the input was kept."""
+    """The choice: ``candidate 3 of 8 chosen, rating 3.29 → 3.89`` or ``input kept, rating …``."""
     before, after = selection.row("input"), selection.row(selection.choice)
     if selection.choice == "input":
         return f"input kept, {rating_in_words(before)}"
@@ -107,14 +135,14 @@ def outcome_in_words(selection: Selection) -> str:
 
 
 def rating_in_words(row: Row) -> str:
-    """``rating 3.29 ± 0.46``, or that there is no judgement."""
+    """``rating 3.29 ± 0.46`` or ``not judged``."""
     if math.isnan(row.rating):
         return "not judged"
     return f"rating {row.rating:.2f} ± {row.rating_std:.2f}"
 
 
 def fidelity_in_words(fidelity: Fidelity) -> str:
-    """Every term that was measured, ``low pass distance 0.00494, degraded PSNR 41.9 dB``."""
+    """The measured terms: ``low pass distance 0.00494, degraded PSNR 41.9 dB``."""
     words = []
     for key, value in fidelity.to_dict().items():
         if value is not None:

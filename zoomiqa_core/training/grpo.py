@@ -1,18 +1,18 @@
 """GRPO for a judge that zooms (Zoom-IQA's second stage, arXiv 2601.02918), on TRL's trainer.
 
 ``ZoomGRPOTrainer`` is a ``trl.GRPOTrainer`` whose roll-outs are chains
-(:class:`zoomiqa_core.zoom_iqa.chain.Chain`), the state machine the judge itself runs on: same
-prompts, same parser, same crop. The gradient reaches the tokens the model wrote in every round, and
-no others.
+(:class:`zoomiqa_core.zoom_iqa.chain.Chain`), the state machine of the judge itself: same prompts,
+same parser, same crop. Only tokens that the model wrote, in any round, are trained.
 
-**Context.** TRL continues one conversation; the judge starts a later round afresh. Rows are laid
-out and scored so that training's contexts are the judge's, token for token
-(:mod:`zoomiqa_core.training.zoom_rollouts`). Three differences remain. The judge draws with its own
-``Sampling`` (top-p .95 and top-k 50 by default), training from the whole distribution, as its
-log-probabilities must. The judge asks again after a reply that does not parse, training does not.
-And the end token stays in the row, where it is learnt; the judge drops it.
+**Context.** TRL continues one conversation; the judge begins a new one for each later round. Rows
+are laid out and scored so that contexts in training equal the judge's, token for token
+(:mod:`zoomiqa_core.training.zoom_rollouts`). Three differences remain: the judge samples with its
+``Sampling`` (top-p .95 and top-k 50 by default), training from the full distribution, whose
+log-probabilities it needs; the judge retries a reply that cannot be parsed, training does not; and
+the end token is part of the row and trained, while the judge removes it.
 
-What TRL gets wrong in silence is refused with an error: see :func:`check_settings`.
+Settings with which TRL would silently train on something else raise an error:
+:func:`check_settings`.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
 from zoomiqa_core.zoom_iqa.sampling import Sampling
 
-Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
+Base: Any = object  # GRPOTrainer, which is imported only when the trainer class is created
 
 Generation = Literal["judge", "transformers"]
 
 
 def check_settings(args: Any) -> None:
-    """Refuse settings of ``GRPOConfig`` with which roll-outs that zoom train on something else.
+    """Check that a ``GRPOConfig`` is valid for roll-outs that zoom.
 
     Raises:
-        ValueError: says which, and why.
+        ValueError: names the setting and the reason.
     """
     exact = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
     for name, value in exact.items():
         if getattr(args, name) != value:
             raise ValueError(
-                f"{name} must be {value}, got {getattr(args, name)}: tokens drawn from a changed "
+                f"{name} must be {value}, got {getattr(args, name)}: tokens of a modified "
                 "distribution have other log-probabilities than the training computes"
             )
     if args.loss_type != "dapo":
@@ -70,25 +70,25 @@ def check_settings(args: Any) -> None:
     if args.mask_truncated_completions:
         raise ValueError(
             "mask_truncated_completions must be False: it hides image tokens from the attention "
-            "and shifts all positions after them. A roll-out that is cut off parses as nothing and "
-            "earns nothing anyway"
+            "and shifts all positions after them. A truncated roll-out cannot be parsed and gets "
+            "no reward anyway"
         )
     if args.use_vllm:
         raise ValueError(
-            "use_vllm is not supported: it has no ban on the vision tokens that a reply may not "
-            "hold. Generate with transformers (use_vllm=False)"
+            "use_vllm is not supported: it cannot ban the vision tokens, which a reply must not "
+            "contain. Generate with transformers (use_vllm=False)"
         )
     together = args.steps_per_generation * args.num_iterations
     steps = args.save_steps * args.gradient_accumulation_steps
     if args.save_strategy == "steps" and steps % together:
         raise ValueError(
             f"save_steps · gradient_accumulation_steps ({steps:g}) must be a multiple of the steps "
-            f"that share roll-outs ({together}), or a resumed run draws others"
+            f"that share roll-outs ({together}), or a resumed run would sample different ones"
         )
 
 
 class ZoomRolloutMixin(Base):
-    """The rounds of a roll-out, in a ``GRPOTrainer``."""
+    """Roll-outs of several rounds for a ``GRPOTrainer``."""
 
     prompts = BUILTIN
     max_rounds = MAX_ROUNDS
@@ -97,8 +97,12 @@ class ZoomRolloutMixin(Base):
     _model_mask: Tensor | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        pictures = {x["image_id"]: x["images"][0] for x in inputs}  # one object, encoded once
-        seeds = torch.randint(2**62, (len(inputs),)).tolist()  # of the generator checkpoints keep
+        pictures = {
+            x["image_id"]: x["images"][0] for x in inputs
+        }  # one object per image, so that it is encoded once
+        seeds = torch.randint(
+            2**62, (len(inputs),)
+        ).tolist()  # from the global generator, whose state checkpoints save
         self._chains = [
             Chain(
                 pictures[x["image_id"]],
@@ -112,17 +116,17 @@ class ZoomRolloutMixin(Base):
         ]
         output = super()._generate_and_score_completions(inputs)
         if "pixel_values" not in output or "tool_mask" not in output:
-            raise RuntimeError("the images of the batch are gone, or the rounds' mask is")
+            raise RuntimeError("TRL dropped the images of the batch or the mask of the rounds")
         output["rating_mask"] = self._rating_mask(output)
         return output
 
     def _tool_call_loop(
         self, prompts, prompt_ids, completion_ids, completions, logprobs, images, multimodal_fields
     ):
-        """Generate the later rounds; returns what TRL's own loop returns.
+        """Generate the later rounds, with the arguments and return values of TRL's own loop.
 
-        Every process calls the generation equally often, whatever its roll-outs ask for: under
-        FSDP and ZeRO-3 a call is collective and would wait forever for a process that makes none.
+        All processes call the generation equally often, even without roll-outs to continue: under
+        FSDP and ZeRO-3 a call is collective and would block if a process made none.
         """
         rows = [list(ids) for ids in completion_ids]
         model_mask = [[1] * len(ids) for ids in rows]
@@ -157,12 +161,12 @@ class ZoomRolloutMixin(Base):
         return model_mask, turns, rows, drawn, zooms, 0, extra_images
 
     def _anywhere(self, here: bool) -> bool:
-        """Whether it is so on any process."""
+        """Whether ``here`` is true on any process."""
         flag = torch.tensor(float(here), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
     def _answer(self, requests: Sequence[Request]) -> tuple[list[list[int]], Any, Any]:
-        """Tokens of the requests, tokens of their replies, and log-probabilities of the latter."""
+        """Tokens of the requests and of their replies, and the replies' log-probabilities."""
         asked = [render(request, self.processing_class) for request in requests]
         replies, log_probs = self._generate_single_turn(
             [prompt.ids for prompt in asked],
@@ -174,7 +178,7 @@ class ZoomRolloutMixin(Base):
         return [prompt.ids for prompt in asked], replies, log_probs
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        """Replies to the chains' requests, which are the prompts TRL asks about, in order."""
+        """Replies to the open requests of the chains, which are TRL's prompts in the same order."""
         if self.generation == "transformers":
             return super()._generate_single_turn(*args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
@@ -197,8 +201,8 @@ class ZoomRolloutMixin(Base):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if pixel_values is None or image_grid_thw is None or self._model_mask is None:
             raise RuntimeError(
-                "the batch reached the model without its images: TRL drops all of them when the "
-                "image tokens of one row do not match"
+                "the batch has no images: TRL drops all of them when the image tokens of one row "
+                "do not match"
             )
         config = self.accelerator.unwrap_model(model).config
         own = self._model_mask.to(input_ids.device)
@@ -228,7 +232,7 @@ class ZoomRolloutMixin(Base):
         return super()._compute_loss(model, inputs)
 
     def _rating_mask(self, output: dict[str, Any]) -> Tensor:
-        """(B, C) 1 on the tokens that write a rating."""
+        """(B, C) mask, 1 on tokens that are part of a rating."""
         own, ids = output["tool_mask"] * output["completion_mask"], output["completion_ids"]
         marks = torch.zeros_like(ids)
         for row in range(len(ids)):
@@ -241,10 +245,10 @@ class ZoomRolloutMixin(Base):
 
 
 class _Rounds(list):
-    """Stands where TRL keeps its tools.
+    """Stand-in for TRL's list of tools.
 
-    True, so that TRL asks for the later rounds; empty, so that no template writes tools into a
-    prompt.
+    It is true, so that TRL calls the tool loop, which generates the later rounds; it is empty, so
+    that chat templates add no tools to the prompt.
     """
 
     def __bool__(self) -> bool:
@@ -269,14 +273,17 @@ def _make_trainer() -> type:
             train_dataset: from :func:`zoomiqa_core.training.rows.rollout_dataset`.
             processing_class: the processor, padding on the left.
             rewards: terms and weights.
-            kl_coverage: what is held back.
-            resampling: which images are drawn.
-            prompts: the texts, those of the dataset.
-            max_rounds: looks at most.
-            generation: ``judge`` draws with the judge's own decoding, which reads a prompt once for
-                all its roll-outs; ``transformers`` with ``generate``, which DeepSpeed's ZeRO-3 and
-                FSDP need.
+            kl_coverage: settings of the KL-Coverage term.
+            resampling: which images are drawn more often.
+            prompts: the prompt texts of the dataset.
+            max_rounds: most rounds of a roll-out.
+            generation: ``judge`` uses the judge's decoding, which processes a prompt once for all
+                its roll-outs; ``transformers`` uses ``generate``, as DeepSpeed's ZeRO-3 and FSDP
+                require.
             kwargs: see ``GRPOTrainer``.
+
+        Raises:
+            ValueError: a setting that cannot be used, or a model without trainable parameters.
         """
 
         def __init__(
@@ -310,8 +317,8 @@ def _make_trainer() -> type:
             )
             if not any(p.requires_grad for p in self.model.parameters()):
                 raise ValueError(
-                    "no parameter learns: load a LoRA adapter with is_trainable=True, or give "
-                    "peft_config"
+                    "no parameter is trainable: load a LoRA adapter with is_trainable=True, or "
+                    "pass peft_config"
                 )
             self.tools = _Rounds()
             banned = vision_token_ids(self.accelerator.unwrap_model(self.model).config)
@@ -323,7 +330,7 @@ def _make_trainer() -> type:
 
 
 def __getattr__(name: str) -> Any:
-    """``ZoomGRPOTrainer``, made when it is first asked for: it needs TRL."""
+    """Create ``ZoomGRPOTrainer`` on first use, since it imports TRL."""
     if name == "ZoomGRPOTrainer":
         globals()[name] = _make_trainer()
         return globals()[name]

@@ -1,7 +1,7 @@
-"""Pictures of one size with what a teacher sees in them, in memory, and views cut many at a time.
+"""Pictures in memory, stacked by size, with a teacher's features; batches of random views of them.
 
-Decoding a picture costs more than a small tower's step on it. Whoever holds all pictures as uint8
-on the training's device reads them once.
+Decoding a picture takes longer than a training step of a small vision tower on it, so all pictures
+are read once and kept as uint8 on the training's device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zoomiqa_core.runs.files import atomic_path, write_text_atomic
 from zoomiqa_core.training.vision_warm_up import teacher_grids
 
 AT_ONCE = 8
-"""Pictures the teacher sees together."""
+"""Pictures in a batch of the teacher."""
 READ_AT_ONCE = 256
 """Pictures decoded before they are stacked."""
 
@@ -37,26 +37,35 @@ class PictureStack(NamedTuple):
     grids: Tensor
     """(N, C, h, w) float16: the teacher's channels."""
     places: list[int]
-    """Of each in the list they were read from."""
+    """Index of each in the list of paths."""
 
 
 def read_stacks(
     paths: Sequence[Path], proxy: QualityProxy, cache: Path, device: str | torch.device
 ) -> list[PictureStack]:
-    """Read pictures and let the teacher see them.
+    """Read pictures and compute the teacher's features of them.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> paths = [save_png(torch.rand(3, 64, 96), f"{name}.png") for name in "ab"]
+    >>> (stack,) = read_stacks(paths, QualityProxy.from_pretrained(), Path("cache"), "cpu")
+    >>> stack.images.shape, stack.grids.shape[-2:], stack.places
+    (torch.Size([2, 3, 64, 96]), torch.Size([4, 6]), [0, 1])
 
     Args:
         paths: of the pictures, of any sizes.
         proxy: the teacher, on ``device``.
-        cache: folder where the teacher's grids are kept; used again for the same list of pictures,
-            as long as the teacher still sees the same in the first of them.
+        cache: folder that keeps the features. They are reused for the same list of pictures, if the
+            teacher's features of the first pictures are still the same.
         device: of the stacks.
+
+    Returns:
+        One stack per size.
     """
     parts: dict[tuple[int, int], list[Tensor]] = {}
     places: dict[tuple[int, int], list[int]] = {}
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), READ_AT_ONCE):
-            # stacked in parts: single pictures between the decoder's leavings scatter the memory
+            # stacked in parts: single pictures between the decoder's buffers fragment the memory
             read_now: dict[tuple[int, int], list[Tensor]] = {}
             found = pool.map(read_8_bit, paths[start : start + READ_AT_ONCE])
             for place, image in enumerate(found, start):
@@ -90,7 +99,7 @@ def read_stacks(
 
 
 def _alike(kept: Tensor, seen: Tensor) -> bool:
-    """Equal but for the rounding of another machine."""
+    """Whether both are equal up to the rounding of different machines."""
     return kept.shape == seen.shape and torch.allclose(kept, seen, rtol=1e-2, atol=1e-2)
 
 
@@ -103,13 +112,13 @@ def cut(
     side: int,
     token: int,
 ) -> tuple[Tensor, Tensor]:
-    """Square parts of pictures, resized, and the teacher's grid over the same parts.
+    """Crop and resize square views of pictures, with the teacher's features of the same squares.
 
     Args:
         stack: of pictures whose sides are at least ``length``.
-        chosen: (B,) pictures.
-        left, top: (B,) where the parts begin, pixels.
-        length: side of all parts, pixels.
+        chosen: (B,) indices of the pictures in the stack.
+        left, top: (B,) upper left corners of the crops, pixels.
+        length: side of all crops, pixels.
         side: of the views in pixels, a multiple of ``token``.
         token: side of a visual token in pixels.
 
@@ -147,19 +156,19 @@ def random_cut(
     scale: tuple[float, float] | None,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """``count`` random views of pictures of a stack, half of them mirrored, at one enlargement.
+    """Draw ``count`` random views of a stack's pictures, all at one scale, half of them mirrored.
 
     Args:
         stack: of the pictures.
-        allowed: (M,) those that may be drawn.
-        count: of views.
+        allowed: (M,) indices of the pictures that may be drawn.
+        count: number of views.
         side: of a view, pixels.
         token: side of a visual token, pixels.
-        scale: range of the enlargement, drawn evenly in its logarithm; None for the largest square.
+        scale: range of the log-uniform enlargement; None for the largest square.
         generator: of the draws, on the CPU.
 
     Returns:
-        Views and targets as :func:`cut` makes them, and the pictures' places in their list.
+        Views and targets as of :func:`cut`, and the indices of the pictures in the list of paths.
     """
     height, width = stack.images.shape[-2:]
     length = min(height, width)

@@ -1,7 +1,7 @@
-"""Attention of a Qwen2.5-VL vision tower over many windows in few calls.
+"""Batched window attention for the vision tower of Qwen2.5-VL.
 
-Without flash attention transformers calls the kernel once a window: nine windows an image, in every
-layer. Here windows of one length are attended together, with the same result.
+Without flash attention, transformers calls the kernel once per window: nine windows an image, in
+every layer. Here all windows of one length are computed together, with the same result.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from torch.nn import functional
 def attend_chunks(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor) -> Tensor:
     """Softmax attention within each chunk of a sequence.
 
+    >>> q = k = torch.zeros(3, 1, 1)  # equal keys: the mean of the chunk's values
+    >>> v = torch.tensor([1.0, 3.0, 8.0]).view(3, 1, 1)
+    >>> attend_chunks(q, k, v, bounds=torch.tensor([0, 2, 3])).flatten()
+    tensor([2., 2., 8.])
+
     Args:
         query, key, value: (T, heads, width).
-        bounds: (chunks + 1,) where chunks begin, from 0 to T, rising.
+        bounds: (chunks + 1,) starts of the chunks and T, ascending from 0.
 
     Returns:
         (T, heads, width).
@@ -42,10 +47,10 @@ def attend_chunks(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor) -> 
 
 
 def join_chunks(tower: Any) -> None:
-    """Make a tower from transformers attend so, unless it runs flash attention.
+    """Replace a vision tower's attention by :func:`attend_chunks`, unless it is flash attention.
 
     Args:
-        tower: of a Qwen2.5-VL; its weights and their names stay as they are.
+        tower: of a Qwen2.5-VL, changed in place; its weights and their names are not.
     """
     if "flash" in (tower.config._attn_implementation or ""):
         return

@@ -1,9 +1,8 @@
-"""A small model's vision tower learns to see what the proxy sees, before it learns to talk.
+"""Vision warm-up: train a small model's vision tower to predict the proxy's features.
 
-A vision tower from random weights learns next to nothing from the words of a few thousand
-rationales. The proxy, whose backbone knows ImageNet, says of every place of a picture what it finds
-there: so one picture gives dozens of targets. This stage is no part of Zoom-IQA, whose tower comes
-pre-trained.
+From random weights, a vision tower learns almost nothing from the text of a few thousand
+rationales. The proxy, whose backbone is pre-trained on ImageNet, gives targets for every cell of a
+picture. Zoom-IQA has no such stage; its tower is pre-trained.
 """
 
 from __future__ import annotations
@@ -17,35 +16,43 @@ from torch.nn import functional
 from zoomiqa_core.proxy.model import QualityProxy, weighted_mean
 
 MAP, WEIGHT = 0, 1
-"""Channels of a teacher's grid before its features: rating around the cell, log of its weight."""
+"""The teacher's first channels: rating around the cell, log of its weight; features follow."""
 AROUND = 7
-"""Cells a side over which a cell's rating is pooled. Where the proxy's weights are small its map
-says nothing, so that a cell's own rating is no target."""
+"""Cells a side over which a cell's rating is pooled: where the proxy's weights are small, a single
+cell's rating is meaningless."""
 SOFTENED = 0.25
-"""Power of the proxy's weights. They span many orders of magnitude; a student that errs a little in
-their logarithm would hang the rating on a single cell."""
+"""Exponent of the proxy's weights. They span many orders of magnitude, so that a small error in
+their logarithm could base the student's rating on a single cell."""
 WHITENING_FLOOR = 1e-4
-"""Mean square of a component, in the processor's units, below which it counts as rounding."""
+"""Mean square, in the processor's units, below which a principal component is mostly rounding."""
 SCALAR_SHARE = 0.5
-"""Share of the loss that rating and weight of the cells have; the features have the rest."""
+"""Share of the loss for rating and weight of the cells; the rest is for the features."""
 
 
 class CropBatch(NamedTuple):
-    """Square views of pictures and what the teacher said of the same places."""
+    """Square views of pictures with the teacher's channels as targets."""
 
     views: Tensor
     """(B, 3, S, S) in [0, 1], S a multiple of the size of a visual token."""
     targets: Tensor
     """(B, C, S / token, S / token): the teacher's channels."""
     rating: Tensor
-    """(B,) rating of the whole picture; NaN where the view is a part of it."""
+    """(B,) rating of the whole picture; NaN where the view is only a part of it."""
 
 
 @torch.no_grad()
 def teacher_grids(proxy: QualityProxy, images: Tensor) -> Tensor:
-    """What the proxy sees in each 16×16 cell of (B, 3, H, W) in [0, 1]: (B, 2 + width, h, w) half.
+    """The proxy's rating, weight and features of each 16×16 cell: (B, 2 + width, h, w) float16.
 
-    The channels are those of ``MAP`` and ``WEIGHT``, then the proxy's features.
+    The first channels are ``MAP`` and ``WEIGHT``.
+
+    >>> grids = teacher_grids(QualityProxy.from_pretrained(), torch.rand(1, 3, 64, 96))
+    >>> grids.shape[-2:], grids.dtype
+    (torch.Size([4, 6]), torch.float16)
+
+    Args:
+        proxy: the teacher.
+        images: (B, 3, H, W) in [0, 1].
     """
     fused, out = proxy.forward_with_features(images)
 
@@ -58,16 +65,16 @@ def teacher_grids(proxy: QualityProxy, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def whiten_patches(tower: Any, patches: Tensor) -> None:
-    """Start the patch embedding from principal components of patches, each scaled to unit size.
+    """Initialise the patch embedding with whitened principal components of image patches.
 
-    Natural images hold a thousand times more of coarse than of fine detail; noise, blur and
-    compression show in the fine. From random filters a tower hardly sees it. Half of the filters
-    are the first components, half are spread evenly over the others. Train no further here: a step
-    as large as other layers want changes what the coarse filters see by as much as they see.
+    Coarse detail of natural images has a thousand times the energy of fine detail, where noise,
+    blur and compression are visible; random filters hardly respond to it. Half of the filters are
+    the first components, half are spread evenly over the others. Freeze them: a learning rate that
+    suits the other layers would destroy the filters of coarse detail, whose weights are tiny.
 
     Args:
-        tower: of a Qwen2.5-VL.
-        patches: (N, 3 · frames · side²) as its processor makes them, all frames of a patch equal.
+        tower: of a Qwen2.5-VL, changed in place.
+        patches: (N, 3 · frames · side²) from its processor, all frames of a patch equal.
     """
     filters = tower.patch_embed.proj.weight  # (hidden, 3, frames, side, side)
     hidden, _, frames, _, _ = filters.shape
@@ -84,7 +91,7 @@ def whiten_patches(tower: Any, patches: Tensor) -> None:
 
 
 class WarmUp(nn.Module):
-    """A vision tower under a linear head that predicts the teacher's channels.
+    """A vision tower with a linear head that predicts the teacher's channels.
 
     Args:
         tower: of a Qwen2.5-VL.
@@ -105,19 +112,19 @@ class WarmUp(nn.Module):
         self.register_buffer("std", std.float().view(1, -1, 1, 1))
 
     def patches(self, views: Tensor) -> Any:
-        """The processor's patches and grids of (B, 3, S, S) in [0, 1]."""
+        """The processor's output, patches and grids, for (B, 3, S, S) in [0, 1]."""
         made = self.process(list(views), do_resize=False, do_rescale=False, return_tensors="pt")
         return made.to(views.device)
 
     def forward(self, views: Tensor) -> Tensor:
-        """(B, 3, S, S) in [0, 1] → standardised channels (B, C, S / token, S / token)."""
+        """Standardised channels (B, C, S / token, S / token) of (B, 3, S, S) in [0, 1]."""
         patches = self.patches(views)
         seen = self.tower(patches["pixel_values"], patches["image_grid_thw"]).pooler_output
         cells = round((len(seen) / len(views)) ** 0.5)
         return self.head(seen).unflatten(0, (len(views), cells, cells)).permute(0, 3, 1, 2).float()
 
     def loss(self, batch: CropBatch) -> tuple[Tensor, dict[str, float]]:
-        """Huber distance to the standardised teacher, and of the pooled rating to the label."""
+        """Huber loss of the standardised channels and of the pooled rating, and its terms."""
         predicted = self(batch.views)
         distance = functional.huber_loss(
             predicted, (batch.targets - self.mean) / self.std, reduction="none"
@@ -133,7 +140,7 @@ class WarmUp(nn.Module):
         return total, terms
 
     def rating(self, predicted: Tensor) -> Tensor:
-        """(B,) rating pooled from standardised channels with the softened weights."""
+        """(B,) rating of the whole view, pooled from standardised channels."""
         channels = predicted * self.std + self.mean
         weight = channels[:, WEIGHT : WEIGHT + 1].clamp(-8, 8).exp()
         return weighted_mean(channels[:, MAP : MAP + 1], weight)

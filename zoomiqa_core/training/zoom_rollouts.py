@@ -1,15 +1,15 @@
-"""Roll-outs that zoom, for TRL: the rounds of a chain in one row, each scored in its own context.
+"""Roll-outs of several rounds in TRL's format, and back to one sequence per round for scoring.
 
 At inference a later round does not continue the first conversation: it starts from the question,
 the reply and both images (:func:`zoomiqa_core.zoom_iqa.protocol.messages`). A row of a training
-batch therefore contains the rounds one after another,
+batch contains the rounds one after another,
 
-    prompt 1 | reply 1 · prompt 2 · reply 2             "prompt | completion" in TRL's words
-               1111111   00000000   1111111             tool mask: 1 on the model's own tokens
+    prompt 1 | reply 1 · prompt 2 · reply 2             "prompt | completion" in TRL's terms
+               1111111   00000000   1111111             tool mask: 1 on tokens of the model
 
-and the prompts of later rounds are environment tokens, whole and never cut. :func:`unfold` turns
-the rows back into one sequence a round before the model scores them, so that every token is scored
-in exactly the context it was drawn in, and in which the judge will draw it.
+with the prompts of later rounds as environment tokens. :func:`unfold` splits the rows into one
+sequence per round before the model scores them, so that every token is scored in the context in
+which it was sampled, which is the judge's.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Span(NamedTuple):
 
     row: int
     context: tuple[int, int]
-    """First position of its prompt, and one past the last, in prompt + completion."""
+    """Start and end (exclusive) of its prompt, as positions in prompt + completion."""
     reply: tuple[int, int]
-    """The same of its reply."""
+    """Start and end of its reply."""
 
 
 class Unfolded(NamedTuple):
-    """Rows of rounds as sequences of one round each, and where each of them came from."""
+    """A batch of single rounds, and the position of each in the original rows."""
 
     input_ids: Tensor
     """(N, P + R): prompts padded on the left, replies on the right."""
     attention_mask: Tensor
     length: int
-    """R, of the longest reply."""
+    """R, the length of the longest reply."""
     spans: list[Span]
 
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A request as tokens and pictures."""
+    """A request as model input: tokens and pixels."""
 
     ids: list[int]
     inputs: dict[str, Tensor]
@@ -57,7 +57,7 @@ class RenderedPrompt:
 
 
 def render(request: Request, processor: Any) -> RenderedPrompt:
-    """Tokens of a request, those of the judge's own ``prompt_encoding``."""
+    """Encode a request to the same tokens as the judge's ``prompt_encoding``."""
     text = processor.apply_chat_template(
         request.messages, tokenize=False, add_generation_prompt=True
     )
@@ -69,13 +69,13 @@ def render(request: Request, processor: Any) -> RenderedPrompt:
 def draw_replies(
     model: Any, processor: Any, requests: Sequence[Request], sampling: Sampling
 ) -> list[list[int]]:
-    """Tokens of the replies, end token included, drawn as the judge draws them.
+    """Sample replies with the judge's decoding; returns their tokens, the end token included.
 
     Args:
-        model: unwrapped, perhaps with adapters; it is in training mode again afterwards.
+        model: unwrapped, with or without adapters; its training mode is restored.
         processor: its processor.
-        requests: those that ask the same about the same image object share one reading.
-        sampling: how tokens are drawn.
+        requests: equal prompts about the same image object are processed once.
+        sampling: how tokens are sampled.
 
     Raises:
         RuntimeError: the model's output is not finite.
@@ -86,7 +86,7 @@ def draw_replies(
     training = model.training
     judge = LocalVLM(model, processor, sampling=sampling)
     end = processor.tokenizer.eos_token_id
-    judge.end_ids = frozenset([end])  # one alone, so that it is known which token was drawn
+    judge.end_ids = frozenset([end])  # only one, so that the sampled token is known
     try:
         replies = judge.generate(requests)
     finally:
@@ -97,22 +97,27 @@ def draw_replies(
 
 
 def read_replies(chains: Sequence[Chain], ids: Sequence[Sequence[int]], tokenizer: Any) -> None:
-    """Give each chain its reply, decoded as the judge decodes it."""
+    """Decode the replies like the judge and pass each to its chain."""
     for chain, reply in zip(chains, ids, strict=True):
         text = tokenizer.decode(reply, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         chain.read(text, len(reply))
 
 
 def find_rounds(attention_mask: Tensor, model_mask: Tensor, prompt_length: int) -> list[Span]:
-    """The rounds of each row.
+    """Find the rounds of each row.
+
+    >>> attention = torch.ones(1, 7, dtype=torch.long)
+    >>> model_mask = torch.tensor([[1, 1, 0, 0, 1]])  # reply, second prompt, second reply
+    >>> find_rounds(attention, model_mask, prompt_length=2)
+    [Span(row=0, context=(0, 2), reply=(2, 4)), Span(row=0, context=(4, 6), reply=(6, 7))]
 
     Args:
         attention_mask: (B, P + C), 0 on padding.
-        model_mask: (B, C), 1 on the model's own tokens and 0 on the prompts between.
+        model_mask: (B, C), 1 on the model's tokens and 0 on the prompts between them.
         prompt_length: P, padding included.
 
     Raises:
-        ValueError: a row has no reply, or padding within.
+        ValueError: a row has no reply, or padding between its tokens.
     """
     spans = []
     for row in range(len(attention_mask)):
@@ -121,8 +126,8 @@ def find_rounds(attention_mask: Tensor, model_mask: Tensor, prompt_length: int) 
         start, end = (seen[0], seen[-1] + 1) if seen else (0, 0)
         if end <= prompt_length or len(seen) != end - start:
             raise ValueError(
-                f"row {row} has no reply, or padding within: a roll-out may not be masked "
-                "(mask_truncated_completions)"
+                f"row {row} has no reply, or padding between its tokens: a roll-out must not be "
+                "masked (mask_truncated_completions)"
             )
         context = place = start
         while place < end:
@@ -145,12 +150,18 @@ def unfold(
     prompt_length: int,
     pad_id: int,
 ) -> Unfolded:
-    """One sequence a round; see the module's head.
+    """Split rows of several rounds into one sequence per round.
+
+    >>> ids = torch.tensor([[11, 12, 21, 22, 13, 14, 23]])  # prompts 1x, replies 2x
+    >>> model_mask = torch.tensor([[1, 1, 0, 0, 1]])
+    >>> unfold(ids, torch.ones_like(ids), model_mask, prompt_length=2, pad_id=0).input_ids
+    tensor([[11, 12, 21, 22],
+            [13, 14, 23,  0]])
 
     Args:
         input_ids: (B, P + C).
         attention_mask: (B, P + C).
-        model_mask: (B, C), 1 on the model's own tokens.
+        model_mask: (B, C), 1 on the model's tokens.
         prompt_length: P.
         pad_id: the padding token.
     """
@@ -161,7 +172,7 @@ def unfold(
     mask = torch.zeros_like(ids)
     for number, span in enumerate(spans):
         start = before - (span.context[1] - span.context[0])
-        whole = slice(span.context[0], span.reply[1])  # a prompt and its reply stand together
+        whole = slice(span.context[0], span.reply[1])  # a prompt and its reply are adjacent
         stop = start + span.reply[1] - span.context[0]
         ids[number, start:stop] = input_ids[span.row, whole]
         mask[number, start:stop] = 1
@@ -169,7 +180,20 @@ def unfold(
 
 
 def fold(values: Tensor, unfolded: Unfolded, rows: int, prompt_length: int, width: int) -> Tensor:
-    """(B, C) from the values (N, R) of the replies; 0 on every other position, with gradients."""
+    """Inverse of :func:`unfold` for values of the reply tokens: (N, R) to (B, C), 0 elsewhere.
+
+    >>> ids = torch.tensor([[11, 12, 21, 22, 13, 14, 23]])
+    >>> rounds = unfold(ids, torch.ones_like(ids), torch.tensor([[1, 1, 0, 0, 1]]), 2, 0)
+    >>> fold(torch.tensor([[-0.1, -0.2], [-0.3, 0.0]]), rounds, 1, prompt_length=2, width=5)
+    tensor([[-0.1000, -0.2000,  0.0000,  0.0000, -0.3000]])
+
+    Args:
+        values: (N, R), one per token of the longest reply; may have gradients.
+        unfolded: the rounds.
+        rows: B.
+        prompt_length: P.
+        width: C.
+    """
     out = values.new_zeros(rows, width)
     for number, span in enumerate(unfolded.spans):
         start, end = (place - prompt_length for place in span.reply)
@@ -180,11 +204,18 @@ def fold(values: Tensor, unfolded: Unfolded, rows: int, prompt_length: int, widt
 def images_per_round(
     spans: Sequence[Span], input_ids: Tensor, grids: Tensor, image_id: int, merge: int
 ) -> list[int]:
-    """How many images each round shows; they lie in the rows' order, as the rounds do.
+    """Number of images in each round's prompt.
+
+    Args:
+        spans: the rounds.
+        input_ids: (B, P + C).
+        grids: (images, 3) patches of each image, in the order of the rounds.
+        image_id: the image token.
+        merge: patches a side that are merged into one image token.
 
     Raises:
-        ValueError: the image tokens of a round are not those of whole images. TRL would train on
-            without any image, in silence.
+        ValueError: the image tokens of a round do not match whole images. TRL would silently train
+            without any image.
     """
     sizes = (grids.prod(-1) // merge**2).tolist()
     counts, place = [], 0
@@ -196,10 +227,10 @@ def images_per_round(
             place += 1
         if tokens:
             raise ValueError(
-                f"the image tokens of row {span.row} do not match its images: was a prompt cut, or "
-                "did the model write an image token?"
+                f"the image tokens of row {span.row} do not match its images: was a prompt "
+                "truncated, or did the model write an image token?"
             )
         counts.append(place - first)
     if place != len(sizes):
-        raise ValueError(f"{len(sizes)} images for the image tokens of {place}")
+        raise ValueError(f"expected image tokens of {len(sizes)} images, got those of {place}")
     return counts

@@ -159,6 +159,14 @@ def combine_chains(
     deviation (n − 1; NaN for a single chain). Rounds, directions and issues are those of the chain
     nearest to the mean.
 
+    >>> from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+    >>> chains = [Chain(Image.new("RGB", (96, 64)), BUILTIN, "How good?") for _ in range(2)]
+    >>> for chain, rating in zip(chains, (3.0, 4.0), strict=True):
+    ...     chain.read("Sharp.</think>" + format_answer(rating))
+    >>> assessment = combine_chains(chains)
+    >>> assessment.rating, round(assessment.rating_std, 3)
+    (3.5, 0.707)
+
     Args:
         chains: finished, at least one.
         name: of the image.

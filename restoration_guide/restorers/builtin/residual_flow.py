@@ -38,14 +38,18 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ResidualFlow:
-    """Constants of the parametrisation; saved with the weights, since both belong together."""
+    """Constants of the parametrisation; saved with the weights, which depend on them.
+
+    >>> ResidualFlow(sigma_data=0.55)
+    ResidualFlow(residual_scale=0.2, sigma_data=0.55, detail_gain=4.0)
+    """
 
     residual_scale: float = 0.2
     """S: residuals of images in [-1, 1] are divided by it."""
     sigma_data: float = 0.5
     """σ: standard deviation of r over the training degradations, measured."""
     detail_gain: float = 4.0
-    """Amplification of y minus its local mean, the network's view of fine structure."""
+    """Amplification of y minus its local mean, an input of the network."""
 
     def __post_init__(self) -> None:
         for name in ("residual_scale", "sigma_data", "detail_gain"):
@@ -55,7 +59,7 @@ class ResidualFlow:
 
 @dataclass(frozen=True)
 class Preconditioning:
-    """Coefficients at a time, each (B, 1, 1, 1)."""
+    """Coefficients of the preconditioning at B times, (B, 1, 1, 1) each."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -64,23 +68,43 @@ class Preconditioning:
 
 
 def to_residual(clean: Tensor, degraded: Tensor, flow: ResidualFlow) -> Tensor:
-    """r = (x - y) / S, for images (B, 3, H, W) in [-1, 1]."""
+    """Scaled residual r = (x - y) / S of images (B, 3, H, W) in [-1, 1].
+
+    >>> clean, degraded = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), 0.4)
+    >>> to_residual(clean, degraded, ResidualFlow(residual_scale=0.2))[0, 0, 0]
+    tensor([0.5000, 0.5000])
+    """
     return (clean - degraded) / flow.residual_scale
 
 
 def apply_residual(degraded: Tensor, residual: Tensor, flow: ResidualFlow) -> Tensor:
-    """x = y + S r, the inverse of `to_residual`; not clamped."""
+    """Restored image x = y + S r, the inverse of `to_residual`; not clamped.
+
+    >>> degraded, residual = torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.5)
+    >>> apply_residual(degraded, residual, ResidualFlow(residual_scale=0.2))[0, 0, 0]
+    tensor([0.5000, 0.5000])
+    """
     return degraded + flow.residual_scale * residual
 
 
 def interpolate(residual: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """z_t = (1 - t) r + t ε; t is (B,)."""
+    """State z_t = (1 - t) r + t ε on the line between residual and noise, at times t (B,).
+
+    >>> residual, noise = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
+    >>> interpolate(residual, noise, torch.tensor([0.25, 1.0]))[:, 0, 0, 0]
+    tensor([0.2500, 1.0000])
+    """
     t = t.view(-1, 1, 1, 1)
     return (1.0 - t) * residual + t * noise
 
 
 def precondition(t: Tensor, sigma_data: float) -> Preconditioning:
-    """The four coefficients at times t, (B,) in [0, 1]."""
+    """Coefficients c_skip, c_out, c_in and gate at times t, (B,) in [0, 1].
+
+    >>> c = precondition(torch.tensor([0.0, 1.0]), sigma_data=0.5)
+    >>> c.c_skip.flatten(), c.c_out.flatten(), c.gate.flatten()
+    (tensor([1., 0.]), tensor([0.0000, 0.5000]), tensor([1., 0.]))
+    """
     t = t.view(-1, 1, 1, 1)
     variance = ((1.0 - t) * sigma_data) ** 2 + t**2
     norm = variance.sqrt()
@@ -93,23 +117,40 @@ def precondition(t: Tensor, sigma_data: float) -> Preconditioning:
 
 
 def local_detail(degraded: Tensor) -> Tensor:
-    """y minus its 5 x 5 local mean (the window shrinks at the border)."""
+    """Fine detail of (B, C, H, W): y minus its 5 x 5 mean (of the pixels inside the image).
+
+    >>> local_detail(torch.tensor([[[[0.0, 0.0, 1.0, 0.0, 0.0]]]]))[0, 0, 0, 2]
+    tensor(0.8000)
+    """
     return degraded - F.avg_pool2d(degraded, 5, stride=1, padding=2, count_include_pad=False)
 
 
 def network_input(state: Tensor, degraded: Tensor, t: Tensor, flow: ResidualFlow) -> Tensor:
-    """Stack gated state, degraded image and amplified detail, (B, 36, H/2, W/2)."""
+    """Input of the network: gated state, degraded image and amplified detail, (B, 36, H/2, W/2).
+
+    >>> state, degraded = torch.randn(2, 3, 16, 24), torch.rand(2, 3, 16, 24)
+    >>> network_input(state, degraded, torch.tensor([0.5, 1.0]), ResidualFlow()).shape
+    torch.Size([2, 36, 8, 12])
+    """
     c = precondition(t, flow.sigma_data)
-    # `where`, not a product alone: a non-finite state must not leak through a zero gate.
-    seen = torch.where(c.gate > 0.0, c.gate * c.c_in * state, torch.zeros_like(state))
-    stacked = torch.cat([seen, degraded, flow.detail_gain * local_detail(degraded)], dim=1)
+    # `where`, because a zero gate times a non-finite state would be NaN.
+    gated = torch.where(c.gate > 0.0, c.gate * c.c_in * state, torch.zeros_like(state))
+    stacked = torch.cat([gated, degraded, flow.detail_gain * local_detail(degraded)], dim=1)
     return F.pixel_unshuffle(stacked, SIDE_MULTIPLE)
 
 
 def predict_residual(
     network: Network, state: Tensor, degraded: Tensor, t: Tensor, flow: ResidualFlow
 ) -> Tensor:
-    """r̂, (B, 3, H, W), from state z_t, degraded image y and times t (B,)."""
+    """Predict the residual r̂, (B, 3, H, W), from state z_t, degraded image y and times t (B,).
+
+    >>> def network(x, timesteps):  # one that always returns 0
+    ...     return torch.zeros(len(x), NETWORK_OUT_CHANNELS, *x.shape[2:])
+    >>> state, degraded = torch.randn(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    >>> predicted = predict_residual(network, state, degraded, torch.tensor([0.0]), ResidualFlow())
+    >>> torch.equal(predicted, state)  # at t = 0 the state is the residual
+    True
+    """
     c = precondition(t, flow.sigma_data)
     raw = network(network_input(state, degraded, t, flow), t * 1000.0)
     skip = torch.where(c.c_skip > 0.0, c.c_skip * state, torch.zeros_like(state))
@@ -117,20 +158,37 @@ def predict_residual(
 
 
 def network_target(residual: Tensor, state: Tensor, t: Tensor, flow: ResidualFlow) -> Tensor:
-    """What F should return for r̂ = r: unshuffled (r - c_skip z_t) / c_out, for t > 0."""
+    """Training target of F, for r̂ = r: (r - c_skip z_t) / c_out, pixel-unshuffled; t > 0.
+
+    >>> residual = torch.randn(1, 3, 8, 8)
+    >>> t = torch.tensor([0.5])
+    >>> state = interpolate(residual, torch.randn(1, 3, 8, 8), t)
+    >>> network_target(residual, state, t, ResidualFlow()).shape
+    torch.Size([1, 12, 4, 4])
+    """
     c = precondition(t, flow.sigma_data)
     return F.pixel_unshuffle((residual - c.c_skip * state) / c.c_out, SIDE_MULTIPLE)
 
 
 def velocity(state: Tensor, residual: Tensor, t: Tensor) -> Tensor:
-    """v = (z_t - r̂) / t, what a flow-matching scheduler integrates; t (B,) in (0, 1]."""
+    """Velocity v = (z_t - r̂) / t, which a flow-matching scheduler integrates; t (B,) in (0, 1].
+
+    >>> state, residual = torch.full((1, 3, 2, 2), 0.6), torch.full((1, 3, 2, 2), 0.1)
+    >>> velocity(state, residual, torch.tensor([0.5])).max()
+    tensor(1.)
+    """
     return (state - residual) / t.view(-1, 1, 1, 1)
 
 
 def sample_times(
     count: int, *, mmse_share: float, low: float, high: float, generator: torch.Generator
 ) -> Tensor:
-    """Training times (count,): exactly 1 with chance `mmse_share`, else uniform in [low, high]."""
+    """Draw training times (count,): 1 with probability `mmse_share`, else uniform in [low, high].
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> sample_times(4, mmse_share=0.5, low=0.1, high=0.9, generator=generator)
+    tensor([1.0000, 0.6073, 1.0000, 1.0000])
+    """
     draws = torch.rand(2, count, generator=generator)
     return torch.where(draws[0] < mmse_share, 1.0, low + (high - low) * draws[1])
 
@@ -138,7 +196,15 @@ def sample_times(
 def flow_loss(
     network: Network, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor, flow: ResidualFlow
 ) -> Tensor:
-    """Mean squared error of F per image, (B,) float32; images in [-1, 1]."""
+    """Training loss: mean squared error of F per image, (B,) float32; images in [-1, 1].
+
+    >>> def network(x, timesteps):
+    ...     return torch.zeros(len(x), NETWORK_OUT_CHANNELS, *x.shape[2:])
+    >>> clean, degraded = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    >>> t, noise = torch.tensor([0.5, 1.0]), torch.randn(2, 3, 8, 8)
+    >>> flow_loss(network, clean, degraded, t, noise, ResidualFlow()).shape
+    torch.Size([2])
+    """
     residual = to_residual(clean, degraded, flow)
     state = interpolate(residual, noise, t)
     raw = network(network_input(state, degraded, t, flow), t * 1000.0)

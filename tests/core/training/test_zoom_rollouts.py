@@ -41,7 +41,7 @@ def test_images_are_dealt_to_their_rounds():
     assert images_per_round(spans, ids, grids, image_id=77, merge=2) == [1, 2]
     with pytest.raises(ValueError, match="row 0 do not match"):
         images_per_round(spans, ids.masked_fill(ids == 77, 5), grids[:2] + 1, 5, 2)
-    with pytest.raises(ValueError, match="3 images for the image tokens of 1"):
+    with pytest.raises(ValueError, match="image tokens of 3 images, got those of 1"):
         images_per_round(spans[:1], ids, grids, 77, 2)
 
 
@@ -52,5 +52,5 @@ def test_a_row_without_a_reply_is_refused():
         find_rounds(seen, OWN, 2)
     seen = SEEN.clone()
     seen[0, 5] = 0
-    with pytest.raises(ValueError, match="row 0 has no reply, or padding within"):
+    with pytest.raises(ValueError, match="row 0 has no reply, or padding between"):
         find_rounds(seen, OWN, 2)

@@ -66,10 +66,10 @@ def test_dpo_learns_from_them_without_making_or_rating(folders, own_pipe, tuned)
 
 def test_what_is_missing_is_named(folders, tmp_path):
     reports, inputs = folders
-    with pytest.raises(ValueError, match=r"0\.png is 44 x 40 px; crops of 48 px"):
+    with pytest.raises(ValueError, match=r"0\.png is 44 x 40 px, smaller than the crops of 48 px"):
         ReportedPhotos(reports, inputs, min_side=48)
-    with pytest.raises(ValueError, match="no report with two rated candidates"):
+    with pytest.raises(ValueError, match="a report with at least two rated candidates"):
         ReportedPhotos(inputs, inputs, min_side=16)
     (inputs / "1.png").unlink()
-    with pytest.raises(ValueError, match=r"1\.png is 0 times among the inputs"):
+    with pytest.raises(ValueError, match=r"one image called 1\.png among the inputs, got 0"):
         ReportedPhotos(reports, inputs, min_side=16)

@@ -135,7 +135,7 @@ def test_sampling_without_gradients_is_refused(own_pipe, tuned, degraded):
     with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
         sample(own_pipe, degraded, RolloutConfig())
     own_pipe.unet.requires_grad_(False)
-    with pytest.raises(RuntimeError, match="no parameter of the network requires one"):
+    with pytest.raises(RuntimeError, match="no parameter of the network requires a gradient"):
         sample(own_pipe, degraded, RolloutConfig())
 
 
@@ -144,7 +144,7 @@ def test_sampling_without_gradients_is_refused(own_pipe, tuned, degraded):
     [
         ({"steps": 2, "last": 3}, "evaluations with gradient"),
         ({"early_stop": 9}, "early_stop counts steps"),
-        ({"renoised": 2, "last": 2}, "wants last=1"),
+        ({"renoised": 2, "last": 2}, "needs last=1"),
     ],
 )
 def test_senseless_settings_are_refused(settings, message):

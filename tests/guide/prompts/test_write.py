@@ -187,11 +187,13 @@ def test_without_a_negative_prompt() -> None:
 def test_a_judge_without_words_and_no_tokenizer() -> None:
     found = write_prompts(Assessment.failed("truncated"), positive="a photo")
     assert (found.positive, found.negative, found.phrases) == ("a photo", "", ())
-    assert len(found.notes) == 2 and "no words" in found.notes[1]
+    assert len(found.notes) == 2 and "no text" in found.notes[1]
 
 
 def test_a_base_prompt_over_the_limit_teaches() -> None:
-    with pytest.raises(ValueError, match=r"positive base prompt takes more tokens .*4 of 3 t3"):
+    with pytest.raises(
+        ValueError, match=r"positive base prompt exceeds the token limit .*4 of 3 t3"
+    ):
         write_prompts(words(), of_words(3), positive="one two three four")
 
 
@@ -250,7 +252,7 @@ def test_pipelines_that_words_cannot_guide(pipe, tmp_path) -> None:
     with pytest.raises(TypeError, match="TinyRestorationPipeline takes no prompt"):
         PromptTarget.of(pipe)
     pipe.save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="no pipeline of diffusers"):
+    with pytest.raises(TypeError, match="is not a pipeline of diffusers"):
         PromptTarget.from_folder(str(tmp_path))
     with pytest.raises(OSError, match="nowhere"):
         PromptTarget.from_folder(str(tmp_path / "nowhere"))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from restoration_guide.fidelity.full_reference import ReferenceFigures, reference_figures
 from restoration_guide.report.folder import OWN_FILES, UNFINISHED, ReportExistsError
-from restoration_guide.report.picture import shown_size
+from restoration_guide.report.picture import drawn_size
 from restoration_guide.report.reference import rank_of_choice
 from restoration_guide.report.write import compare, write_report
 from restoration_guide.search.best_of_n import BestOfN
@@ -288,11 +288,11 @@ def test_a_kept_input_is_drawn_once(photo, stubs) -> None:
     assert once.width == twice.width and once.height <= twice.height - 256
 
 
-def test_shown_sizes() -> None:
-    assert shown_size(400, 320) == (400, 320)  # as it is
-    assert shown_size(100, 50) == (400, 200)  # whole times
-    assert shown_size(1280, 640) == (640, 320)  # reduced
-    assert shown_size(10_000, 1) == (640, 8)  # at least visible
+def test_drawn_sizes() -> None:
+    assert drawn_size(400, 320) == (400, 320)  # as it is
+    assert drawn_size(100, 50) == (400, 200)  # whole times
+    assert drawn_size(1280, 640) == (640, 320)  # reduced
+    assert drawn_size(10_000, 1) == (640, 8)  # at least visible
 
 
 # --- with the clean image ------------------------------------------------------------------------

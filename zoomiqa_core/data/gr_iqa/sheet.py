@@ -21,6 +21,12 @@ def contact_sheet(records: Sequence[GRIQARecord], images: Sequence[Image.Image])
 
     Below each: its label, the ratings of its rounds and the beginning of their text.
 
+    >>> from zoomiqa_core.data.gr_iqa.rationale import GRIQARound
+    >>> look = GRIQARound("Slightly soft.", "Crisp edges.", "Blur.", "Sure.", 3.5, "final")
+    >>> record = GRIQARecord("a.png", "How good?", (look,), mos=3.6, image_id="a")
+    >>> contact_sheet([record], [Image.new("RGB", (96, 64))]).size
+    (300, 450)
+
     Args:
         records: at least one.
         images: of the records, in the same order.

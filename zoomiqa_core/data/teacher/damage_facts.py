@@ -68,10 +68,15 @@ class DamagedPhoto:
 
 
 def damage_photo(photo: Tensor, kind: DamageKind, *, generator: torch.Generator) -> DamagedPhoto:
-    """Damage a clean photo and say what is true of the result.
+    """Damage a clean photo and record its rating, flaws and regions.
 
     Types that no model of this project is trained on (``HELD_OUT``) are never drawn. Ratings are
     drawn evenly over the scale first, then a cell near that rating, so that they do not crowd.
+
+    >>> photo = torch.rand(3, 64, 64)
+    >>> damaged = damage_photo(photo, "global", generator=torch.Generator().manual_seed(0))
+    >>> damaged.facts.rating, damaged.provenance["global"]
+    (2.75, ['hsv_saturation', 1])
 
     Args:
         photo: (3, H, W) in [0, 1], sides of at least 28 px.
