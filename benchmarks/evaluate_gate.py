@@ -65,7 +65,7 @@ def divisions(
         order = random.permutation(len(ratings))
         ours, others = order[:size], order[size:]
         found = calibrate(ratings[ours], good[ours], target_false_accept=target, resamples=1)
-        rates.append(check(ratings[others], good[others], found.min_rating).false_accept.value)
+        rates.append(check(ratings[others], good[others], found.threshold).false_accept.value)
     low, high = np.percentile(rates, [2.5, 97.5])
     kept = np.abs(np.array(rates) - target) <= BAND
     return {"mean": float(np.mean(rates)), "low": low, "high": high, "kept": float(kept.mean())}
@@ -93,7 +93,7 @@ def main() -> None:
         np.array([image.rating >= args.acceptable for image in images]) for images, _ in splits
     )
     found = calibrate(our_ratings, our_good, target_false_accept=args.target, seed=args.seed)
-    threshold = Estimate(found.min_rating, *found.interval)
+    threshold = Estimate(found.threshold, *found.interval)
     lines = [
         f"acceptable: people's rating ≥ {args.acceptable:g}; target {args.target:.0%}",
         f"threshold {threshold} from {len(ours)} images, {found.unacceptable} unacceptable",
@@ -105,7 +105,7 @@ def main() -> None:
     subsets = np.array([image.subset for image in others])
     for name in ("all", *sorted(set(subsets))):
         part = np.full(len(subsets), True) if name == "all" else subsets == name
-        rates[name] = check(other_ratings[part], other_good[part], found.min_rating)
+        rates[name] = check(other_ratings[part], other_good[part], found.threshold)
     head = ["test photos", *(column.replace("_", " ") for column in rates["all"]._fields)]
     lines.append(tables.table(head, ([n, *map(str, row)] for n, row in rates.items())))
     again = divisions(

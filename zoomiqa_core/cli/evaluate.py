@@ -66,7 +66,7 @@ def evaluate_judge(
     prints the shares of votes, majorities and best images that the judge agrees with.
     """
     if dataset == "votes":
-        _judge_votes(data, judge, split, batch, limit, out, seed)
+        _judge_votes(data, judge, split, batch, max_megapixels, limit, out, seed)
         return
     from zoomiqa_core.data.benchmarks.sets import find_benchmark, read_benchmark
     from zoomiqa_core.evaluation.run import default_folder, evaluate, sample
@@ -105,6 +105,7 @@ def _judge_votes(
     judge: JudgeOptions,
     split: str | None,
     batch: int,
+    max_megapixels: float | None,
     limit: int | None,
     out: Path | None,
     seed: int,
@@ -136,6 +137,7 @@ def _judge_votes(
             root=data.parent if data.is_file() else data,
             config={**identity, "settings": dict(getattr(scorer, "settings", {}))},
             batch=batch,
+            **limit_arguments(scorer, max_megapixels),
             process=process,
             progress=lambda chunks: progress(chunks, "Judging", hidden=hidden),
         )

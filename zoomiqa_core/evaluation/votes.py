@@ -31,8 +31,9 @@ from zoomiqa_core.data.benchmarks.votes import (
     read_votes,
 )
 from zoomiqa_core.evaluation.run import Judgement, evaluate, sample, weights_digest
-from zoomiqa_core.images.errors import ImageError
+from zoomiqa_core.images.errors import ImageError, ImageLimits
 from zoomiqa_core.images.inputs import read_or_fail
+from zoomiqa_core.images.sources import DEFAULT_LIMITS
 from zoomiqa_core.restoration.labels import mixture_rating, teacher_distances
 from zoomiqa_core.restoration.model import RestorationJudge
 from zoomiqa_core.restoration.pool import find_families, load_family
@@ -54,12 +55,14 @@ class Sharpness:
 
     name = SHARPNESS
 
-    def assess(self, images: Iterable[Any]) -> list[Assessment]:
+    def assess(
+        self, images: Iterable[Any], *, limits: ImageLimits = DEFAULT_LIMITS
+    ) -> list[Assessment]:
         """One assessment per image."""
-        return [self._assess(image) for image in images]
+        return [self._assess(image, limits) for image in images]
 
-    def _assess(self, source: Any) -> Assessment:
-        image = read_or_fail(source)
+    def _assess(self, source: Any, limits: ImageLimits) -> Assessment:
+        image = read_or_fail(source, limits=limits)
         if isinstance(image, Assessment):
             return image
         luma = (image.pixels * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
@@ -85,16 +88,16 @@ class JudgeWithInput:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.scorer, name)
 
-    def assess(self, images: Iterable[Path]) -> list[Assessment]:
+    def assess(self, images: Iterable[Path], **how: Any) -> list[Assessment]:
         """One assessment per image; one without a usable input fails."""
-        return [self._assess(image) for image in images]
+        return [self._assess(image, how) for image in images]
 
-    def _assess(self, image: Path) -> Assessment:
+    def _assess(self, image: Path, how: dict[str, Any]) -> Assessment:
         degraded = self.inputs[image]
         if degraded is None:
             return Assessment.failed("no_input", f"{image}: the votes name no input", str(image))
         try:
-            return self.scorer.assess(image, degraded=degraded)
+            return self.scorer.assess(image, degraded=degraded, **how)
         except (ImageError, ValueError) as error:  # the input's: a bad candidate does not raise
             code = error.code if isinstance(error, ImageError) else "wrong_size"
             return Assessment.failed(f"input_{code}", str(error), str(image))
@@ -154,6 +157,7 @@ def judge_pairs(
     root: Path,
     config: dict[str, Any],
     batch: int = 1,
+    limits: ImageLimits | None = None,
     process: Process | None = None,
     progress: Callable[[Sequence[list[int]]], Iterable[list[int]]] = iter,
 ) -> dict[str, list[Judgement]]:
@@ -198,6 +202,7 @@ def judge_pairs(
             root=root,
             config={**config, "row": row},
             batch=batch,
+            limits=limits,
             process=process,
             progress=progress,
         )

@@ -37,6 +37,8 @@ class Comparison:
     """Rating of each candidate, 1–5."""
     gains: tuple[float, ...]
     """Rating of each candidate − rating of the input; 0 without an input."""
+    gain_stds: tuple[float, ...]
+    """Standard deviation of each gain; 0 for the input itself and without an input."""
     ranking: tuple[int, ...]
     """Indices of the candidates, best first."""
     better: Tensor
@@ -50,8 +52,8 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
     >>> judge = RestorationScorer(RestorationJudge(width=8, members=2))
     >>> degraded = torch.rand(3, 64, 64)
     >>> comparison = judge.compare([degraded, degraded * 0.5], degraded=degraded)
-    >>> comparison.gains[0], float(comparison.better[0, 0])
-    (0.0, 0.5)
+    >>> comparison.gains[0], comparison.gain_stds[0], float(comparison.better[0, 0])
+    (0.0, 0.0, 0.5)
     """
 
     takes_degraded = True
@@ -106,7 +108,11 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         return found[0] if is_single_image(images) else found
 
     def compare(
-        self, candidates: Iterable[ImageSource], *, degraded: ImageSource | None = None
+        self,
+        candidates: Iterable[ImageSource],
+        *,
+        degraded: ImageSource | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> Comparison:
         """Rank candidates of one input.
 
@@ -114,8 +120,8 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
             ImageError: an image cannot be read.
             ValueError: no candidates, or sizes that do not match.
         """
-        given = None if degraded is None else self._pixels(degraded)
-        outputs = [self._output(self._pixels(image), given) for image in candidates]
+        given = None if degraded is None else self._pixels(degraded, limits)
+        outputs = [self._output(self._pixels(image, limits), given) for image in candidates]
         if not outputs:
             raise ValueError("compare() needs at least one candidate")
         ratings = torch.cat([out.rating for out in outputs]).cpu()
@@ -124,6 +130,7 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         return Comparison(
             tuple(ratings.tolist()),
             tuple(float(out.gain) for out in outputs),
+            tuple(float(out.gain_std) for out in outputs),
             tuple(ranking.tolist()),
             probability_better(ratings, stds),
         )

@@ -74,3 +74,11 @@ def test_mistakes_end_with_a_message(folder: Path) -> None:
     ):
         result = zoomiqa(*arguments)
         assert result.exit_code == 1 and message in " ".join(result.output.split())
+
+
+def test_the_largest_image_is_the_callers_to_set(folder: Path) -> None:
+    result = zoomiqa("--data", "photos", "--scorer", "restoration", "--max-megapixels", "0.005")
+    assert result.exit_code == 2  # 96² is more
+    for row, name in (("with input", "input_too_large"), ("without input", "too_large")):
+        assert f"{row}: 6 of 6 images failed (6 {name})" in result.stdout
+    assert "sharpness: 6 of 6 images failed (6 too_large)" in result.stdout

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import zoomiqa_core as zi
 from restoration_guide.cli.main import app
 from tests.core.judges import ScriptedBackend
 from tests.guide.tiny_pipelines import build
@@ -199,7 +200,9 @@ def test_labels_that_cannot_be_used(run, labelled, tmp_path) -> None:
     assert f"{labelled}, column 'acceptable': " in few.stderr
     labelled.write_text("image,acceptable\n1.png,1\nnone.png,0\n", encoding="utf-8")
     absent = run("calibrate-gate", labelled)
-    assert absent.exit_code == 1 and f"{labelled}, column 'image': no file " in absent.stderr
+    assert (
+        absent.exit_code == 1 and f"{labelled}, column image or result: no file " in absent.stderr
+    )
     assert "none.png; --images names their folder" in absent.stderr
     labelled.write_text("image,acceptable\n1.png,maybe\n", encoding="utf-8")
     odd = run("calibrate-gate", labelled)
@@ -217,6 +220,108 @@ def test_the_real_judge_calibrates_and_an_image_that_fails_is_counted(labelled, 
     clean = str(labelled.parent / "0.png")
     judged = CliRunner().invoke(app, ["gate", clean, clean, "--config", str(out)])
     assert judged.exit_code in (0, 2) and judged.stdout.startswith(("keep_input", "retry"))
+
+
+@pytest.fixture
+def compared(tmp_path) -> Path:
+    """30 noisy photos, two results of each: less noise is acceptable, more noise is not."""
+    import torch
+    from torch.nn import functional
+
+    generator = torch.Generator().manual_seed(0)
+    lines = ["input,result,acceptable,photo"]
+    for index in range(30):
+        coarse = torch.rand(1, 3, 6, 6, generator=generator)
+        clean = functional.interpolate(coarse, (64, 64), mode="bicubic")[0].clamp(0.2, 0.8)
+        noise = torch.randn(clean.shape, generator=generator)
+        for name, strength in (("in", 0.06), ("good", 0.01), ("bad", 0.16)):
+            image = (clean + strength * noise).clamp(0, 1)
+            save_png(image, tmp_path / "pairs" / f"{index}-{name}.png")
+        lines += [
+            f"{index}-in.png,{index}-good.png,1,{index}",
+            f"{index}-in.png,{index}-bad.png,0,{index}",
+        ]
+    table = tmp_path / "pairs" / "labels.csv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
+def test_a_judge_that_takes_the_input_is_calibrated_on_gains(compared, tmp_path) -> None:
+    out = tmp_path / "gate.yaml"
+    line = ["calibrate-gate", str(compared), "--scorer", "restoration", "--out", str(out)]
+    result = CliRunner().invoke(app, [*line, "--hold-out", "0.3"])
+    assert result.exit_code == 0, result.output
+    settings = yaml.safe_load(out.read_text(encoding="utf-8"))
+    assert settings["confidence"] == 0.5 and "min_rating" not in settings
+    assert -4 < settings["min_gain"] < 0  # of 21 bad results, all worse than their input
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("min_gain ") and "from 42 images of 21 photos, 21 of" in lines[0]
+    assert lines[2].startswith("held out: false accept 0.0% [0.0%, 33.6%] of 9")
+    # of all 30, k = ⌈31 · .95⌉ = 30: just above the largest bound of a bad result
+    judge, folder = zi.load_scorer("restoration"), compared.parent
+    said = [
+        judge.compare([folder / f"{index}-bad.png"], degraded=folder / f"{index}-in.png")
+        for index in range(30)
+    ]
+    for k in (0.5, 2.0):
+        bounds = [one.gains[0] - k * one.gain_stds[0] for one in said]
+        CliRunner().invoke(app, [*line, "--hold-out", "0", "--confidence", str(k)])
+        settings = yaml.safe_load(out.read_text(encoding="utf-8"))
+        assert settings["confidence"] == k
+        assert settings["min_gain"] == pytest.approx(max(bounds), abs=1e-6)
+
+
+def test_other_judges_rate_the_results_of_pairs(run, compared, tmp_path) -> None:
+    out = tmp_path / "gate.yaml"
+    result = run("calibrate-gate", compared, "--out", out)
+    assert result.exit_code == 0 and result.stdout.startswith("min_rating "), result.output
+    assert "confidence" not in yaml.safe_load(out.read_text(encoding="utf-8"))
+
+
+def test_a_pair_that_cannot_be_compared_is_named_and_counted(compared, tmp_path) -> None:
+    (compared.parent / "3-bad.png").write_bytes(b"")
+    import torch
+
+    save_png(torch.rand(3, 40, 64), compared.parent / "4-bad.png")
+    out = tmp_path / "gate.yaml"
+    line = ["calibrate-gate", str(compared), "--scorer", "restoration", "--hold-out", "0"]
+    result = CliRunner().invoke(app, [*line, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "error: empty: " in result.stderr and "3-bad.png, compared with" in result.stderr
+    assert "error: wrong_size: " in result.stderr and "4-bad.png, compared" in result.stderr
+    assert "30 of them unacceptable" in result.stdout
+
+
+def test_photos_are_held_out_whole(compared, tmp_path) -> None:
+    rows = compared.read_text(encoding="utf-8").splitlines()
+    merged = [
+        rows[0],
+        *(f"{row.rsplit(',', 1)[0]},{int(row.rsplit(',', 1)[1]) // 10}" for row in rows[1:]),
+    ]
+    compared.write_text("\n".join(merged) + "\n", encoding="utf-8")
+    line = ["calibrate-gate", str(compared), "--scorer", "restoration", "--hold-out", "0.3"]
+    result = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "gate.yaml")])
+    assert result.exit_code == 0, result.output
+    # of three photos of 10 pairs, one is held out; its ten bad results are one photo
+    assert "from 40 images of 2 photos, 20 of them" in result.stdout
+    assert "held out: false accept 0.0% [0.0%, 97.5%] of 10, as 1 independent" in result.stdout
+    rows = [",".join(row.split(",")[:3]) for row in rows]  # without the column: by input
+    compared.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    by_input = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "gate.yaml")])
+    assert "from 42 images of 21 photos" in by_input.stdout
+
+
+def test_columns_of_labels(run, tmp_path) -> None:
+    for header, row, words in (
+        ("input,result", "a,b", "no column ['acceptable']"),
+        ("result,acceptable", "a,1", "line 2: no value for 'input'"),
+        ("photo,acceptable", "a,1", "line 2: no value for 'image'"),
+        ("input,result,acceptable", "a,,1", "line 2: no value for 'result'"),
+    ):
+        table = tmp_path / "labels.csv"
+        table.write_text(f"{header}\n{row}\n", encoding="utf-8")
+        result = run("calibrate-gate", table)
+        assert result.exit_code == 1 and words in result.stderr
 
 
 # --- prompts -------------------------------------------------------------------------------------
