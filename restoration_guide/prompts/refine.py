@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from restoration_guide.fidelity.colour import is_grey
 from restoration_guide.gate.gate import QualityGate
 from restoration_guide.gate.run import with_plan
 from restoration_guide.gate.verdict import Verdict
 from restoration_guide.prompts.write import PromptTarget, WrittenPrompts, write_prompts
+from restoration_guide.search.screening import matched_colour
 from zoomiqa_core.assessment import MIN_RATING, Assessment
-from zoomiqa_core.images.sources import ImageSource, read_image, save_png
+from zoomiqa_core.images.sources import ImageSource, read_image, save_image
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 if TYPE_CHECKING:
     from restoration_guide.fidelity.measure import FidelityLimits
     from restoration_guide.restorers.base import Restorer
+    from zoomiqa_core.images.decoded import DecodedImage
     from zoomiqa_core.scorer import Scorer
 
 
@@ -83,6 +86,8 @@ class Refinement:
     """Every round, in order."""
     reason: str
     """Why it ended."""
+    decoded: DecodedImage | None = None
+    """The image as it was read: its EXIF and alpha go into ``best.png``."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON, without images."""
@@ -101,7 +106,7 @@ class Refinement:
             The directory.
         """
         folder = Path(directory).expanduser()
-        save_png(self.image, folder / "best.png")
+        save_image(self.image, folder / "best.png", like=self.decoded)
         write_text_atomic(folder / "refinement.json", to_json(self.to_dict(), sort_keys=False))
         return folder
 
@@ -163,7 +168,9 @@ def refine(
     gate = QualityGate(
         scorer, MIN_RATING, second=second, confidence=confidence, min_gain=min_gain, limits=limits
     )
-    source = read_image(image, limits=restorer.limits).pixels
+    decoded = read_image(image, limits=restorer.limits)
+    source = decoded.pixels
+    grey = is_grey(source)
     current, said = source, gate.judge(source)
     first, steps, reason = said[0], [], f"all {rounds} rounds are done"
     for number in range(rounds):
@@ -183,7 +190,7 @@ def refine(
             guided: Any = with_plan(restorer, (settings,))
             words = prompts.positive, prompts.negative or ""
             stream = guided.with_prompts(*words).restore(current[None], n=1, seed=seed + number)
-            result = next(iter(stream)).image
+            result = matched_colour(next(iter(stream)), grey).image
         except Exception as raised:  # whatever a restorer raises, what was kept counts
             error = f"{type(raised).__name__}: {raised}"
         verdict = gate.compare(source, result, said)
@@ -192,7 +199,7 @@ def refine(
         if verdict.accepted and result is not None:
             current = result.detach().float().cpu().clamp(0, 1)
             said = tuple(each.after for each in verdict.ratings)
-    return Refinement(source, current, first, said[0], tuple(steps), reason)
+    return Refinement(source, current, first, said[0], tuple(steps), reason, decoded)
 
 
 def _target_of(restorer: Any) -> PromptTarget:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFile
 
@@ -14,6 +17,7 @@ from zoomiqa_core.images.errors import ImageLimits
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 
+_LITTLE = sys.byteorder == "little"
 _lock = threading.Lock()
 _active = 0
 _before: tuple[bool, int | None] = (False, None)
@@ -42,6 +46,43 @@ def pillow_settings(limits: ImageLimits) -> Iterator[None]:
             _active -= 1
             if _active == 0:
                 ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = _before
+
+
+def low_bytes(image: Image.Image) -> Image.Image | None:
+    """The less significant bytes of a file's 16-bit colours, as an 8-bit image.
+
+    Pillow reads the more significant ones alone; told the other order of bytes, it reads these.
+
+    Args:
+        image: opened, and not loaded yet.
+
+    Returns:
+        None where there are none, or none can be read: ``image`` is all there is.
+    """
+    file: Any = getattr(image, "fp", None)
+    tiles = getattr(image, "tile", ())
+    if image.mode not in ("RGB", "RGBA") or image.format not in ("PNG", "TIFF") or file is None:
+        return None
+    other_order = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if _LITTLE else ";16L"}
+
+    def swapped(tile: Any) -> Any:
+        given = (tile.args,) if isinstance(tile.args, str) else tuple(tile.args)
+        mode = str(given[0])
+        mode = mode[:-4] + other_order.get(mode[-4:], mode[-4:])
+        return tile._replace(args=mode if isinstance(tile.args, str) else (mode, *given[1:]))
+
+    turned = [swapped(tile) for tile in tiles]
+    if not tiles or any(tile == before for tile, before in zip(turned, tiles, strict=True)):
+        return None
+    position = file.tell()
+    file.seek(0)
+    data = io.BytesIO(file.read())
+    file.seek(position)
+    low: Any = Image.open(data, formats=[image.format])
+    low.seek(image.tell())
+    low.tile = turned
+    low.load()
+    return low
 
 
 def is_heif(path: str | Path) -> bool:

@@ -31,6 +31,7 @@ from zoomiqa_core.images.errors import (
     UnknownFormatError,
     UnreadableImageError,
 )
+from zoomiqa_core.images.pillow import low_bytes
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -90,21 +91,27 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> DecodedImage
             notes.append(f"{current} of {frames} frames")
         # The raw mode is known only until the pixels are loaded.
         is_16_bit = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+        low = low_bytes(image) if is_16_bit else None
         image.load()
         exif, orientation, exif_notes = _read_exif(image)
         notes += exif_notes
         if cicp is None:
             image, profile_note = convert_profile(image)
             colour_note = profile_note or colour_note
+            low = None if profile_note else low
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
+            low = None if low is None else low.transpose(_UPRIGHT[orientation])
         if colour_note is not None:
             notes.append(colour_note)
         if image.mode == "CMYK":
             notes.append("CMYK converted without a colour profile")
-        if image.mode in ("RGB", "RGBA") and is_16_bit:
-            notes.append("16-bit colour read at 8 bits")
-        array = _channels(image, is_16_bit, name)
+        if low is not None and "transparency" not in image.info:
+            array = np.array(image).astype(np.uint16) << 8 | np.array(low)
+        else:
+            if image.mode in ("RGB", "RGBA") and is_16_bit:
+                notes.append("16-bit colour read at 8 bits")
+            array = _channels(image, is_16_bit, name)
     decoded = _to_rgb(torch.from_numpy(array), name, convert)
     return replace(decoded, notes=(*notes, *decoded.notes), exif=exif)
 

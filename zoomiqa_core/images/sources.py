@@ -112,9 +112,9 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
 
     Returns:
         The upright image (EXIF orientation applied). Alpha is composited over white; of an
-        animation the current frame is read, the first of a file; 16-bit grey keeps its depth,
-        16-bit colour files are read at 8 bits (Pillow's decoders); colours are converted to sRGB.
-        All of it is noted.
+        animation the current frame is read, the first of a file; 16 bits keep their depth, except
+        where a colour profile or a transparent colour is applied (in Pillow, at 8 bits); colours
+        are converted to sRGB. All of it is noted.
 
     Raises:
         ImageError: A subclass whose ``code`` is one of ``missing``, ``directory``, ``empty``,

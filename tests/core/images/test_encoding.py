@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
@@ -149,6 +151,51 @@ def test_16_bits_by_libpng(channels) -> None:
         image.load()
         assert image.info["icc_profile"] == srgb_profile()
         assert image.getexif()[BASE.Make] == "Leica"
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bits_in_and_out_are_the_same(tmp_path, channels) -> None:
+    levels = np.random.default_rng(0).integers(0, 65536, (7, 5, 4), np.uint16)
+    levels[..., 3] = np.arange(35).reshape(7, 5) + 65_501  # the last is opaque
+    wanted = levels[..., :3] / 65535
+    alpha = None
+    if channels == 4:
+        alpha = torch.from_numpy(levels[..., 3] / 65535)[None].float()
+        wanted = wanted * levels[..., 3:] / 65535 + 1 - levels[..., 3:] / 65535
+    pixels = torch.from_numpy(wanted).permute(2, 0, 1)
+    (tmp_path / "a.png").write_bytes(encode(pixels, "PNG", alpha=alpha, bits=16))
+    decoded = read_image(tmp_path / "a.png")
+    torch.testing.assert_close(decoded.pixels, pixels.float(), rtol=0, atol=1 / 65535)
+    again = save_image(decoded.pixels, tmp_path / "b.png", like=decoded, bits=16)
+    torch.testing.assert_close(read_image(again).pixels, decoded.pixels, rtol=0, atol=1 / 65535)
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("order", "<>")
+def test_16_bit_colours_of_a_tiff_keep_their_depth(tmp_path, order, compression) -> None:
+    levels = np.random.default_rng(0).integers(0, 65536, (3, 4, 3), np.uint16)
+    data = levels.astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if compression == 8 else data
+    tags = [
+        (256, 4), (257, 3), (258, 16), (259, compression), (262, 2), (273, 8), (274, 6), (277, 3),
+        (278, 3), (279, len(data)),
+    ]  # fmt: skip
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(data))
+    tail = struct.pack(order + "H", len(tags))
+    bits = 8 + len(data) + 2 + 12 * len(tags) + 4
+    for tag, value in tags:
+        count, value = (3, bits) if tag == 258 else (1, value)
+        packed = struct.pack(order + "I", value)
+        if tag != 258 and value < 65536:
+            packed = struct.pack(order + "HH", value, 0)
+        tail += struct.pack(order + "HHI", tag, 3, count) + packed
+    tail += bytes(4) + struct.pack(order + "HHH", 16, 16, 16)
+    (tmp_path / "a.tiff").write_bytes(head + data + tail)
+    wanted = torch.from_numpy(np.rot90(levels, -1).astype(np.float32) / 65535).permute(2, 0, 1)
+    decoded = read_image(tmp_path / "a.tiff")
+    torch.testing.assert_close(decoded.pixels, wanted, rtol=0, atol=1e-6)
+    with Image.open(tmp_path / "a.tiff") as image:  # which is left as it was
+        torch.testing.assert_close(read_image(image).pixels, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -110,11 +110,11 @@ RIGHT = {
         [[WHITE, BLACK]],
         ["alpha composited over white"],
     ),
-    # 0x8040 is read as its upper byte, 0x80.
+    # 0x8040 keeps its depth.
     "rgb16.png": (
         png(1, 1, 16, 2, b"\0" + u16(0x8040, 0, 0xFFFF)),
-        [[(128 / 255, 0, 1)]],
-        ["16-bit colour read at 8 bits"],
+        [[(0x8040 / 65535, 0, 1)]],
+        [],
     ),
     "rgb16_key.png": (
         png(

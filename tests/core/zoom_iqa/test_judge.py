@@ -210,8 +210,8 @@ def test_few_decoded_photos_are_held_at_once(monkeypatch):
     """Only 8-bit pictures are kept, and a group ends once it has enough pixels."""
     decoded, groups = [], []
 
-    def read(source):
-        image: Any = read_or_fail(source)
+    def read(source, **how):
+        image: Any = read_or_fail(source, **how)
         decoded.append(weakref.ref(image.pixels))
         return image
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.prompts.refine import refine
@@ -16,7 +17,7 @@ from restoration_guide.prompts.write import PromptTarget
 from restoration_guide.restorers.base import Candidate, Settings
 from tests.core.judges import ScriptedBackend
 from tests.guide.tiny_pipelines import build, options
-from zoomiqa_core.images.sources import ImageLimits, read_image
+from zoomiqa_core.images.sources import ImageLimits, read_image, to_pil
 from zoomiqa_core.training.tiny_vlm import TinySize, build_tiny_vlm, teach_replies
 from zoomiqa_core.zoom_iqa.answer import format_answer
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
@@ -161,6 +162,24 @@ def test_every_step_is_written_down(photo, tmp_path) -> None:
     assert step["verdict"]["action"] == "accept" and step["verdict"]["fidelity"]
     saved = read_image(folder / "best.png").pixels
     assert float((saved - photo * 0.99).abs().max()) < 1 / 255
+
+
+def test_greyscale_exif_and_alpha_are_kept(photo, tmp_path) -> None:
+    def tinted(image):
+        return (image + torch.tensor([0.02, 0, 0])[:, None, None]).clamp(0, 1)
+
+    picture = to_pil(photo).convert("LA")
+    picture.putalpha(200)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Leica"
+    picture.save(tmp_path / "in.png", exif=exif)
+    said = judge(reply(2.0, "Crisp edges.", "Noise."), reply(4.0, "None.", "None."))
+    found = refine(Reads(tinted), said, tmp_path / "in.png", rounds=1, limits=ANY)
+    assert [step.kept for step in found.steps] == [True]
+    assert torch.equal(found.image[0], found.image[2])
+    with Image.open(found.save(tmp_path / "out") / "best.png") as saved:
+        assert saved.getexif()[ExifTags.Base.Make] == "Leica"
+        assert saved.mode == "RGBA" and saved.getchannel("A").getextrema() == (200, 200)
 
 
 def test_the_restorers_own_pipeline_sets_the_length(photo) -> None:

@@ -148,8 +148,8 @@ def test_the_change_is_measured_on_usable_candidates() -> None:
 
 
 def test_candidates_below_the_input_do_not_change_the_winner() -> None:
-    # of 0 (value .5) and 1 (.6) the better rated 0 weighs more and is nearer to their mean; three
-    # poor ones at .9 used to pull the mean to 1
+    # of 0 (value .5) and 1 (.6) the better rated 0 weighs more and is nearer to their mean, .545;
+    # with three poor ones at .9 the mean would be .648, nearer to 1
     images = {"input": 0.4, 0: 0.5, 1: 0.6, 2: 0.9, 3: 0.9, 4: 0.9}
     rows = [INPUT, row(0, 3.6), row(1, 3.5), *(row(i, 2.9) for i in (2, 3, 4))]
 
@@ -158,6 +158,25 @@ def test_candidates_below_the_input_do_not_change_the_winner() -> None:
         return choose(with_consensus(rows, flat, RULE), ChoiceRule(min_change=0)).index
 
     assert winner(rows[:3]) == winner(rows) == 0
+    everything = [images[index] for index in range(5)]
+    flat = [torch.full((3, 2, 2), value) for value in everything]
+    distances = consensus_distances(flat, [each.rating for each in rows[1:]], RULE.temperature)
+    assert min(range(2), key=lambda index: distances[index]) == 1  # so the test can fail
+
+
+@given(st.lists(st.tuples(st.floats(1, 3), st.floats(0, 1)), max_size=5))
+def test_no_candidate_below_the_gain_changes_a_figure_of_the_others(poor) -> None:
+    values: dict[Index, float] = {"input": 0.4, 0: 0.5, 1: 0.6, 2: 0.55}
+    rows = [INPUT, row(0, 3.6), row(1, 3.5), row(2, 3.3)]
+    added = [row(3 + number, rating) for number, (rating, _) in enumerate(poor)]
+    values |= {each.index: value for each, (_, value) in zip(added, poor, strict=True)}
+
+    def figures(rows: list[Row]) -> tuple[Change | None, list[float]]:
+        images = {index: torch.full((3, 40, 40), value) for index, value in values.items()}
+        source, *better = with_consensus(rows, lambda index: images[index], RULE)[:4]
+        return source.change, [each.consensus_distance for each in better]
+
+    assert figures(rows + added) == figures(rows)
 
 
 def test_the_second_judge_is_shown_the_best_rated() -> None:
