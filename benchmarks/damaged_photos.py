@@ -1,9 +1,8 @@
-"""The photos that restoration is measured on: clean crops, each damaged in its own way.
+"""Test images for restoration: crops of clean photos and their reproducible damage.
 
-A photo's number is its place in the sorted folder. The number, the seed and the preset fix the
-damage, so every script that is given one folder and one seed tests the same damaged photos. They
-are cropped in the middle; where more crops than photos are asked for, further ones come from the
-corners.
+The damage depends on the photo's number (its index in the sorted folder), the seed and the preset
+only, so scripts with the same folder and seed test the same images. Photos are cropped in the
+middle, and in the corners if more crops than photos are requested.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from zoomiqa_core.images.sources import find_images, read_image
 SIDE = 256
 """Height and width of the crops in pixels."""
 CORNERS = ("top left", "top right", "bottom right", "bottom left")
-"""Where further crops are taken, in this order."""
+"""Positions of additional crops, in this order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,22 +28,28 @@ class Photo:
     """A crop of one clean photo."""
 
     number: int
-    """Place of its file in the sorted folder, from 0; further crops count on from there."""
+    """Index of its file in the sorted folder; corner crops have higher numbers."""
     name: str
-    """File name; with the corner, where the crop is not the middle."""
+    """File name, and the corner unless it is the middle crop."""
     clean: Tensor
     """(3, SIDE, SIDE) float32 in [0, 1]."""
 
 
 def read_photos(folder: str | os.PathLike[str], count: int | None = None) -> list[Photo]:
-    """Photos of a folder: all, or ``count`` of them spread evenly over it.
+    """Middle crops of a folder's photos: of all, or of ``count`` spread evenly over it.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> for name in "abcd":
+    ...     _ = save_png(torch.rand(3, 256, 320), f"{name}.png")
+    >>> [(photo.number, photo.name) for photo in read_photos(".", 2)]
+    [(0, 'a.png'), (2, 'c.png')]
 
     Raises:
         ValueError: ``count`` is below 1, or a photo is too small.
         ImageError: the folder holds no image, or a file is none.
     """
     if count is not None and count < 1:
-        raise ValueError(f"count is a number of photos, at least 1; got {count}")
+        raise ValueError(f"count must be at least 1, got {count}")
     numbered = list(enumerate(find_images([folder])))
     if count is not None:
         numbered = numbered[:: max(len(numbered) // count, 1)][:count]
@@ -55,10 +60,10 @@ def read_photos(folder: str | os.PathLike[str], count: int | None = None) -> lis
 
 
 def read_crops(folder: str | os.PathLike[str], count: int) -> list[Photo]:
-    """``count`` crops: those of :func:`read_photos`, and where photos run out, their corners.
+    """``count`` crops: the middle of every photo, then corners until there are enough.
 
-    All top left corners first, and so on clockwise; of the last round as many as are missing,
-    spread evenly. Corner and middle overlap in photos below twice the crop's side.
+    First all top left corners, then clockwise; of the last corner only as many as are missing,
+    spread evenly over the photos. In photos smaller than twice the crop, crops overlap.
 
     Raises:
         ValueError: ``count`` is below 1 or above five crops a photo, or a photo is too small.
@@ -72,7 +77,7 @@ def read_crops(folder: str | os.PathLike[str], count: int) -> list[Photo]:
             name, clean = f"{path.name}, {corner}", _corner(read_image(path).pixels, corner)
             photos.append(Photo(number + turn * len(paths), name, clean))
     if len(photos) < count:
-        raise ValueError(f"{len(paths)} photos give {len(photos)} crops; {count} were asked for")
+        raise ValueError(f"{len(paths)} photos have {len(photos)} crops, expected {count}")
     return photos
 
 
@@ -84,7 +89,10 @@ def _corner(image: Tensor, corner: str) -> Tensor:
 
 
 def centre_crop(image: Tensor, height: int, width: int) -> Tensor:
-    """The middle (..., height, width) of (..., H, W); an odd margin is larger below and right.
+    """The middle (..., height, width) of (..., H, W); odd margins are larger below and right.
+
+    >>> centre_crop(torch.arange(5).view(1, 1, 5), 1, 2)
+    tensor([[[1, 2]]])
 
     Raises:
         ValueError: the image is smaller.
@@ -100,16 +108,24 @@ def centre_crop(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def damage(photo: Photo, preset: str, *, seed: int) -> Tensor:
-    """(3, SIDE, SIDE) in [0, 1]: the photo damaged by a preset of ``degradations.PRESETS``."""
+    """Damage a photo by a preset of ``zoomiqa_core.data.damage.restoration``: (3, SIDE, SIDE).
+
+    >>> photo = Photo(0, "a.png", torch.rand(3, SIDE, SIDE))
+    >>> torch.equal(damage(photo, "mixed", seed=0), damage(photo, "mixed", seed=0))
+    True
+    """
     generator = damage_generator(seed, photo.number)
     return degrade(photo.clean[None], preset, generator=generator).images[0]
 
 
 def damage_generator(seed: int, number: int) -> torch.Generator:
-    """CPU generator of one photo's damage under ``seed``.
+    """CPU generator for the damage of one photo.
 
-    Its stream is unrelated to every candidate's (``restorers.candidate_generator``), which may have
-    the same seed and number: otherwise a restorer could draw the very noise it is to remove.
+    Independent of the generators of candidates (``restorers.candidate_generator``) with the same
+    seed and number; otherwise a restorer could draw the noise that it should remove.
+
+    >>> damage_generator(0, 3).initial_seed() == damage_generator(0, 4).initial_seed()
+    False
     """
     sequence = np.random.SeedSequence([seed, number], spawn_key=(1,))  # candidates have no key
     # torch seeds are signed 64-bit numbers

@@ -1,6 +1,6 @@
-"""What :mod:`benchmarks.evaluate_judge` measures: agreement with people, damage, intervals.
+"""Measures of :mod:`benchmarks.evaluate_judge`: agreement with people, damage, intervals.
 
-Each function gives a part of the table, with 95 % bootstrap intervals.
+Each table function returns rows of the result with 95 % bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ MONOTONE = ("white_noise", "impulse_noise", "gaussian_blur", "jpeg", "jpeg2000")
 LOCAL = ("gaussian_blur", "white_noise", "jpeg", "impulse_noise", "pixelate", "lens_blur")
 """Types of the local-damage test, at levels 3–5."""
 UNGRADED = ("mean_shift", "contrast_change")
-"""Types whose levels run from one extreme to the other: they have no order of severity, so that the
-ordered pairs are counted with them and without."""
+"""Types whose levels run from one extreme to the other, without an order of severity; ordered pairs
+are counted with and without them."""
 MIN_GAP = 0.25
-"""Two levels of a type count as ordered when people rate them this far apart on average."""
+"""Two levels of a type count as ordered if their mean opinions are at least this far apart."""
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-"""Of the intervals whose coverage is counted."""
+"""Probabilities of the intervals whose coverage is measured."""
 SIDE = 384
-"""Of the unfamiliar images, pixels."""
+"""Side of out-of-distribution images, pixels."""
 WORDS = ("the", "image", "page", "quality", "of", "reading", "light", "a", "sharp", "photograph")
 
 Table = dict[str, Estimate | float]
 
 
 class Judged(NamedTuple):
-    """What the judge and people say of the same N images."""
+    """Ratings of the same N images by the judge and by people."""
 
     rating: np.ndarray
-    """(N,) the judge's."""
+    """(N,) the judge's ratings."""
     std: np.ndarray
-    """(N,) its standard deviation."""
+    """(N,) the judge's standard deviations."""
     people: np.ndarray
     """(N,) mean opinion on 1–5."""
     subset: np.ndarray
-    """(N,) names."""
+    """(N,) names of the dataset's subsets."""
 
 
 def judge_rated(proxy: QualityProxy, folder: str, split: str) -> Judged:
-    """Judge a split of BIQ2021, whole photos."""
+    """Judge the whole photos of a split of BIQ2021."""
     images = read_biq2021(folder, split)
     outs = [proxy(to_batch(i.path)) for i in track(images, f"BIQ2021 {split}")]
     return Judged(
@@ -82,7 +82,7 @@ def judge_rated(proxy: QualityProxy, folder: str, split: str) -> Judged:
 
 
 def against_people(judged: Judged, seed: int) -> Table:
-    """Correlations of the rating with people's, and of the spread with the error."""
+    """Correlation of ratings with people's, and calibration of the standard deviations."""
     rating, std, people, subset = judged
     table: Table = {
         f"BIQ2021 {name} SRCC": bootstrap(srcc, rating[subset == name], people[subset == name])
@@ -113,7 +113,7 @@ def distortion_ratings(
 
 
 def against_distortions(ratings: dict[str, np.ndarray], seed: int) -> Table:
-    """Agreement with KADID's mean opinion per type and level, types seen in training and not."""
+    """Agreement with KADID's mean opinions, for types used in training and for others."""
     table: Table = {}
     for label, names in (
         ("seen", [n for n in DISTORTIONS if n not in HELD_OUT]),
@@ -148,7 +148,7 @@ def _by_photo(
 
 
 def _ordered_share(rating: np.ndarray, people: np.ndarray) -> float:
-    """Share of level pairs, apart by ≥ MIN_GAP for people, that the ratings order alike.
+    """Share of level pairs ≥ MIN_GAP apart in mean opinion that the ratings order correctly.
 
     Args:
         rating: (photos, types, 5).
@@ -163,7 +163,7 @@ def _ordered_share(rating: np.ndarray, people: np.ndarray) -> float:
 
 
 def against_local_damage(proxy: QualityProxy, photos: list[Path], size: int, seed: int) -> Table:
-    """Does the map find damage of a fifth of the area (chance: pointing .2, IoU .11)?"""
+    """How well the map locates damage of a fifth of the area (chance: pointing .2, IoU .11)."""
     hits, overlaps = [], []
     for index, photo in enumerate(track(photos, "local damage")):
         clean = read_crop(photo, size)
@@ -172,9 +172,9 @@ def against_local_damage(proxy: QualityProxy, photos: list[Path], size: int, see
             level = 3 + (index + position) % 3
             damage = damage_locally(clean, name, level, area=(0.2, 0.2), generator=generator)
             cells = functional.avg_pool2d(damage.mask, STRIDE)[0, 0]
-            found = proxy(damage.images).map[0, 0]
-            hits.append(float(pointing(found, cells)))
-            overlaps.append(damage_iou(found, cells))
+            quality_map = proxy(damage.images).map[0, 0]
+            hits.append(float(pointing(quality_map, cells)))
+            overlaps.append(damage_iou(quality_map, cells))
     return {
         "local damage: pointing": bootstrap(np.mean, hits, seed=seed),
         "local damage: IoU": bootstrap(np.mean, overlaps, seed=seed),
@@ -182,14 +182,14 @@ def against_local_damage(proxy: QualityProxy, photos: list[Path], size: int, see
 
 
 def read_crop(photo: Path, size: int) -> torch.Tensor:
-    """Central (1, 3, ≤ size, ≤ size) crop with sides cut to multiples of the map's cell."""
+    """Central crop of at most ``size``² px, sides multiples of a map cell: (1, 3, h, w)."""
     image = to_batch(photo)
     height, width = (min(size, side) // STRIDE * STRIDE for side in image.shape[-2:])
     return centre_crop(image, height, width)
 
 
 def interval_table(error: np.ndarray, std: np.ndarray, seed: int) -> Table:
-    """Coverage of the intervals and their calibration error, of (N,) errors and deviations."""
+    """Coverage and calibration error of the intervals of (N,) standard deviations."""
     table: Table = {
         f"coverage of the {level:.0%} interval".replace("%", " %"): bootstrap(
             lambda e, s, level=level: interval_coverage(e, s, level), error, std, seed=seed
@@ -204,7 +204,7 @@ def interval_table(error: np.ndarray, std: np.ndarray, seed: int) -> Table:
 
 
 def text_page(generator: torch.Generator) -> Tensor:
-    """(1, 3, SIDE, SIDE): black words on white, of one size."""
+    """A page of random words in one font size, black on white: (1, 3, SIDE, SIDE)."""
     page = Image.new("RGB", (SIDE, SIDE), "white")
     draw, height = ImageDraw.Draw(page), below(16, generator) + 12
     font = ImageFont.load_default(size=height)
@@ -215,7 +215,7 @@ def text_page(generator: torch.Generator) -> Tensor:
 
 
 def twice_distorted(photo: Path, generator: torch.Generator) -> Tensor:
-    """A photo under two distortions of types held out, both at the highest level."""
+    """A photo with two held-out distortions, both at the highest level."""
     first, second = torch.randperm(len(HELD_OUT), generator=generator)[:2].tolist()
     image = read_crop(photo, SIDE)
     for index in (first, second):
@@ -224,8 +224,8 @@ def twice_distorted(photo: Path, generator: torch.Generator) -> Tensor:
 
 
 def unfamiliar(photos: Sequence[Path], seed: int) -> dict[str, list[Tensor]]:
-    """Images of each kind, as many as there are photos."""
-    made: dict[str, list[Tensor]] = {}
+    """Out-of-distribution images: kind → one image per photo."""
+    kinds: dict[str, list[Tensor]] = {}
     for index, photo in enumerate(photos):
         generator = torch.Generator().manual_seed(seed + index)
         colour = torch.rand(1, 3, 1, 1, generator=generator)
@@ -236,12 +236,12 @@ def unfamiliar(photos: Sequence[Path], seed: int) -> dict[str, list[Tensor]]:
             "two heavy distortions": twice_distorted(photo, generator),
         }
         for kind, image in images.items():
-            made.setdefault(kind, []).append(image)
-    return made
+            kinds.setdefault(kind, []).append(image)
+    return kinds
 
 
 def out_of_distribution_table(proxy: QualityProxy, photos: Sequence[Path], seed: int) -> Table:
-    """Mean std of each kind, and how surely it exceeds that of photos (AUC, chance .5)."""
+    """Mean standard deviation of each kind, and its AUC against that of photos (chance .5)."""
 
     def stds(images: Sequence[Tensor]) -> list[float]:
         return [float(proxy(image).rating_std) for image in images]
@@ -250,8 +250,8 @@ def out_of_distribution_table(proxy: QualityProxy, photos: Sequence[Path], seed:
     table: Table = {"std on photos": float(np.mean(familiar))}
     least = 1.0
     for kind, images in unfamiliar(photos, seed).items():
-        found = stds(images)
-        table[f"std on {kind}"] = float(np.mean(found))
-        table[f"std on {kind}, AUC against photos"] = auc(familiar, found)
-        least = min(least, auc(familiar, found))
+        unfamiliar_stds = stds(images)
+        table[f"std on {kind}"] = float(np.mean(unfamiliar_stds))
+        table[f"std on {kind}, AUC against photos"] = auc(familiar, unfamiliar_stds)
+        least = min(least, auc(familiar, unfamiliar_stds))
     return {**table, "std apart from photos, least AUC": least}

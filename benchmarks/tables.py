@@ -1,4 +1,4 @@
-"""What all benchmarks share: their arguments, their Markdown tables, and the record they leave."""
+"""Shared by all benchmarks: command-line arguments, Markdown tables, the record of a run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ PHOTOS = "folder of clean photos no model was trained on, 256 px or more on each
 BIQ2021 = "folder of the BIQ2021 dataset"
 
 Table = Mapping[str, Estimate | float]
-"""Measure → figure, with its 95 % interval where it has one."""
+"""Measure → value, with a 95 % interval where there is one."""
 
 
 def arguments(doc: str | None, *, out: str, **defaults: Any) -> argparse.ArgumentParser:
-    """A parser with ``--seed`` and ``--out``, and what ``defaults`` name.
+    """Create a parser with ``--seed``, ``--out`` and one option per default.
+
+    >>> parser = arguments("Measure.", out="result.json", photos=None, steps=4)
+    >>> parser.parse_args(["--photos", "photos", "--steps", "8"])
+    Namespace(photos=PosixPath('photos'), steps=8, seed=0, out=PosixPath('result.json'))
 
     Args:
         doc: the script's docstring, shown by ``--help``.
         out: default of ``--out``, a file or a folder.
-        defaults: ``photos=…`` or ``biq2021=…`` ask for that folder, whatever the value; of all
-            others the value is the default, and None a text that may be left out.
+        defaults: option → default; None is an optional text. ``photos`` and ``biq2021`` are
+            required folders, whatever the value.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -45,7 +49,11 @@ def arguments(doc: str | None, *, out: str, **defaults: Any) -> argparse.Argumen
 
 
 def cell(value: Any, digits: int = 3, *, sign: bool = False) -> str:
-    """A figure as the tables show it: ``0.653 [0.581, 0.713]``; of a text ``|`` is escaped."""
+    """Format a value for a table; in texts, ``|`` is escaped.
+
+    >>> cell(Estimate(0.653, 0.581, 0.713)), cell(0.5, 1, sign=True), cell(None)
+    ('0.653 [0.581, 0.713]', '+0.5', '')
+    """
     form = f"{'+' if sign else ''}.{digits}f"
     if isinstance(value, Estimate):
         low, high = format(value.low, form), format(value.high, form)
@@ -56,21 +64,34 @@ def cell(value: Any, digits: int = 3, *, sign: bool = False) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> str:
-    """Markdown of rows whose first cell is a name."""
+    """Markdown table of rows whose first cell is a name.
+
+    >>> print(table(["judge", "SRCC"], [["proxy", 0.7]]))
+    | judge | SRCC |
+    | --- | ---: |
+    | proxy | 0.700 |
+    """
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     lines += [[cell(value, digits) for value in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def side_by_side(columns: Mapping[str, Table], digits: int = 3) -> str:
-    """Markdown: a row per measure, a column per table; empty where a table lacks the measure."""
+    """Markdown table with a row per measure and a column per table.
+
+    >>> print(side_by_side({"proxy": {"SRCC": 0.7}, "alarm": {"SRCC": 0.6, "PLCC": 0.5}}))
+    | measure | proxy | alarm |
+    | --- | ---: | ---: |
+    | SRCC | 0.700 | 0.600 |
+    | PLCC |  | 0.500 |
+    """
     measures = dict.fromkeys(name for column in columns.values() for name in column)
     rows = ([name, *(column.get(name) for column in columns.values())] for name in measures)
     return table(["measure", *columns], rows, digits)
 
 
 def hardware() -> dict[str, str | int]:
-    """The processor, its cores and the versions behind a measurement."""
+    """Processor, number of cores and package versions of this machine."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -82,7 +103,7 @@ def hardware() -> dict[str, str | int]:
 
 
 def finish(options: argparse.Namespace, text: str, out: Path | None = None, **record: Any) -> None:
-    """Print the tables and write them as JSON: with the arguments, the hardware and ``record``."""
+    """Print the tables and write them as JSON with the arguments, the hardware and ``record``."""
     print(text)
     known = {name: _plain(value) for name, value in vars(options).items()}
     record = {"arguments": known, "hardware": hardware(), "table": text.splitlines(), **record}

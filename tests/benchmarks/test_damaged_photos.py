@@ -46,7 +46,7 @@ def test_photos_are_spread_and_keep_their_numbers(folder: Path) -> None:
     ]
     assert {tuple(photo.clean.shape) for photo in every} == {(3, SIDE, SIDE)}
     assert len(read_photos(folder, 40)) == 6
-    with pytest.raises(ValueError, match="at least 1; got 0"):
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         read_photos(folder, 0)
 
 
@@ -65,7 +65,7 @@ def test_further_crops_come_from_the_corners(folder: Path) -> None:
     assert len({crop.number for crop in every}) == 30
     assert torch.equal(every[12].clean[:, :, :-2], photos[0].clean[:, :, 2:])  # top right
     assert torch.equal(every[-1].clean[:, :-1, 2:], photos[-1].clean[:, 1:, :-2])  # bottom left
-    with pytest.raises(ValueError, match="6 photos give 30 crops; 31 were asked for"):
+    with pytest.raises(ValueError, match="6 photos have 30 crops, expected 31"):
         read_crops(folder, 31)
 
 

@@ -69,6 +69,11 @@ def load_policy(
 ) -> tuple[Any, Any]:
     """Load model and processor for training.
 
+    >>> from zoomiqa_core.zoom_iqa.local.model import TINY  # the bundled small judge
+    >>> model, processor = load_policy(TINY, max_pixels=128 * 128)
+    >>> type(model).__name__, processor.image_processor.size["longest_edge"]
+    ('Qwen2_5_VLForConditionalGeneration', 16384)
+
     Args:
         path: folder or hub id of a model, or of a LoRA adapter, which is then trained further.
         dtype: of the weights.

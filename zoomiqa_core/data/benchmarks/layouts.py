@@ -1,8 +1,9 @@
-"""One reader per dataset: its folder as distributed → rated images.
+"""Readers of image quality datasets, one per dataset: from its folder to rated images.
 
-A reader knows files, columns and names; range and direction come with ``scale``. Images are not
-opened: one that is absent is reported when it is judged. A malformed row is a :class:`ValueError`
-that names file, row and field; an absent label file is a :class:`FileNotFoundError`.
+A reader defines files, columns and names; ``scale`` is the range and direction of the labels.
+Images are not opened; a missing one is an error when it is judged. A malformed row raises a
+:class:`ValueError` that names file, row and field; a missing label file a
+:class:`FileNotFoundError`.
 """
 
 from __future__ import annotations
@@ -31,11 +32,18 @@ CSIQ_FILES = {
 """Distortion in CSIQ's table → its folder, and the word in its file names."""
 
 LIVE_CHALLENGE_TRAINING = 7
-"""Images t1–t7 showed the observers how to rate; they are no part of the dataset."""
+"""Images t1–t7 were for the training of observers; they are not part of the dataset."""
 
 
 def read_koniq10k(folder: Path, scale: Scale) -> Iterator[RatedImage]:
-    """KonIQ-10k (Hosu et al., TIP 2020): the official split; images of the largest size there."""
+    r"""KonIQ-10k (Hosu et al., TIP 2020): the official split; the largest images that are there.
+
+    >>> table = "image_name,MOS,set\n826373.jpg,75.0,test\n"
+    >>> _ = Path("koniq10k_distributions_sets.csv").write_text(table)
+    >>> (image,) = read_koniq10k(Path("."), Scale("MOS", 0, 100))
+    >>> image.path.name, image.rating, image.split
+    ('826373.jpg', 4.0, 'test')
+    """
     images = _first_folder(folder, "1024x768", "512x384", "images")
     table = folder / "koniq10k_distributions_sets.csv"
     for row in csv_rows(table, ("image_name", "MOS", "set")):
@@ -53,7 +61,14 @@ def read_spaq(folder: Path, scale: Scale) -> Iterator[RatedImage]:
 
 
 def read_kadid10k(folder: Path, scale: Scale) -> Iterator[RatedImage]:
-    """KADID-10k (Lin et al., QoMEX 2019): its ``dmos`` is higher for better, despite the name."""
+    r"""KADID-10k (Lin et al., QoMEX 2019): higher ``dmos`` is better, despite the name.
+
+    >>> table = "dist_img,ref_img,dmos\nI01_10_03.png,I01.png,3.87\n"
+    >>> _ = Path("dmos.csv").write_text(table)
+    >>> (image,) = read_kadid10k(Path("."), Scale("DMOS", 1, 5))
+    >>> image.mos, image.subset, image.reference
+    (3.87, '10', 'I01.png')
+    """
     for row in csv_rows(folder / "dmos.csv", ("dist_img", "ref_img", "dmos")):
         yield RatedImage.from_label(
             folder / "images" / row.image("dist_img"),
@@ -67,9 +82,15 @@ def read_kadid10k(folder: Path, scale: Scale) -> Iterator[RatedImage]:
 def read_pipal(folder: Path, scale: Scale) -> Iterator[RatedImage]:
     """PIPAL (Gu et al., ECCV 2020): ``name,elo`` lines in one text file per reference.
 
-    ``Train_Label``, ``Val_Label`` and ``Test_Label`` give the official split, as far as they are
-    there. The images are found by name anywhere below the folder: releases differ in where the
-    four parts of the training images go.
+    The folders ``Train_Label``, ``Val_Label`` and ``Test_Label``, if present, are the splits.
+    Images are identified by name anywhere below the folder, since releases differ in the folders
+    of the training images.
+
+    >>> Path("Val_Label").mkdir()
+    >>> _ = Path("Val_Label", "A0200.txt").write_text("A0200_00_00.bmp,1500.0")
+    >>> (image,) = read_pipal(Path("."), Scale("Elo"))
+    >>> image.mos, image.split, image.reference
+    (1500.0, 'validation', 'A0200')
     """
     labels = {"training": "Train_Label", "validation": "Val_Label", "test": "Test_Label"}
     files = [(split, f) for split, name in labels.items() for f in _texts(folder / name)]
@@ -112,7 +133,13 @@ def read_live_challenge(folder: Path, scale: Scale) -> Iterator[RatedImage]:
 
 
 def read_agiqa3k(folder: Path, scale: Scale) -> Iterator[RatedImage]:
-    """AGIQA-3K (Li et al., TCSVT 2023): perceptual quality (``mos_quality``), not alignment."""
+    r"""AGIQA-3K (Li et al., TCSVT 2023): perceptual quality (``mos_quality``), not alignment.
+
+    >>> _ = Path("data.csv").write_text("name,mos_quality\nglide_normal_000.jpg,1.25\n")
+    >>> (image,) = read_agiqa3k(Path("."), Scale("MOS", 0, 5))
+    >>> image.rating, image.subset
+    (2.0, 'glide')
+    """
     images = _first_folder(folder, "images", "AGIQA-3K", ".")
     for row in csv_rows(folder / "data.csv", ("name", "mos_quality")):
         name = row.image("name")
@@ -144,7 +171,12 @@ def read_csiq(folder: Path, scale: Scale) -> Iterator[RatedImage]:
 def read_tid2013(folder: Path, scale: Scale) -> Iterator[RatedImage]:
     """TID2013 (Ponomarenko et al., SPIC 2015): ``mos name`` lines.
 
-    Names are matched whatever their case: the list and the files differ in it.
+    Names are matched case-insensitively, since the list and the files differ in case.
+
+    >>> _ = Path("mos_with_names.txt").write_text("4.5 I01_01_1.bmp")
+    >>> (image,) = read_tid2013(Path("."), Scale("MOS", 0, 9))
+    >>> image.rating, image.subset, image.reference
+    (3.0, '01', 'I01')
     """
     images = {path.name.lower(): path for path in sorted(folder.glob("distorted_images/*"))}
     for row in plain_rows(folder / "mos_with_names.txt", ("mos", "name"), None):
@@ -159,10 +191,15 @@ def read_tid2013(folder: Path, scale: Scale) -> Iterator[RatedImage]:
 
 
 def read_biq2021(folder: Path, scale: Scale) -> Iterator[RatedImage]:
-    """BIQ2021 (Ahmed & Asif, JEI 2022), as ``mos.csv`` with ``image_name, mos, set``.
+    r"""BIQ2021 (Ahmed & Asif, JEI 2022), as ``mos.csv`` with ``image_name, mos, set``.
 
-    The subset is the name's first word: ``ss01`` gallery photos, ``ss02`` shot from bad to
-    excellent, ``ss03`` from a photo site.
+    The subset is the name's first word: ``ss01`` gallery photos, ``ss02`` photos taken at qualities
+    from bad to excellent, ``ss03`` from a photo site.
+
+    >>> _ = Path("mos.csv").write_text("image_name,mos,set\nss01 (1).jpg,0.75,training\n")
+    >>> (image,) = read_biq2021(Path("."), Scale("MOS", 0, 1))
+    >>> image.rating, image.split, image.subset
+    (4.0, 'training', 'ss01')
     """
     for row in csv_rows(folder / "mos.csv", ("image_name", "mos", "set")):
         name = row.image("image_name")
@@ -183,6 +220,11 @@ def read_annotations(file: Path, folder: Path, scale: Scale) -> Iterator[RatedIm
     the image folder, and ``gt_score`` a finite number whose scale the file does not state. Unlike
     there, an absent image is no error here, and ``id`` and ``conversations`` are not used: the
     question is the judge's own.
+
+    >>> _ = Path("test.json").write_text('[{"image": "a/1.jpg", "gt_score": 3.2}]')
+    >>> [(image.path.as_posix(), image.mos) for image in read_annotations(
+    ...     Path("test.json"), Path("images"), Scale("gt_score"))]
+    [('images/a/1.jpg', 3.2)]
     """
     for row in json_rows(file):
         path = folder / row.image("image" if row.values.get("image") else "img_path")

@@ -1,4 +1,4 @@
-"""Label files → rows whose faults name the file, the row and the field."""
+"""Read rows of label files; errors name the file, the row and the field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from zoomiqa_core.data.benchmarks.rated_images import Scale
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a label file."""
+    """One row of a label file.
+
+    >>> Row({"MOS": "abc"}, "labels.csv, line 7").label("MOS", Scale("MOS", 0, 100))
+    Traceback (most recent call last):
+    ValueError: labels.csv, line 7: MOS 'abc' is not a number
+    """
 
     values: Mapping[str, Any]
     where: str
@@ -67,7 +72,12 @@ class Row:
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Rows of a CSV file with a header that names ``columns`` among others."""
+    r"""Rows of a CSV file whose header has at least ``columns``.
+
+    >>> _ = Path("mos.csv").write_text("image,mos\na.png,3.5\n")
+    >>> [(row.text("mos"), row.where) for row in csv_rows(Path("mos.csv"), ("image", "mos"))]
+    [('3.5', 'mos.csv, line 2')]
+    """
     with _open(path) as lines:
         reader = csv.DictReader(lines)
         _check_columns(reader.fieldnames or (), columns, f"{path}, line 1")
@@ -76,7 +86,12 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def plain_rows(path: Path, columns: Sequence[str], separator: str | None) -> Iterator[Row]:
-    """Rows of a text file without a header; ``separator`` None is any run of spaces."""
+    """Rows of a text file without a header; ``separator`` None is any whitespace.
+
+    >>> _ = Path("mos.txt").write_text("3.5 a.png")
+    >>> next(plain_rows(Path("mos.txt"), ("mos", "name"), None)).values
+    {'mos': '3.5', 'name': 'a.png'}
+    """
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             parts = line.strip().split(separator)
@@ -93,7 +108,7 @@ def plain_rows(path: Path, columns: Sequence[str], separator: str | None) -> Ite
 def sheet_rows(
     path: Path, columns: Sequence[str], *, sheet: str | None = None, header: int = 1
 ) -> Iterator[Row]:
-    """Rows of an Excel sheet (the first when not named) below header row ``header``.
+    """Rows of an Excel sheet (by default the first one) below the row number ``header``.
 
     Raises:
         ImportError: openpyxl is not installed.
@@ -117,14 +132,22 @@ def sheet_rows(
         _check_columns(names, columns, f"{path}, row {header}")
         for number, cells in enumerate(rows, start=header + 1):
             values = dict(zip(names, cells, strict=False))
-            if any(values.get(name) is not None for name in columns):  # the sheet ends in blanks
+            if any(
+                values.get(name) is not None for name in columns
+            ):  # sheets may end in blank rows
                 yield Row(values, f"{path}, row {number}")
     finally:
         book.close()
 
 
 def mat_column(path: Path, variable: str) -> list[Any]:
-    """A MATLAB vector or cell column as a list of plain values."""
+    """A vector or cell array of a MATLAB file as a list of plain values.
+
+    >>> from scipy.io import savemat
+    >>> savemat("mos.mat", {"mos": [3.5, 4.0]})
+    >>> mat_column(Path("mos.mat"), "mos")
+    [3.5, 4.0]
+    """
     from scipy.io import loadmat
 
     _check_file(path)
@@ -139,7 +162,12 @@ def mat_column(path: Path, variable: str) -> list[Any]:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Rows of a JSON list of objects, counted from 0 as the official evaluator does."""
+    """Rows of a JSON list of objects, numbered from 0 as in Zoom-IQA's evaluator.
+
+    >>> _ = Path("test.json").write_text('[{"image": "1.jpg", "gt_score": 3.2}]')
+    >>> [(row.text("image"), row.where) for row in json_rows(Path("test.json"))]
+    [('1.jpg', 'test.json, row 0')]
+    """
     with _open(path) as lines:
         try:
             rows = json.load(lines)

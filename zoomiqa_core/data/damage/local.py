@@ -1,4 +1,4 @@
-"""Damage one part of an image, and return the true rating of every pixel.
+"""Damage a part of an image, with a rating of every pixel as label.
 
 A soft mask is a random field (an ellipse, rotated rectangles or smooth noise) thresholded at the
 quantile that selects the wanted share of pixels, its border softened by a Gaussian.
@@ -15,11 +15,11 @@ from zoomiqa_core.data.damage.distortions.blur import gaussian_blur
 from zoomiqa_core.data.damage.kadid import cell_rating, distort, spawn_generators
 
 CLEAN_RATING = 4.6
-"""Rating of undamaged pixels: people's, in KADID-10k, of changes that are not visible
-(Gaussian blur of σ .1: 4.61; motion blur of 1 px and mean shift of 0: 4.60)."""
+"""Rating of undamaged pixels: mean opinion of invisible changes in KADID-10k (Gaussian blur of
+σ .1: 4.61; motion blur of 1 px and mean shift of 0: 4.60)."""
 
 BORDER = (0.005, 0.03)
-"""Range of the Gaussian that softens a mask's border, in shares of the shorter side."""
+"""Range of σ of the Gaussian that softens a mask's border, in shares of the shorter side."""
 
 
 class LocalDamage(NamedTuple):
@@ -28,9 +28,9 @@ class LocalDamage(NamedTuple):
     images: Tensor
     """(B, 3, H, W) in [0, 1]: clean outside the mask, damaged inside, mixed on its border."""
     mask: Tensor
-    """(B, 1, H, W) float32 in [0, 1]: how much of the damage each pixel carries."""
+    """(B, 1, H, W) float32 in [0, 1]: share of the damage in each pixel."""
     rating_map: Tensor
-    """(B, 1, H, W) float32, 1–5: (1 − mask)·``CLEAN_RATING`` + mask·the damage's human mean."""
+    """(B, 1, H, W) float32, 1–5: (1 − mask)·``CLEAN_RATING`` + mask·rating of the damage."""
 
 
 @torch.no_grad()
@@ -49,7 +49,8 @@ def damage_locally(
     >>> [round(float(x), 2) for x in (local.mask.mean(), local.rating_map.min())]
     [0.13, 1.35]
 
-    The rating map mixes two human means. It is a model of local quality: KADID rates whole images.
+    The rating map interpolates between two mean opinions. It is only a model of local quality:
+    KADID's ratings are of whole images.
 
     Args:
         images: (B, 3, H, W) float RGB in [0, 1], sides of at least 16 px.
@@ -69,13 +70,17 @@ def damage_locally(
 
 
 def blend(images: Tensor, damaged: Tensor, mask: Tensor, rating: float) -> LocalDamage:
-    """Mix a batch and its damaged version by a mask, given the rating of that damage everywhere.
+    """Interpolate between a batch and its damaged version by a mask.
+
+    >>> clean, damaged = torch.ones(1, 3, 1, 2), torch.zeros(1, 3, 1, 2)
+    >>> blend(clean, damaged, torch.tensor([[[[0.0, 0.5]]]]), rating=2.6).rating_map.flatten()
+    tensor([4.6000, 3.6000])
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         damaged: the same, damaged everywhere.
         mask: (B, 1, H, W) in [0, 1].
-        rating: of the damage, 1–5.
+        rating: of the whole damaged image, 1–5.
     """
     mixed = torch.lerp(images.detach().float(), damaged.float(), mask).clamp(0.0, 1.0)
     rating_map = CLEAN_RATING + mask * (rating - CLEAN_RATING)
@@ -92,8 +97,12 @@ def soft_mask(
 ) -> Tensor:
     """Random soft masks: ellipses, rotated rectangles and smooth blobs, equally likely.
 
-    Before softening a mask holds exactly ⌊share·H·W + ½⌋ pixels (at least 1), the share uniform in
-    ``area``; softening moves its mean a little where the mask touches the image's border.
+    Before softening a mask has exactly ⌊share·H·W + ½⌋ pixels (at least 1), the share uniform in
+    ``area``; softening changes its mean slightly where the mask touches the image's border.
+
+    >>> masks = soft_mask(2, 64, 96, area=(0.2, 0.2), generator=torch.Generator().manual_seed(0))
+    >>> masks.shape, [round(float(mask.mean()), 1) for mask in masks]
+    (torch.Size([2, 1, 64, 96]), [0.2, 0.2])
 
     Args:
         batch: Number of masks, B.
@@ -106,7 +115,7 @@ def soft_mask(
         (B, 1, H, W) float32 in [0, 1] on the CPU.
 
     Raises:
-        ValueError: ``area`` is no ascending pair inside (0, 1), or a size below 1.
+        ValueError: ``area`` is not an ascending pair inside (0, 1), or a size below 1.
     """
     if min(batch, height, width) < 1:
         raise ValueError(f"batch, height and width must be at least 1, got {batch, height, width}")
@@ -120,7 +129,10 @@ def soft_mask(
 def hard_mask(field: Tensor, share: float) -> Tensor:
     """The ``share`` of pixels where ``field`` (H, W) is highest, as 0/1 float32 (H, W).
 
-    Exactly ⌊share·H·W + ½⌋ pixels, at least 1: ties are broken by position.
+    Exactly ⌊share·H·W + ½⌋ pixels, at least 1; ties are broken by position.
+
+    >>> hard_mask(torch.tensor([[0.1, 0.9, 0.5, 0.2]]), 0.5)
+    tensor([[0., 1., 1., 0.]])
     """
     count = max(math.floor(share * field.numel() + 0.5), 1)
     mask = torch.zeros(field.numel())

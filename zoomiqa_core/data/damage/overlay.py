@@ -1,4 +1,4 @@
-"""Text over photos, for teaching judges that text does not improve an image."""
+"""Draw text over photos, to train judges that text does not improve an image."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ COLOURS = ("white", "black", "red", "yellow", "royalblue", "limegreen")
 def add_text(images: Tensor, *, generator: torch.Generator) -> Tensor:
     """Write one line of random letters and digits over each image.
 
-    Size (4–12 % of the height), place, colours, outline and length are drawn for each image.
+    Size (4–12 % of the height), position, colours, outline and length are random for each image.
+
+    >>> grey = torch.full((2, 3, 96, 128), 0.5)
+    >>> written = add_text(grey, generator=torch.Generator().manual_seed(0))
+    >>> written.shape, bool((written != grey).any())
+    (torch.Size([2, 3, 96, 128]), True)
 
     Args:
         images: (B, 3, H, W) in [0, 1], H ≥ 64.
         generator: CPU generator.
 
     Returns:
-        (B, 3, H, W), rounded to 8 bits like every picture that carries text.
+        (B, 3, H, W), rounded to 8 bits.
     """
     return torch.cat([_written(image, generator) for image in images])
 
@@ -47,5 +52,5 @@ def _written(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def _words(length: int, generator: torch.Generator) -> str:
     letters = string.ascii_letters + string.digits + string.punctuation + " " * 12
-    places = torch.randint(len(letters), (length,), generator=generator).tolist()
-    return "".join(letters[place] for place in places)
+    indices = torch.randint(len(letters), (length,), generator=generator).tolist()
+    return "".join(letters[index] for index in indices)

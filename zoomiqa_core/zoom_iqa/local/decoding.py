@@ -40,6 +40,20 @@ def sample_replies(
 
     Finished rows are removed from the batch once they are half of it.
 
+    >>> import zoomiqa_core as zi
+    >>> from PIL import Image
+    >>> from zoomiqa_core.zoom_iqa.chain import Chain
+    >>> from zoomiqa_core.zoom_iqa.local.prefix import read_prompts
+    >>> from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+    >>> vlm = zi.load_scorer("tiny").backend
+    >>> chain = Chain(Image.new("RGB", (64, 64)), BUILTIN, "How good is this photo?")
+    >>> prompt = vlm.encoder.encode(chain.request, {})
+    >>> prefix = read_prompts(vlm.model, [prompt, prompt], vlm.pad_id)
+    >>> short = Sampling(max_new_tokens=4)
+    >>> replies = sample_replies(vlm.model, prefix, [1, 1], short, end_ids=vlm.end_ids)
+    >>> len(replies[0].ids), replies[0].ended, replies[0].ids == replies[1].ids  # equal seeds
+    (4, False, True)
+
     Args:
         model: the model of the prefix.
         prefix: from :func:`~zoomiqa_core.zoom_iqa.local.prefix.read_prompts`; modified.

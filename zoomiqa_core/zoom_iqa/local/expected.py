@@ -56,6 +56,20 @@ def expected_rating(
 ) -> list[Assessment]:
     """Mean and standard deviation of the rating's distribution, for every row of the batch.
 
+    >>> import zoomiqa_core as zi
+    >>> from PIL import Image
+    >>> from zoomiqa_core.zoom_iqa.chain import Chain
+    >>> from zoomiqa_core.zoom_iqa.local.prefix import read_prompts
+    >>> from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+    >>> vlm = zi.load_scorer("tiny").backend
+    >>> reply = rating_prefix(vlm.processor.tokenizer)
+    >>> chain = Chain(Image.new("RGB", (64, 64)), BUILTIN, "How good is this photo?")
+    >>> prompt = vlm.encoder.encode(chain.request, {}, beginning=reply.ids)
+    >>> state = read_prompts(vlm.model, [prompt], vlm.pad_id)
+    >>> (assessment,) = expected_rating(vlm.model, state, reply)
+    >>> assessment.valid, 1 <= assessment.rating <= 5
+    (True, True)
+
     Args:
         model: the model of the state.
         state: processed prompts that end with ``prefix.ids``; modified.

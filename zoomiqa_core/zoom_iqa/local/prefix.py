@@ -56,17 +56,34 @@ class Prefix:
 
 @torch.inference_mode()
 def read_prompts(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix:
-    """Run the prompts through the model, left-padded to one length."""
+    """Run the prompts through the model in one batch, left-padded to one length.
+
+    >>> import zoomiqa_core as zi
+    >>> from PIL import Image
+    >>> vlm = zi.load_scorer("tiny").backend
+    >>> from zoomiqa_core.zoom_iqa.chain import Chain
+    >>> from zoomiqa_core.zoom_iqa.prompts import BUILTIN
+    >>> chain = Chain(Image.new("RGB", (64, 64)), BUILTIN, "How good is this photo?")
+    >>> prompt = vlm.encoder.encode(chain.request, {})
+    >>> prefix = read_prompts(vlm.model, [prompt, prompt], vlm.pad_id)
+    >>> prefix.ids.shape == (2, len(prompt.ids)), prefix.padded
+    (True, False)
+
+    Args:
+        model: a Qwen2.5-VL or Qwen3-VL.
+        prompts: at least one.
+        pad_id: the padding token.
+    """
     from zoomiqa_core.zoom_iqa.local.kv_cache import new_cache
 
     device = model.device
     length = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), length), pad_id)
-    seen, mask = ids.clone(), torch.zeros_like(ids)
+    filled, mask = ids.clone(), torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, length - len(prompt.ids) :] = prompt.ids
         mask[row, length - len(prompt.ids) :] = 1
-        seen[row] = torch.where(mask[row] > 0, ids[row], prompt.ids[0])
+        filled[row] = torch.where(mask[row] > 0, ids[row], prompt.ids[0])
     image_tokens = (ids == model.config.image_token_id).long()
     grids = torch.cat([prompt.grids for prompt in prompts])
     positions, _ = model.model.get_rope_index(
@@ -86,12 +103,12 @@ def read_prompts(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix:
     )
     next_position = positions.amax((0, 2)).to(device) + 1
     logits = out.logits[:, -1].float()
-    return Prefix(cache, seen.to(device), mask, padded, next_position, logits)
+    return Prefix(cache, filled.to(device), mask, padded, next_position, logits)
 
 
 @torch.inference_mode()
 def extend(model: Any, prefix: Prefix, ids: Tensor) -> Tensor:
-    """Append (B, T) tokens to the rows of the prefix, in place; returns (B, T, V) fp32 logits."""
+    """Append (B, T) tokens to the prefix, in place; returns their (B, T, V) fp32 logits."""
     ids = ids.to(prefix.mask.device)
     prefix.ids = torch.cat([prefix.ids, ids], 1)
     prefix.mask = torch.cat([prefix.mask, torch.ones_like(ids)], 1)
