@@ -147,7 +147,7 @@ def _judge_votes(
             for path in vote_summary.write_votes_summary(summary, folder):
                 typer.echo(str(path))
             rows = [row for name, row in judged.items() if name != votes.SHARPNESS]
-            finish([judgement["valid"] for row in rows for judgement in row])
+            finish([vote_summary.failure(judgement) is None for row in rows for judgement in row])
 
 
 @contextmanager

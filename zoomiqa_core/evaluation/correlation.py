@@ -205,10 +205,9 @@ def bootstrap(
     arrays = [np.asarray(column) for column in columns]
     rows = len(arrays[0])
     random = np.random.default_rng(seed)
-    draws = [
-        statistic(*(array[indices] for array in arrays))
-        for indices in random.integers(rows, size=(resamples, rows))
-    ]
+    # One by one: all resamples of a large set do not fit in memory.
+    resampled = (random.integers(rows, size=rows) for _ in range(resamples))
+    draws = [statistic(*(array[indices] for array in arrays)) for indices in resampled]
     tail = 50 * (1 - confidence)
     defined = [draw for draw in draws if not np.isnan(draw)] or [np.nan]
     low, high = np.percentile(defined, [tail, 100 - tail])

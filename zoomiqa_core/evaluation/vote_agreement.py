@@ -50,12 +50,12 @@ def vote_agreement(
     """
     chosen = np.asarray(preference, float)
     share, votes = (np.array([getattr(p, key) for p in pairs], float) for key in ("share", "votes"))
-    _, photo = np.unique([pair.photo for pair in pairs], return_inverse=True)
+    names, photo = np.unique([pair.photo for pair in pairs], return_inverse=True)
 
     def estimate(values: np.ndarray, weights: np.ndarray, photo: np.ndarray) -> Estimate:
         weights = np.where(np.isnan(values), 0, weights)
-        sums = np.bincount(photo, weights * np.nan_to_num(values), minlength=1)
-        counts = np.bincount(photo, weights, minlength=1)
+        sums = np.bincount(photo, weights * np.nan_to_num(values), minlength=len(names))
+        counts = np.bincount(photo, weights, minlength=len(names))
         found = bootstrap(_ratio, sums, counts, resamples=resamples, seed=seed)
         return found if (counts > 0).sum() > 1 else Estimate(found.value, np.nan, np.nan)
 

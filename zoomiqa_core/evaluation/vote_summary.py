@@ -44,13 +44,13 @@ def summarise_votes(
     found: dict[str, VoteAgreement] = {}
     for row, judgements in judged.items():
         ratings = {
-            image: judgement["rating"] if judgement["valid"] else np.nan
+            image: judgement["rating"] if failure(judgement) is None else np.nan
             for image, judgement in zip(images, judgements, strict=True)
         }
         found[row] = vote_agreement(pairs, preferences(pairs, ratings), seed=seed)
     found["majority ceiling"] = majority_ceiling(pairs, seed=seed)
     found["chance"] = vote_agreement(pairs, np.full(len(pairs), 0.5), seed=seed)
-    failures = {row: [j["error"] for j in js if not j["valid"]] for row, js in judged.items()}
+    failures = {row: filter(None, map(failure, js)) for row, js in judged.items()}
     return {
         **identity,
         "photos": len(photos(pairs)),
@@ -61,6 +61,13 @@ def summarise_votes(
         "agreement": {row: _plain(figures) for row, figures in found.items()},
         "timing": {row: round(sum(j["seconds"] for j in js), 6) for row, js in judged.items()},
     }
+
+
+def failure(judgement: Judgement) -> str | None:
+    """Name of a judgement's failure; ``"no_rating"`` where it is valid without a number."""
+    if judgement["valid"] and judgement["rating"] is not None:
+        return None
+    return judgement["error"] or "no_rating"
 
 
 def votes_table(summary: dict[str, Any]) -> Group:

@@ -50,6 +50,8 @@ class Reader:
         number = float(images.stem)
         if number == 4:
             return Assessment.failed("truncated", "cut short", str(images))
+        if number == 11:
+            return Assessment(float("nan"), 0.1)
         return Assessment(number if degraded is None else 5 - number, 0.1)
 
 
@@ -113,6 +115,14 @@ def test_failures_are_named_and_their_pairs_left_out(tmp_path: Path) -> None:
     json_file, picture = write_votes_summary(summary, tmp_path)
     assert json.loads(json_file.read_text(), parse_constant=pytest.fail) == summary
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_rating_that_is_no_number_is_no_vote(tmp_path: Path) -> None:
+    pairs = [pair(11, 12, 1), pair(1, 2, 1)]
+    judged = run(tmp_path, pairs, Alone())
+    summary = summarise_votes(pairs, judged, {"scorer": "reader"})
+    assert summary["agreement"]["judge"]["judged"] == 1
+    assert summary["invalid"]["judge"] == {"no_rating": 1}
 
 
 def test_a_run_resumes_and_belongs_to_its_votes_and_judge(tmp_path: Path) -> None:
