@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from zoomiqa_core.data.damage.restoration import degrade
 from zoomiqa_core.images.sources import find_images, read_image
+from zoomiqa_core.runs.random import derived_generator
 
 SIDE = 256
 """Height and width of the crops in pixels."""
@@ -127,6 +127,4 @@ def damage_generator(seed: int, number: int) -> torch.Generator:
     >>> damage_generator(0, 3).initial_seed() == damage_generator(0, 4).initial_seed()
     False
     """
-    sequence = np.random.SeedSequence([seed, number], spawn_key=(1,))  # candidates have no key
-    # torch seeds are signed 64-bit numbers
-    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+    return derived_generator(seed, number, stream=1)  # candidates have no stream

@@ -36,7 +36,7 @@ from torch import Tensor
 from benchmarks import tables
 from benchmarks.damaged_photos import damage, read_crops, read_photos
 from benchmarks.peers import brisque, laplacian_variance
-from restoration_guide.cli.config import RunConfig
+from benchmarks.searches import search_config, search_options, searched
 from restoration_guide.fidelity.full_reference import psnr
 from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.search.best_of_n import BestOfN
@@ -76,9 +76,7 @@ def run_trial(
     search: BestOfN, name: str, damaged: Tensor, clean: Tensor, seed: int, also: dict[str, Measure]
 ) -> Trial:
     """Search one image and measure every candidate against its clean version and by ``also``."""
-    selection = search(damaged, seed=seed)
-    if selection.error is not None:
-        raise RuntimeError(f"{name}: the restorer failed: {selection.error}")
+    selection = searched(search, damaged, name=name, seed=seed)
     figures: dict[Index, dict[str, float]] = {
         index: {
             **{metric: float(getattr(known, metric)) for metric in ("psnr", "ssim", "ms_ssim")},
@@ -184,19 +182,10 @@ def measures(second: Scorer | None) -> dict[str, Measure]:
 
 def main() -> None:
     """Run the comparison and write it down."""
-    parser = tables.arguments(
-        __doc__,
-        out="runs/evaluate_best_of_n.json",
-        photos=...,
-        count=60,
-        preset="mixed",
-        n=RunConfig.n,
-        restorer=RunConfig.restorer,
-        scorer=RunConfig.scorer,
-        second_judge=None,
+    options = search_options(
+        __doc__, out="runs/evaluate_best_of_n.json", count=60, preset="mixed", second_judge=None
     )
-    options = parser.parse_args()
-    search = RunConfig(n=options.n, restorer=options.restorer, scorer=options.scorer).build()
+    search = search_config(options).build()
     also = measures(load_scorer(options.second_judge) if options.second_judge else None)
     trials = []
     for photo in track(read_crops(options.photos, options.count), "degraded"):

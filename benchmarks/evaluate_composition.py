@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmarks import tables
 from benchmarks.damaged_photos import Photo, damage, read_photos
 from benchmarks.peers import brisque
-from restoration_guide.cli.config import RunConfig
+from benchmarks.searches import search_config, search_options, searched
 from restoration_guide.fidelity.full_reference import psnr, reference_figures
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.compose import ComposeConfig, compose_regions
@@ -94,9 +94,8 @@ def run_trial(
     second: Callable[[Tensor], float],
 ) -> Trial:
     """Search and compose one photo."""
-    selection = search(damaged_halves(photo, kinds, seed), seed=seed)
-    if selection.error is not None:
-        raise RuntimeError(f"{photo.name}: the restorer failed: {selection.error}")
+    halves = damaged_halves(photo, kinds, seed)
+    selection = searched(search, halves, name=photo.name, seed=seed)
     after = compose_regions(selection, config)
     row = after.rows[-1] if after is not selection else None
     winners = winner_by_half(selection, photo.clean)
@@ -128,19 +127,14 @@ def summary(trials: Sequence[Trial]) -> dict[str, dict[str, Estimate]]:
 
 def main() -> None:
     """Run the comparison and write it down."""
-    parser = tables.arguments(
+    options = search_options(
         __doc__,
         out="runs/evaluate_composition.json",
-        photos=...,
         count=24,
-        n=RunConfig.n,
-        restorer=RunConfig.restorer,
-        scorer=RunConfig.scorer,
         second="brisque",
         temperature=ComposeConfig.temperature,
     )
-    options = parser.parse_args()
-    search = RunConfig(n=options.n, restorer=options.restorer, scorer=options.scorer).build()
+    search = search_config(options).build()
     config = ComposeConfig(temperature=options.temperature)
     second = _second_judge(options.second)
     trials: list[Trial] = []

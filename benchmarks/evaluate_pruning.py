@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks import tables
 from benchmarks.damaged_photos import damage, read_photos
-from restoration_guide.cli.config import RunConfig
+from benchmarks.searches import search_config, search_options, searched
 from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.restorers.base import Candidate, Preview, Restorer
 from restoration_guide.search.best_of_n import BestOfN
@@ -105,9 +105,9 @@ def run_trial(
 ) -> Trial:
     """Search one photo both ways; the full search's restorer is a :class:`Recorder`."""
     recorder: Any = full.restorer
-    whole = _finished(full(damaged, seed=seed), name)
+    whole = searched(full, damaged, name=name, seed=seed)
     previews = recorder.previews
-    part = _finished(pruned(damaged, seed=seed), name)
+    part = searched(pruned, damaged, name=name, seed=seed)
     distances = compare_with_reference(whole, clean)
     config = full.config
 
@@ -206,26 +206,15 @@ def rank_correlations(photos: Sequence[Progress]) -> dict[str, Estimate]:
 
 def main() -> None:
     """Run the comparison and write it down."""
-    parser = tables.arguments(
+    options = search_options(
         __doc__,
         out="runs/evaluate_pruning.json",
-        photos=...,
         count=24,
         preset="mixed",
-        n=RunConfig.n,
         protect=PruneConfig.protect,
-        restorer=RunConfig.restorer,
-        scorer=RunConfig.scorer,
     )
-    options = parser.parse_args()
-    run = RunConfig(
-        n=options.n,
-        restorer=options.restorer,
-        scorer=options.scorer,
-        prune=PruneConfig(protect=options.protect),
-    )
-    pruned = run.build()
-    full = BestOfN(Recorder(pruned.restorer), pruned.scorer, run.n)
+    pruned = search_config(options, prune=PruneConfig(protect=options.protect)).build()
+    full = BestOfN(Recorder(pruned.restorer), pruned.scorer, options.n)
     trials: list[Trial] = []
     for photo in track(read_photos(options.photos, options.count), "photos"):
         damaged = damage(photo, options.preset, seed=options.seed)
@@ -236,12 +225,6 @@ def main() -> None:
     text += tables.side_by_side(gained, digits=4) + "\n\n" + tables.side_by_side({"": others})
     records = [_to_record(trial) for trial in trials]
     tables.finish(options, text, gains=gained, others=others, trials=records)
-
-
-def _finished(selection: Selection, name: str) -> Selection:
-    if selection.error is not None:
-        raise RuntimeError(f"{name}: the restorer failed: {selection.error}")
-    return selection
 
 
 def _spent(selection: Selection) -> int:

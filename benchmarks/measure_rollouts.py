@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
     given = parser.parse_args(arguments)
     pipe = load_builtin_pipeline()
-    TunedNetwork(pipe.unet, LoraSettings(8, 16, 0.0, INNER_LAYERS), seed=given.seed)
+    TunedNetwork(pipe.unet, LoraSettings(8, 16, INNER_LAYERS), seed=given.seed)
     generator = torch.Generator().manual_seed(given.seed)
     image = torch.rand(1, 3, given.side, given.side, generator=generator)
     rows: list[list[object]] = []

@@ -104,7 +104,7 @@ class Config:
     nft: NftConfig = field(default_factory=NftConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
-    lora: LoraSettings = field(default_factory=lambda: LoraSettings(8, 16, 0.0, INNER_LAYERS))
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(8, 16, INNER_LAYERS))
     """``lora.rank=0`` trains all weights."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)

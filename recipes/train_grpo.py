@@ -23,7 +23,7 @@ from zoomiqa_core.runs.folder import RunFolder
 from zoomiqa_core.training.grpo import Generation
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig
 from zoomiqa_core.training.policy import Dtype, LoraSettings, load_policy, lora_config
-from zoomiqa_core.training.resampling import ResamplingConfig, plot_shares
+from zoomiqa_core.training.resampling import plot_shares
 from zoomiqa_core.training.rewards import RewardConfig
 from zoomiqa_core.training.rows import rollout_dataset
 from zoomiqa_core.training.trainer_run import LoopSettings, train_to_judge, trainer_arguments
@@ -68,8 +68,9 @@ class Config:
     """Weights and kinds of the rewards."""
     kl_coverage: KLCoverageConfig = field(default_factory=KLCoverageConfig)
     """Which tokens get an extra KL term."""
-    resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
-    """Which images are drawn when."""
+    resampling: bool = True
+    """Balance the ratings of the drawn images over the training; False keeps their natural shares
+    (:mod:`zoomiqa_core.training.resampling`)."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Adapters; ``lora.rank=0`` trains the whole model."""
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(learning_rate=1e-5))

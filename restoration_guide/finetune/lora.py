@@ -47,7 +47,7 @@ class TunedNetwork:
     the network with its adapters switched off: it costs no memory. With rank 0 all weights are
     trained, and the reference is a copy of them.
 
-    >>> tuned = TunedNetwork(nn.Sequential(nn.Linear(4, 4)), LoraSettings(2, 4, 0.0, INNER_LAYERS))
+    >>> tuned = TunedNetwork(nn.Sequential(nn.Linear(4, 4)), LoraSettings(2, 4, INNER_LAYERS))
     >>> [tuple(parameter.shape) for parameter in tuned.parameters]
     [(2, 4), (4, 2)]
 
@@ -57,15 +57,13 @@ class TunedNetwork:
         seed: of the adapters' initial weights. A new adapter changes nothing.
 
     Raises:
-        ValueError: dropout, which a resumed run could not repeat; or rank 0 with weights that are
-            not in float32, whose rounding would swallow small updates.
+        ValueError: rank 0 with weights that are not in float32, whose rounding would swallow small
+            updates.
     """
 
     def __init__(self, network: nn.Module, settings: LoraSettings, *, seed: int = 0) -> None:
         self.network = network
         self.peft: Any = None
-        if settings.dropout:
-            raise ValueError(f"adapters are trained here without dropout; got {settings.dropout}")
         if settings.rank:
             from peft import LoraConfig, get_peft_model
 

@@ -17,7 +17,7 @@ from restoration_guide.search.judging import judge_image
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.scorer import Scorer
 
-Preview = Callable[[Any, Tensor], Tensor]
+LatentDecoder = Callable[[Any, Tensor], Tensor]
 """``(pipeline, latents) → images (B, 3, H, W) in [0, 1]``."""
 
 
@@ -54,7 +54,7 @@ class StopHopeless(PipelineCallback):
         *,
         at: float = 0.5,
         size: tuple[int, int] | None = None,
-        preview: Preview | None = None,
+        preview: LatentDecoder | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= below <= 5 or not 0 < at < 1:

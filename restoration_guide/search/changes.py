@@ -20,7 +20,7 @@ from torch.nn import functional
 
 BLOCK = 8
 """Pixels a side of JPEG's blocks."""
-MIN_SIDE = 4 * BLOCK
+MIN_GRID_SIDE = 4 * BLOCK
 """A shorter side has too few blocks to tell a grid from chance."""
 
 
@@ -66,7 +66,7 @@ def _fine_energy(plane: Tensor) -> list[float]:
 
 def _grid(plane: Tensor) -> float:
     """Steps from column to column of (H, W): the strongest of eight phases over the median one."""
-    if min(plane.shape) < MIN_SIDE:
+    if min(plane.shape) < MIN_GRID_SIDE:
         return math.inf
     steps = plane.diff(dim=1).abs().mean(dim=0)
     phases = torch.stack([steps[phase::BLOCK].mean() for phase in range(BLOCK)])

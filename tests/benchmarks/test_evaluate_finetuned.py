@@ -46,7 +46,7 @@ def test_an_unchanged_restorer_changes_nothing(pipe, tmp_path, capsys, monkeypat
     save_png(photo, tmp_path / "photos" / "0.png")
     pipe.save_pretrained(tmp_path / "start")
     start = TinyRestorationPipeline.from_pretrained(tmp_path / "start")
-    network = TunedNetwork(start.unet, LoraSettings(2, 4, 0.0, ".*"))
+    network = TunedNetwork(start.unet, LoraSettings(2, 4, ".*"))
     unet = cast(UNet2DModel, network.merged())
     merged = TinyRestorationPipeline(unet, pipe.scheduler, sigma_data=0.55)
     merged.save_pretrained(tmp_path / "run" / "pipeline")

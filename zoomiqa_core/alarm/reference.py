@@ -16,7 +16,7 @@ from torch.nn import functional
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 
 SCALES = 3
-MIN_SIDE = 32
+MIN_COMPARED_SIDE = 32
 """Smallest side in px, so that a window fits at quarter resolution."""
 WINDOW = 7
 VISIBLE = 0.01
@@ -58,8 +58,10 @@ def distances(images: Tensor, clean: Tensor) -> Tensor:
     Raises:
         ValueError: sides too small.
     """
-    if min(images.shape[-2:]) < MIN_SIDE:
-        raise ValueError(f"sides must be at least {MIN_SIDE} px, got {tuple(images.shape[-2:])}")
+    if min(images.shape[-2:]) < MIN_COMPARED_SIDE:
+        raise ValueError(
+            f"sides must be at least {MIN_COMPARED_SIDE} px, got {tuple(images.shape[-2:])}"
+        )
     channels, target = opponent(images.float()), opponent(clean.float())
     difference = functional.avg_pool2d(channels - target, 16, 8).square().mean((2, 3))  # (B, 3)
     x, y = channels[:, :1], target[:, :1]

@@ -23,7 +23,7 @@ from torch.nn import functional
 from zoomiqa_core.alarm.reference import WINDOW, local_mean, opponent
 
 SCALES = 3
-MIN_SIDE = 48
+PADDED_SIDE = 48
 """Shorter sides, in px, are padded to this by repeating the border."""
 FAINT = 0.25 / 255
 """Keeps magnitudes and logarithms smooth at zero: a quarter of an 8-bit step."""
@@ -54,7 +54,7 @@ def statistics(images: Tensor) -> Tensor:
     torch.Size([2, 307])
     """
     images = images.to(torch.promote_types(images.dtype, torch.float32))
-    bottom, right = (max(0, MIN_SIDE - side) for side in images.shape[-2:])
+    bottom, right = (max(0, PADDED_SIDE - side) for side in images.shape[-2:])
     images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
     channels = opponent(images)
     features, finer = [tone(images, channels), periodicity(channels)], None

@@ -28,7 +28,7 @@ from zoomiqa_core.training.kl_coverage import (
     KLCoverageMixin,
     rating_positions,
 )
-from zoomiqa_core.training.resampling import ResamplingConfig, ResamplingMixin
+from zoomiqa_core.training.resampling import ResamplingMixin
 from zoomiqa_core.training.rewards import RewardConfig, reward_functions
 from zoomiqa_core.training.zoom_rollouts import (
     draw_replies,
@@ -274,7 +274,8 @@ def _make_trainer() -> type:
             processing_class: the processor, padding on the left.
             rewards: terms and weights.
             kl_coverage: settings of the KL-Coverage term.
-            resampling: which images are drawn more often.
+            resampling: balance the ratings over the training
+                (:mod:`zoomiqa_core.training.resampling`).
             prompts: the prompt texts of the dataset.
             max_rounds: most rounds of a roll-out.
             generation: ``judge`` uses the judge's decoding, which processes a prompt once for all
@@ -295,7 +296,7 @@ def _make_trainer() -> type:
             *,
             rewards: RewardConfig | None = None,
             kl_coverage: KLCoverageConfig | None = None,
-            resampling: ResamplingConfig | None = None,
+            resampling: bool = True,
             prompts: Prompts = BUILTIN,
             max_rounds: int = MAX_ROUNDS,
             generation: Generation = "judge",
@@ -306,7 +307,7 @@ def _make_trainer() -> type:
             args.reward_weights = rewards.weights
             self.prompts, self.max_rounds, self.generation = prompts, max_rounds, generation
             self.kl_coverage = kl_coverage or KLCoverageConfig()
-            self.resampling = resampling or ResamplingConfig()
+            self.resampling = resampling
             super().__init__(
                 model,
                 reward_functions(rewards, max_rounds),

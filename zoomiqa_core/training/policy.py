@@ -25,24 +25,19 @@ class LoraSettings:
     """Low-rank adapters (Hu et al., arXiv 2106.09685).
 
     >>> LoraSettings(rank=16, alpha=32)
-    LoraSettings(rank=16, alpha=32, dropout=0.0, targets='.*language_model...')
+    LoraSettings(rank=16, alpha=32, targets='.*language_model...')
     """
 
     rank: int = 64
     """0 trains the whole model instead."""
     alpha: int = 128
     """The update is scaled by alpha / rank."""
-    dropout: float = 0.0
-    """Keep it at 0 in GRPO, which switches it off."""
     targets: str = LORA_TARGETS
     """Regular expression for the names of the adapted layers."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or self.alpha < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "expected rank ≥ 0, alpha ≥ 1 and 0 ≤ dropout < 1, got "
-                f"{self.rank}, {self.alpha}, {self.dropout}"
-            )
+        if self.rank < 0 or self.alpha < 1:
+            raise ValueError(f"expected rank ≥ 0 and alpha ≥ 1, got {self.rank}, {self.alpha}")
 
 
 def lora_config(settings: LoraSettings, model: Any) -> Any:
@@ -54,7 +49,6 @@ def lora_config(settings: LoraSettings, model: Any) -> Any:
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
         target_modules=settings.targets,
         task_type="CAUSAL_LM",
     )

@@ -7,16 +7,15 @@ n_bin of the N images is drawn with probability
 
     w_i(t) = (1 − t) / N + t / (n_bins · n_bin)          n_bins counts the bins that are not empty
 
-where t rises from 0 to 1 over the training.
+where t rises linearly from 0 to 1 over the training.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,37 +25,15 @@ from zoomiqa_core.runs.random import numbered_generator
 
 Base: Any = object  # stands for GRPOTrainer, which is imported where the trainer is made
 
-Schedule = Literal["linear", "cosine", "step"]
+EDGES = (1.8, 2.6, 3.4, 4.2)
+"""Inner edges of the bins, rating units; an edge belongs to the bin above it."""
 
 
-@dataclass(frozen=True)
-class ResamplingConfig:
-    """Whether, how and over which bins the draws are balanced."""
+def bins_of(ratings: Sequence[float]) -> Tensor:
+    """(N,) bin of each rating between :data:`EDGES`, from 0.
 
-    enabled: bool = True
-    """False keeps the natural shares throughout, with the same sampler."""
-    schedule: Schedule = "linear"
-    """``linear``; ``cosine``, slow at both ends; ``step``, at once after half of the training."""
-    edges: list[float] = field(default_factory=lambda: [1.8, 2.6, 3.4, 4.2])
-    """Inner edges of the bins, in rating units, rising; an edge belongs to the bin above it."""
-
-    def __post_init__(self) -> None:
-        if self.edges != sorted(set(self.edges)):
-            raise ValueError(f"expected edges in rising order, got {self.edges}")
-
-
-def progress(schedule: Schedule, share: float) -> float:
-    """t of the weights after a share of the training, both in [0, 1]."""
-    share = min(max(share, 0.0), 1.0)
-    if schedule == "cosine":
-        return 0.5 - 0.5 * math.cos(math.pi * share)
-    if schedule == "step":
-        return float(share >= 0.5)
-    return share
-
-
-def bins_of(ratings: Sequence[float], edges: Sequence[float]) -> Tensor:
-    """(N,) bin of each rating, from 0.
+    >>> bins_of([1.0, 1.8, 3.0, 5.0])
+    tensor([0, 1, 2, 4])
 
     Raises:
         ValueError: a rating is not finite.
@@ -65,7 +42,7 @@ def bins_of(ratings: Sequence[float], edges: Sequence[float]) -> Tensor:
     if not values.isfinite().all():
         place = int((~values.isfinite()).nonzero()[0])
         raise ValueError(f"MOS of sample {place} is {float(values[place])}: leave it out")
-    return torch.bucketize(values, torch.tensor(list(edges), dtype=torch.float64), right=True)
+    return torch.bucketize(values, torch.tensor(EDGES, dtype=torch.float64), right=True)
 
 
 def bin_shares(bins: Tensor, t: float) -> Tensor:
@@ -101,7 +78,7 @@ class ProgressiveSampler(Sampler[int]):
 
     Args:
         ratings: MOS of each sample, 1–5.
-        config: of the re-sampling.
+        enabled: False keeps the natural shares throughout.
         mini_repeat_count: roll-outs an image.
         batch_size: distinct images a chunk.
         repeat_count: how often a chunk is yielded, for the steps that share its roll-outs.
@@ -112,8 +89,8 @@ class ProgressiveSampler(Sampler[int]):
     def __init__(
         self,
         ratings: Sequence[float],
-        config: ResamplingConfig,
         *,
+        enabled: bool = True,
         mini_repeat_count: int,
         batch_size: int,
         repeat_count: int,
@@ -125,8 +102,8 @@ class ProgressiveSampler(Sampler[int]):
                 f"a chunk draws {batch_size} distinct images of {len(ratings)}: "
                 "give more images, or a smaller generation batch"
             )
-        self.bins = bins_of(ratings, config.edges)
-        self.config = config
+        self.bins = bins_of(ratings)
+        self.enabled = enabled
         self.mini_repeat_count = mini_repeat_count
         self.batch_size = batch_size
         self.repeat_count = repeat_count
@@ -153,9 +130,7 @@ class ProgressiveSampler(Sampler[int]):
 
     def progress(self, chunk: int) -> float:
         """t of a chunk; 0 throughout where re-sampling is off."""
-        if not self.config.enabled:
-            return 0.0
-        return progress(self.config.schedule, chunk / max(1, self.total_chunks - 1))
+        return chunk / max(1, self.total_chunks - 1) if self.enabled else 0.0
 
     def chunk(self, number: int) -> list[int]:
         """The distinct images of a chunk."""
@@ -184,7 +159,7 @@ def plot_shares(sampler: ProgressiveSampler, path: str | Path) -> Path:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.add_subplot()
     x = torch.linspace(0, 1, len(drawn)).tolist()
-    edges = ["1", *(f"{edge:g}" for edge in sampler.config.edges), "5"]
+    edges = ["1", *(f"{edge:g}" for edge in EDGES), "5"]
     for place in range(drawn.shape[1]):
         label = f"MOS {edges[place]}–{edges[place + 1]}"
         (line,) = axes.plot(x, drawn[:, place].tolist(), label=label)
@@ -198,7 +173,8 @@ def plot_shares(sampler: ProgressiveSampler, path: str | Path) -> Path:
 class ResamplingMixin(Base):
     """Draws a ``GRPOTrainer``'s images with :class:`ProgressiveSampler`, by the column ``mos``."""
 
-    resampling = ResamplingConfig(enabled=False)
+    resampling: bool = False
+    """Balance the ratings over the training; False keeps their natural shares."""
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         return self.progressive_sampler(dataset)
@@ -215,7 +191,7 @@ class ResamplingMixin(Base):
             total = math.ceil(args.num_train_epochs * (len(dataset) // images))
         return ProgressiveSampler(
             [float(mos) for mos in dataset.with_format(None)["mos"]],
-            self.resampling,
+            enabled=self.resampling,
             mini_repeat_count=self.num_generations,
             batch_size=images,
             repeat_count=repeats,

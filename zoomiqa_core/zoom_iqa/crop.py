@@ -16,7 +16,7 @@ from zoomiqa_core.assessment import BBox, check_bbox
 
 MIN_AREA, MAX_AREA = 0.25, 0.75
 """Minimum and maximum fraction of the image in a crop; clipping at the border may leave less."""
-MIN_SIDE = 28
+MIN_CROP_SIDE = 28
 """Minimum side of a crop in pixels: one merged visual token of Qwen2.5-VL."""
 
 
@@ -150,10 +150,10 @@ def _scaled(start: int, end: int, zoom: float, length: int) -> tuple[int, int]:
     """Scale about the centre, clip to [0, length], then widen to the minimum side."""
     centre, half = (start + end) / 2, (end - start) * zoom / 2
     low, high = max(0.0, centre - half), min(float(length), centre + half)
-    if high - low >= MIN_SIDE:
+    if high - low >= MIN_CROP_SIDE:
         return int(low), int(high)
-    side = min(MIN_SIDE, length)
-    missing = MIN_SIDE - (high - low)
+    side = min(MIN_CROP_SIDE, length)
+    missing = MIN_CROP_SIDE - (high - low)
     first = min(max(int(low - missing // 2), 0), length - side)
     return first, first + side
 

@@ -18,7 +18,7 @@ from restoration_guide.restorers.builtin import residual_flow as rf
 PAD_MULTIPLE = 8
 """Two halvings in the UNet after the pixel-unshuffle by two."""
 
-MIN_SIDE = 8
+MIN_RESTORED_SIDE = 8
 """Smallest side in pixels: reflection pads up to 7, and needs more than it pads."""
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -252,9 +252,9 @@ def check_image(image: Tensor) -> None:
         )
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(f"Expected (B, 3, H, W), got {tuple(image.shape)}.")
-    if min(image.shape[-2:]) < MIN_SIDE:
+    if min(image.shape[-2:]) < MIN_RESTORED_SIDE:
         raise ValueError(
-            f"Sides must be at least {MIN_SIDE} px, got {tuple(image.shape[-2:])}; "
+            f"Sides must be at least {MIN_RESTORED_SIDE} px, got {tuple(image.shape[-2:])}; "
             "enlarge the image first."
         )
 

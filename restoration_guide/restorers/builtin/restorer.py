@@ -24,7 +24,7 @@ from restoration_guide.restorers.base import (
     check_request,
 )
 from restoration_guide.restorers.builtin.pipeline import (
-    MIN_SIDE,
+    MIN_RESTORED_SIDE,
     RestorationOutput,
     TinyRestorationPipeline,
     check_image,
@@ -61,7 +61,7 @@ noise-free chains, textured samples. The first eight cover the range; the others
 Seeds alone hardly change a candidate's quality, settings do. No strength exceeds 1: the bundled
 judge rates over-sharpened edges too high and would choose them."""
 
-DEFAULT_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=MIN_SIDE)
+DEFAULT_LIMITS = ImageLimits(max_pixels=4_000_000, min_side=MIN_RESTORED_SIDE)
 """Sizes to read: 4 megapixels need about 4 GB in one pass."""
 
 

@@ -11,7 +11,7 @@ import torch
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD
 from tests.core.training.rollouts import picture_of, records
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig, Variant
-from zoomiqa_core.training.resampling import ProgressiveSampler, ResamplingConfig
+from zoomiqa_core.training.resampling import ProgressiveSampler
 from zoomiqa_core.training.rewards import RewardConfig
 from zoomiqa_core.training.rows import rollout_dataset
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm, teach_replies
@@ -442,7 +442,7 @@ def test_log_probabilities_of_every_round_are_kept(ragged, monkeypatch):
 
 def test_training_moves_the_model_and_logs_what_is_needed(taught, tmp_path):
     trainer = trainer_of(taught, tmp_path, logging_steps=1, kl="kl_cov", num_iterations=2)
-    trainer.resampling = ResamplingConfig()
+    trainer.resampling = True
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]

@@ -41,7 +41,7 @@ def own_pipe(pipe: TinyRestorationPipeline) -> TinyRestorationPipeline:
 @pytest.fixture
 def tuned(own_pipe: TinyRestorationPipeline) -> TunedNetwork:
     """Its network with adapters that already do something."""
-    network = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"), seed=0)
+    network = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, ".*"), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters:

@@ -142,7 +142,7 @@ def lesson(method, degraded):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nft", "dpo"])
 def test_lessons_lead_to_brighter_images(own_pipe, degraded, kind):
-    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, ".*"))
     method = (
         Nft(own_pipe, tuned, brightness, NftConfig(candidates=4, old_decay=0.5))
         if kind == "nft"

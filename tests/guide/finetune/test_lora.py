@@ -13,7 +13,7 @@ from restoration_guide.finetune.lora import TunedNetwork, adapted_layers
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from zoomiqa_core.training.policy import LoraSettings
 
-LORA = LoraSettings(2, 4, 0.0, ".*")
+LORA = LoraSettings(2, 4, ".*")
 
 
 def restored(network) -> torch.Tensor:
@@ -23,7 +23,7 @@ def restored(network) -> torch.Tensor:
         ]
 
 
-@pytest.mark.parametrize("settings", [LORA, LoraSettings(0, 4, 0.0, ".*")], ids=["lora", "full"])
+@pytest.mark.parametrize("settings", [LORA, LoraSettings(0, 4, ".*")], ids=["lora", "full"])
 def test_the_reference_is_the_network_before_training(own_pipe, settings):
     network = own_pipe.unet
     before = restored(network)
@@ -43,7 +43,7 @@ def test_the_reference_is_the_network_before_training(own_pipe, settings):
 @pytest.mark.parametrize("rank", [0, 2])
 def test_half_the_strength_changes_every_weight_by_half(own_pipe, rank):
     start = {name: value.clone() for name, value in own_pipe.unet.state_dict().items()}
-    tuned = TunedNetwork(own_pipe.unet, LoraSettings(rank, 4, 0.0, ".*"))
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(rank, 4, ".*"))
     generator = torch.Generator().manual_seed(1)
     learned = [p + 0.1 * torch.randn(p.shape, generator=generator) for p in tuned.parameters]
 
@@ -112,19 +112,14 @@ def test_targets_choose_layers(own_pipe):
 
 
 def test_full_weights_have_no_adapter_to_save(own_pipe, tmp_path):
-    tuned = TunedNetwork(own_pipe.unet, LoraSettings(0, 4, 0.0, ".*"))
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(0, 4, ".*"))
     with pytest.raises(ValueError, match="rank 0 trains the whole network"):
         tuned.save_adapter(tmp_path)
-
-
-def test_dropout_is_refused(own_pipe):
-    with pytest.raises(ValueError, match=r"without dropout; got 0\.1"):
-        TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.1, ".*"))
 
 
 def test_full_weights_are_trained_in_float32_alone(own_pipe):
     own_pipe.unet.bfloat16()
     with pytest.raises(ValueError, match=r"in torch\.bfloat16 small updates round to nothing"):
-        TunedNetwork(own_pipe.unet, LoraSettings(0, 4, 0.0, ".*"))
-    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
+        TunedNetwork(own_pipe.unet, LoraSettings(0, 4, ".*"))
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, ".*"))
     assert {weight.dtype for weight in tuned.parameters} == {torch.float32}

@@ -43,7 +43,7 @@ def parts():
             "up_block_types": ("UpDecoderBlock2D",) * 2,
         }
         vae = AutoencoderKL(norm_num_groups=4, **blocks)
-    tuned = TunedNetwork(unet, LoraSettings(2, 4, 0.0, ".*attn.*|conv_out"))
+    tuned = TunedNetwork(unet, LoraSettings(2, 4, ".*attn.*|conv_out"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in tuned.parameters:

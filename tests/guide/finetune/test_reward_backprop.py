@@ -49,7 +49,7 @@ def test_the_loss_is_minus_the_reward_with_its_gradient(own_pipe, tuned, judge, 
 
 @pytest.mark.parametrize("config", [RolloutConfig(steps=3, renoised=2), RolloutConfig(3, last=0)])
 def test_the_reference_term_starts_at_zero_and_holds_back(own_pipe, judge, degraded, config):
-    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, 0.0, ".*"))
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, ".*"))
     method = backprop(own_pipe, tuned, judge, rating=0.0, reference=1.0)
     method.sampler = BuiltinSampler(own_pipe, config)
     terms = method.compute_loss(Batch(degraded), generator=generator()).terms

@@ -44,7 +44,7 @@ def tuned_of(sampler: PipelineSampler) -> TunedNetwork:
     names = [name for name, _ in sampler.network.named_modules()]
     attention = any(name.endswith("to_q") for name in names)
     targets = ".*to_[qv]" if attention else ".*conv[12]"
-    return TunedNetwork(sampler.network, LoraSettings(2, 4, 0.0, targets))
+    return TunedNetwork(sampler.network, LoraSettings(2, 4, targets))
 
 
 @pytest.mark.parametrize("name", OTHERS)

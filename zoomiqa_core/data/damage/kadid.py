@@ -25,7 +25,7 @@ from torch import Tensor
 
 from zoomiqa_core.data.damage.distortions import blur, codec, colour, noise, spatial, tone
 
-MIN_SIDE = 16
+MIN_DISTORTED_SIDE = 16
 """Smallest height or width in px that every distortion accepts."""
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -240,9 +240,9 @@ def _check_images(images: Tensor) -> None:
             "add a batch axis with images[None], convert to RGB with "
             "zoomiqa_core.images.sources.to_batch"
         )
-    if min(images.shape[-2:]) < MIN_SIDE:
+    if min(images.shape[-2:]) < MIN_DISTORTED_SIDE:
         raise DistortionError(
-            f"images must measure at least {MIN_SIDE}×{MIN_SIDE} px, got "
+            f"images must measure at least {MIN_DISTORTED_SIDE}×{MIN_DISTORTED_SIDE} px, got "
             f"{images.shape[-1]}×{images.shape[-2]}: crop larger or pad first"
         )
     low, high = (float(bound) for bound in torch.aminmax(images))

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-MIN_SIDE = 16
+MIN_DEGRADED_SIDE = 16
 """Smallest height and width in pixels that can be degraded."""
 
 _RESIZE_KERNELS = ("area", "bilinear", "bicubic")
@@ -240,8 +240,10 @@ def degrade(
         raise ValueError(f"Expected images (B, 3, H, W), got {tuple(images.shape)}.")
     if not images.is_floating_point():
         raise TypeError(f"Expected float images in [0, 1], got {images.dtype}; divide by 255.")
-    if min(images.shape[-2:]) < MIN_SIDE:
-        raise ValueError(f"Sides must be at least {MIN_SIDE} px, got {tuple(images.shape[-2:])}.")
+    if min(images.shape[-2:]) < MIN_DEGRADED_SIDE:
+        raise ValueError(
+            f"Sides must be at least {MIN_DEGRADED_SIDE} px, got {tuple(images.shape[-2:])}."
+        )
     config = resolve(degradation)
     clean = images.detach().to("cpu", torch.float32).clamp(0.0, 1.0)
     damaged, settings = [], []
