@@ -90,6 +90,7 @@ class LocalVLM:
         self.min_digit_mass = min_digit_mass
         self.name = name
         self._lock = TokenizerLock()
+        self._fitting: dict[int, int] = {}
         self.encoder = PromptEncoder(model, processor, self._lock, max_pixels)
         tokenizer = processor.tokenizer
         self.pad_id = tokenizer.pad_token_id
@@ -188,7 +189,12 @@ class LocalVLM:
                 chain.fail("bad_shape", problem)
             else:
                 accepted.append(chain)
-        replies = halve_when_full(lambda part: self._generate(_requests(part), known), accepted)
+        replies = halve_when_full(
+            lambda part: self._generate(_requests(part), known),
+            accepted,
+            self._fitting,
+            self._pixels,
+        )
         for chain, reply in zip(accepted, replies, strict=True):
             if reply is None:
                 chain.fail("out_of_memory", OUT_OF_MEMORY)
@@ -210,12 +216,16 @@ class LocalVLM:
             state = read_prompts(self.model, prompts, self.pad_id)
             return expected_rating(self.model, state, prefix, min_digit_mass=self.min_digit_mass)
 
-        results = iter(halve_when_full(read, accepted))
+        results = iter(halve_when_full(read, accepted, self._fitting, self._pixels))
         for problem in problems:
             if problem:
                 yield Assessment.failed("bad_shape", problem)
             else:
                 yield next(results) or Assessment.failed("out_of_memory", OUT_OF_MEMORY)
+
+    def _pixels(self, chain: Chain) -> int:
+        """How many pixels of the chain's image the model sees, at most."""
+        return min(chain.image.width * chain.image.height, self.encoder.pixels["longest_edge"])
 
     def _generate(self, requests: Sequence[Request], known: EncodedImages) -> list[Reply]:
         """Replies in order. Requests with equal prompts share one forward pass over it."""

@@ -117,6 +117,27 @@ def test_halving_gives_every_item_its_result_and_none_to_what_never_fits():
     assert halve_when_full(work, []) == []
 
 
+def test_a_batch_size_that_did_not_fit_is_not_tried_again():
+    sizes, fitting = [], {}
+
+    def work(items):
+        sizes.append(len(items))
+        if len(items) * max(items) > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return list(items)
+
+    for expected in ([8, 4, 2, 2, 2, 2], [2, 2, 2, 2]):
+        assert halve_when_full(work, [100] * 8, fitting, int) == [100] * 8
+        assert sizes == expected
+        sizes.clear()
+    assert halve_when_full(work, [1] * 8, fitting, int) == [1] * 8
+    assert sizes == [8]  # small items are another matter
+    sizes.clear()
+    assert halve_when_full(work, [70, 400, 70], fitting, int) == [70, None, 70]
+    assert halve_when_full(work, [300, 1], {9: 2}, int) == [300, 1]
+    assert fitting == {7: 2}  # nothing is learned from an item that fits nowhere
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     def work(items):
         raise RuntimeError("shape mismatch")
@@ -128,14 +149,20 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 def test_when_memory_runs_out_the_judgement_is_the_same(answering, monkeypatch):
     whole = judge(answering, samples=6).assess(IMAGES)
 
+    tried = []
+
     def prefill(model, prompts, pad_id):
+        tried.append(len(prompts))
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return prefixes.read_prompts(model, prompts, pad_id)
 
     monkeypatch.setattr(vlm, "read_prompts", prefill)
-    halved = judge(answering, samples=6, batch_size=18).assess(IMAGES)
-    assert [told(said) for said in halved] == [told(said) for said in whole]
+    small = judge(answering, samples=6, batch_size=18)
+    assert [told(said) for said in small.assess(IMAGES)] == [told(said) for said in whole]
+    tried.clear()
+    small.assess(IMAGES)
+    assert set(tried) == {1}  # what did not fit is remembered
 
 
 def test_what_fits_nowhere_is_a_failure_with_a_name(answering, monkeypatch):
