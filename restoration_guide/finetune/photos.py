@@ -112,13 +112,21 @@ class PairedPhotos:
 
 
 def training_batch(photos: Photos, count: int, size: int, *, generator: torch.Generator) -> Batch:
-    """``count`` random crops of photos drawn with replacement (see :class:`PairedPhotos`)."""
+    """``count`` random crops of photos drawn with replacement (example: :class:`PairedPhotos`)."""
     indices = torch.randint(len(photos), (count,), generator=generator).tolist()
     return photos.pick(indices, size, generator=generator)
 
 
 def held_out_batch(photos: Photos, count: int, size: int, *, seed: int) -> Batch:
-    """``count`` crops that depend on the seed alone, from the photos in turn."""
+    """``count`` crops of the photos in turn, the same for the same seed.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> path = save_png(torch.rand(3, 64, 80), "photo.png")
+    >>> photos = DegradedPhotos([path], {"mixed": 1.0}, min_side=48)
+    >>> first, again = (held_out_batch(photos, 2, 48, seed=0) for _ in range(2))
+    >>> torch.equal(first.degraded, again.degraded)
+    True
+    """
     indices = [number % len(photos) for number in range(count)]
     return photos.pick(indices, size, generator=torch.Generator().manual_seed(seed))
 

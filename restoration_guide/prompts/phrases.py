@@ -92,8 +92,7 @@ class Phrase(NamedTuple):
 def plain_phrase(sentence: str) -> Phrase:
     """Reduce a judge's sentence to plain words on one line, without a full stop.
 
-    Rules are applied until nothing changes, since a removal may join the parts of another match;
-    a phrase is therefore its own phrase.
+    Rules are applied until nothing changes, since a removal may join the parts of another match.
 
     >>> plain_phrase('((Sharp:1.4)) edges beside the sign "IGNORE THIS".').text
     'Sharp edges beside the sign'

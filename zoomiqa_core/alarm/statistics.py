@@ -1,6 +1,6 @@
 """Natural-scene statistics: features of an image that damage and tampering change.
 
-Fixed filters, differentiable, nothing learned. At three scales, for the luma and two colour
+Fixed, differentiable filters. At three scales, for the luma and two colour
 differences: strength and distribution of each band of detail, correlation of neighbouring pixels
 in eight directions, distribution of local contrast. For the whole image: tone, colourfulness, and
 patterns that repeat every eight pixels.

@@ -14,13 +14,17 @@ from zoomiqa_core.proxy.model import QualityProxy
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """Attacked images of a training step."""
+    """Adversarial training: how many images are perturbed, how much, and the loss's weight.
+
+    >>> AdversarialConfig(images=2)
+    AdversarialConfig(weight=0.5, images=2, radius=(0.5, 2.0), steps=3)
+    """
 
     weight: float = 0.5
-    """Weight of the loss; 0 leaves attacks out."""
+    """Weight of the loss; 0 is off."""
     images: int = 3
-    """Images attacked in each step, drawn from its batch and of its size. With attacks on crops of
-    another size a proxy learned to give that size one rating, whatever it showed."""
+    """Images of each step's batch that are perturbed, at their size: a proxy that was attacked on
+    crops of another size learned to rate all images of that size alike."""
     radius: tuple[float, float] = (0.5, 2.0)
     """Range of the largest change of a pixel value, in 255ths."""
     steps: int = 3

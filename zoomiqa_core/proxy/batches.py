@@ -155,7 +155,15 @@ def rated_evidence(photos: Photos, plan: BatchPlan, *, generator: torch.Generato
 
 
 def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
-    """One photo, clean and at ``plan.levels`` levels of one type of :data:`SEEN`; one group."""
+    """One photo, clean and at ``plan.levels`` levels of one type of :data:`SEEN`; one group.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> pool = PhotoPool([save_png(torch.rand(3, 64, 64), "photo.png")], min_side=48)
+    >>> plan = BatchPlan(levels=2, crop=48)
+    >>> batch = distorted_evidence(pool, plan, torch.Generator().manual_seed(0))
+    >>> batch.images.shape, float(batch.rating[0]) == CLEAN_RATING
+    (torch.Size([3, 3, 48, 48]), False)
+    """
     clean, _ = pool.crops(1, plan.crop, generator=generator)
     names = [name for name in SEEN + HARD * (plan.hard - 1) if name not in plan.left_out]
     name = names[below(len(names), generator)]
@@ -167,7 +175,14 @@ def distorted_evidence(pool: PhotoPool, plan: BatchPlan, generator) -> Evidence:
 
 
 def local_evidence(pool: PhotoPool, size: int, generator, *, worst: float = 3.3) -> Evidence:
-    """One photo with local damage of a mean opinion below ``worst``, labelled by its rating map."""
+    """One photo with local damage of a mean opinion below ``worst``, labelled by its rating map.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> pool = PhotoPool([save_png(torch.rand(3, 64, 64), "photo.png")], min_side=48)
+    >>> batch = local_evidence(pool, 48, torch.Generator().manual_seed(0))
+    >>> batch.rating, batch.rating_map.shape
+    (tensor([nan]), torch.Size([1, 1, 48, 48]))
+    """
     clean, _ = pool.crops(1, size, generator=generator)
     cells = [
         (n, i + 1) for n in SEEN for i, mos in enumerate(DISTORTIONS[n].mean_mos) if mos < worst
@@ -205,6 +220,12 @@ def written_evidence(sets: PhotoPool, size: int, generator) -> Evidence:
     """One version of a photo without and with text over it, in this order; one group.
 
     Half the time it is the degraded version, which sharp letters improve most for a naive judge.
+
+    >>> from zoomiqa_core.images.sources import save_png
+    >>> row = torch.rand(3, 64, 64 * len(VERSIONS))
+    >>> sets = PhotoPool([save_png(row, "set.png")], min_side=64)
+    >>> written_evidence(sets, 64, torch.Generator().manual_seed(0)).order
+    tensor([1., 0.])
     """
     tiles = sets.tiles(size, len(VERSIONS), generator=generator)
     drawn = below(2 * len(VERSIONS), generator)

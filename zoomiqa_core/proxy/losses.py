@@ -25,9 +25,9 @@ def evidence_losses(
 
     Args:
         out: of the proxy for the batch's images.
-        evidence: the batch; what is unknown (NaN) gives no loss.
-        ranking_weight: of the term ``ranking``.
-        map_weight: of the term ``map``; ``regression`` and ``error`` weigh 1.
+        evidence: the batch; unknown labels (NaN) are ignored.
+        ranking_weight: weight of the term ``ranking``.
+        map_weight: weight of the term ``map``; that of ``regression`` and ``error`` is 1.
     """
     rated = ~evidence.rating.isnan()
     mapped = ~evidence.rating_map.isnan().flatten(1).any(1)

@@ -52,6 +52,11 @@ Generation = Literal["judge", "transformers"]
 def check_settings(args: Any) -> None:
     """Check that a ``GRPOConfig`` is valid for roll-outs that zoom.
 
+    >>> from types import SimpleNamespace
+    >>> check_settings(SimpleNamespace(temperature=0.7))
+    Traceback (most recent call last):
+    ValueError: temperature must be 1.0, got 0.7: ...
+
     Raises:
         ValueError: names the setting and the reason.
     """

@@ -125,10 +125,14 @@ def read_benchmark(name: str, folder: str | Path, split: str | None = None) -> l
 
 
 def split_by_reference(images: list[RatedImage]) -> list[RatedImage]:
-    """Assign splits so that no original is in two of them.
+    """Assign splits by reference, so that all versions of an original are in the same split.
 
-    These datasets have no official split. Of every five references in alphabetical order the
-    fourth goes to validation and the fifth to test: ours, not comparable with a paper's.
+    For datasets without an official split; results are not comparable with a paper's. Of every five
+    references in alphabetical order, the fourth is for validation and the fifth for testing.
+
+    >>> images = [RatedImage(Path(f"{r}.png"), 3.0, 3.0, reference=r) for r in "abcde"]
+    >>> [image.split for image in split_by_reference(images)]
+    ['training', 'training', 'training', 'validation', 'test']
     """
     references = sorted({image.reference for image in images})
     parts = ("training", "training", "training", "validation", "test")
@@ -137,5 +141,10 @@ def split_by_reference(images: list[RatedImage]) -> list[RatedImage]:
 
 
 def read_biq2021(folder: str | Path, split: str | None = None) -> list[RatedImage]:
-    """``read_benchmark("biq2021", …)``: the set that the bundled proxy is trained on."""
+    r"""Read BIQ2021, the dataset that the bundled proxy is trained on.
+
+    >>> _ = Path("mos.csv").write_text("image_name,mos,set\nss01 (1).jpg,0.75,training\n")
+    >>> len(read_biq2021(".", "training"))
+    1
+    """
     return read_benchmark("biq2021", folder, split)

@@ -34,7 +34,11 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Stage:
-    """One pass of blur, resize, noise and JPEG; a probability of 0 switches a part off."""
+    """One pass of blur, resize, noise and JPEG; a probability of 0 switches a part off.
+
+    >>> Stage(noise_probability=1.0, gaussian_sigma=(5.0, 10.0)).jpeg_probability
+    0.0
+    """
 
     blur_probability: float = 0.0
     """Chance of a Gaussian blur."""
@@ -92,7 +96,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class RestorationDegradation:
-    """A chain of stages, followed by a resize back to the clean image's size."""
+    """A sequence of stages, followed by a resize back to the clean image's size.
+
+    >>> noise = RestorationDegradation((Stage(noise_probability=1.0),))
+    >>> damaged = degrade(torch.rand(1, 3, 32, 32), noise, generator=torch.Generator())
+    >>> list(damaged.settings[0]["stages"][0])
+    ['noise']
+    """
 
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(),))
     """Applied in order."""

@@ -29,7 +29,12 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def lens_blur(images: Tensor, radius: float) -> Tensor:
-    """Blur (B, C, H, W) with a disk of ``radius`` px (``fspecial('disk', radius)``)."""
+    """Blur (B, C, H, W) with a disk of ``radius`` px (``fspecial('disk', radius)``).
+
+    >>> point = torch.zeros(1, 1, 5, 5).index_fill(-1, torch.tensor([2]), 1.0)  # a vertical line
+    >>> lens_blur(point, 1.0)[0, 0, 2]
+    tensor([0.0000, 0.1958, 0.6084, 0.1958, 0.0000])
+    """
     from kornia.filters import filter2d
 
     kernel = disk_kernel(radius).to(images)
@@ -37,7 +42,13 @@ def lens_blur(images: Tensor, radius: float) -> Tensor:
 
 
 def motion_blur(images: Tensor, length: float, generators: Sequence[torch.Generator]) -> Tensor:
-    """Blur (B, C, H, W) along a line of ``length`` px; the angle is uniform in [0°, 180°)."""
+    """Blur (B, C, H, W) along a line of ``length`` px; the angle is uniform in [0°, 180°).
+
+    >>> noise = torch.rand(1, 3, 32, 32)
+    >>> blurred = motion_blur(noise, 6, [torch.Generator().manual_seed(0)])
+    >>> bool(blurred.std() < noise.std())
+    True
+    """
     from kornia.filters import filter2d
 
     angles = torch.cat([torch.rand(1, generator=g) for g in generators]) * math.pi
@@ -46,7 +57,13 @@ def motion_blur(images: Tensor, length: float, generators: Sequence[torch.Genera
 
 
 def over_sharpen(images: Tensor, amount: float) -> Tensor:
-    """Add ``amount`` × (L − blurred L) to CIELAB L of (B, 3, H, W), as ``imsharpen`` does."""
+    """Add ``amount`` × (L − blurred L) to CIELAB L of (B, 3, H, W), as ``imsharpen`` does.
+
+    >>> edge = torch.tensor([0.4] * 8 + [0.6] * 8).expand(1, 3, 16, 16)
+    >>> sharp = over_sharpen(edge, 2.0)[0, 0, 8]
+    >>> [round(float(x), 1) for x in (sharp[7], sharp[8])]  # the step grows from .2
+    [0.2, 0.8]
+    """
     from kornia.color import lab_to_rgb, rgb_to_lab
     from kornia.filters import gaussian_blur2d
 

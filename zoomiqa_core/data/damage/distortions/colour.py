@@ -20,6 +20,10 @@ def colour_diffusion(images: Tensor, amount: float) -> Tensor:
     """Blur CIELAB a, b of (B, 3, H, W) with σ = 1.5·amount + 2 px and multiply them by ``amount``.
 
     KADID's ``imcolordiffuse``: level 1 spreads the colours, higher levels also exaggerate them.
+
+    >>> grey = torch.full((1, 3, 16, 16), 0.5)  # no colour to spread
+    >>> torch.allclose(colour_diffusion(grey, 3.0), grey, atol=1e-3)
+    True
     """
     from kornia.color import lab_to_rgb, rgb_to_lab
 
@@ -55,6 +59,10 @@ def colour_quantisation(images: Tensor, colours: int) -> Tensor:
     MATLAB's ``rgb2ind(I, n)`` cuts by minimum variance and dithers; here Pillow's median cut on a
     grid of at most 64×64 pixels, refined by k-means (which minimises that variance), and
     Floyd–Steinberg dithering.
+
+    >>> ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    >>> colour_quantisation(ramp, 4).unique().numel()
+    4
     """
     from PIL import Image
 
@@ -83,7 +91,12 @@ def hsv_saturation(images: Tensor, factor: float) -> Tensor:
 
 
 def lab_chroma(images: Tensor, factor: float) -> Tensor:
-    """Multiply CIELAB a, b of (B, 3, H, W) by ``factor``; lightness stays the same."""
+    """Multiply CIELAB a, b of (B, 3, H, W) by ``factor``; lightness stays the same.
+
+    >>> orange = torch.tensor([0.8, 0.5, 0.3]).view(1, 3, 1, 1)
+    >>> lab_chroma(orange, 0.0).flatten().round(decimals=2)  # grey
+    tensor([0.5700, 0.5700, 0.5700])
+    """
     from kornia.color import lab_to_rgb, rgb_to_lab
 
     lightness, chroma = rgb_to_lab(images).split((1, 2), dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 Generators = Sequence[torch.Generator]
 
 DENOISER_MAX_SIGMA = 55.0 / 255.0
-"""Strongest noise that MATLAB's pretrained DnCNN was trained on; it leaves stronger noise."""
+"""Strongest noise that MATLAB's pretrained DnCNN was trained on and can remove."""
 DENOISER_THRESHOLD = 3.0
 """DCT coefficients under this many noise deviations are dropped."""
 DENOISER_BLOCK, DENOISER_STRIDE = 8, 4
@@ -57,7 +57,12 @@ def impulse_noise(images: Tensor, share: float, generators: Generators) -> Tenso
 
 
 def multiplicative_noise(images: Tensor, variance: float, generators: Generators) -> Tensor:
-    """Multiply (B, 3, H, W) by 1 + n, n uniform with mean 0 and ``variance`` (MATLAB 'speckle')."""
+    """Multiply (B, 3, H, W) by 1 + n, n uniform with mean 0 and ``variance`` (MATLAB 'speckle').
+
+    >>> black, white = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    >>> [bool(multiplicative_noise(x, 0.02, [torch.Generator()]).std() > 0) for x in (black, white)]
+    [False, True]
+    """
     spread = math.sqrt(12.0 * variance)
     return images * (1.0 + spread * (_uniform(images, generators) - 0.5))
 

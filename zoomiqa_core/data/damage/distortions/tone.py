@@ -11,6 +11,9 @@ def brighten(images: Tensor, amount: float) -> Tensor:
     """Raise the mid-tones of (B, 3, H, W): mid-grey goes to ½ + amount/2.
 
     KADID's ``imbrighten``: two parts of the curve on RGB, one part of it on CIELAB lightness.
+
+    >>> brighten(torch.full((1, 3, 1, 1), 0.5), 0.4).flatten().round(decimals=1)
+    tensor([0.7000, 0.7000, 0.7000])
     """
     from kornia.color import lab_to_rgb, rgb_to_lab
 
@@ -31,7 +34,11 @@ def darken(images: Tensor, amount: float) -> Tensor:
 
 
 def mean_shift(images: Tensor, offset: float) -> Tensor:
-    """Add ``offset`` to every channel of (B, 3, H, W)."""
+    """Add ``offset`` to every channel of (B, 3, H, W).
+
+    >>> mean_shift(torch.full((1, 3, 1, 1), 0.5), -0.15).flatten()
+    tensor([0.3500, 0.3500, 0.3500])
+    """
     return images + offset
 
 
@@ -41,6 +48,10 @@ def contrast_change(images: Tensor, amount: float) -> Tensor:
     KADID's ``imcontrastc``, MATLAB's not-a-knot spline. Positive amounts raise the contrast,
     negative ones lower it; 0 is a mild rise, because the outer points sit at .3 and .7.
     With five points a not-a-knot spline is one cubic on each side of ½.
+
+    >>> greys = torch.tensor([0.3, 0.5, 0.7]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    >>> contrast_change(greys, 0.4)[0, 0, 0]
+    tensor([0.1500, 0.5000, 0.8500])
     """
     from scipy.interpolate import CubicSpline
 
