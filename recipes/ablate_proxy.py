@@ -1,12 +1,12 @@
-"""What each ingredient of the proxy's training is worth: short trainings that lack one each.
+"""Ablation of the proxy's training: short trainings, each without one ingredient.
 
     python -m recipes.ablate_proxy photos=PHOTOS biq2021=BIQ2021 restored=SETS start=WEIGHTS
 
-Every variant is ``recipes.train_proxy`` with ``config`` and a few words changed, in a folder of
-its own under ``out``, with the same budget and seed; a kind of evidence that is left out is not
-replaced by more of another, so a step costs less without it. Finished variants are kept, cut ones
-resume. The table, ``out/table.md``, has what each training says of BIQ2021's validation photos at
-its end; ``python -m benchmarks.evaluate_judge --weights out/*/weights`` measures the rest.
+Every variant is ``recipes.train_proxy`` with ``config`` and a few overrides, in its own folder
+under ``out``, with the same number of steps and seed. Left-out evidence is not replaced by more of
+another kind, so a step without it is faster. Finished variants are kept, interrupted ones resume.
+The table, ``out/table.md``, lists the last figures of each training on BIQ2021's validation photos;
+``python -m benchmarks.evaluate_judge --weights out/*/weights`` measures the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no_text": ("batch.written=0",),
     "no_restored": ("batch.restored=0",),
 }
-"""Words over the full training, by variant."""
+"""Overrides of the full training, by variant."""
 FIGURES = ("mean_subset_srcc", "srcc", "plcc")
 
 
@@ -45,18 +45,18 @@ class Config:
     restored: str = MISSING
     """Folder of restored sets."""
     start: str = MISSING
-    """What every variant starts from: ImageNet weights, so that nothing is learned already."""
+    """Start of every variant: ImageNet weights, so that nothing is learned before."""
     config: str = "recipes/configs/train_proxy/default.yaml"
-    """Of the full training."""
+    """Configuration of the full training."""
     out: str = "runs/ablation"
-    """A folder a variant."""
+    """Folder with a sub-folder for each variant."""
     steps: int = 300
-    """Of each variant."""
+    """Optimisation steps of each variant."""
     seed: int = 0
     variants: list[str] = field(default_factory=lambda: list(VARIANTS))
-    """Which are trained, in this order."""
+    """Variants to train, in this order."""
     more: list[str] = field(default_factory=list)
-    """Words for all of them, e.g. ``more=[threads=2]``."""
+    """Overrides for all variants, e.g. ``more=[threads=2]``."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.variants if name not in VARIANTS]
@@ -64,36 +64,36 @@ class Config:
             raise ValueError(f"no variants {unknown}; there are {', '.join(VARIANTS)}")
 
 
-def words(config: Config, variant: str) -> list[str]:
-    """Command line of one variant's training."""
+def command_line(config: Config, variant: str) -> list[str]:
+    """Arguments of one variant's training."""
     data = [f"{k}={getattr(config, k)}" for k in ("photos", "biq2021", "restored", "start")]
     budget = [f"steps={config.steps}", f"seed={config.seed}", f"out={config.out}/{variant}"]
     return ["--config", config.config, *data, *budget, *VARIANTS[variant], *config.more]
 
 
 def table(out: Path, variants: list[str]) -> str:
-    """Markdown of what the last line of each variant's log says; its distance to ``all``."""
-    found = {}
+    """Markdown of the last line of each variant's log, with the difference from ``all``."""
+    last_lines = {}
     for name in variants:
         lines = (out / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        found[name] = json.loads(lines[-1])
-    whole = found.get("all")
+        last_lines[name] = json.loads(lines[-1])
+    full = last_lines.get("all")
     rows = ["| variant | " + " | ".join(FIGURES) + " |", "|---|" + "---|" * len(FIGURES)]
-    for name, last in found.items():
+    for name, last in last_lines.items():
         cells = []
         for figure in FIGURES:
-            gap = f" ({last[figure] - whole[figure]:+.3f})" if whole and name != "all" else ""
+            gap = f" ({last[figure] - full[figure]:+.3f})" if full and name != "all" else ""
             cells.append(f"{last[figure]:.3f}{gap}")
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train what is missing, print the table."""
+    """Train the missing variants, print the table."""
     config, _ = compose(Config, arguments)
     for variant in config.variants:
         if not (Path(config.out) / variant / "weights").is_dir():
-            train_proxy.main(words(config, variant))
+            train_proxy.main(command_line(config, variant))
     text = table(Path(config.out), config.variants)
     write_text_atomic(Path(config.out) / "table.md", text)
     print(text, end="")

@@ -1,12 +1,13 @@
-"""Restore clean photos and damaged ones with the bundled restorer: order for ``train_proxy``.
+"""Make restored sets: each photo clean, degraded and restored in several ways.
 
     python -m recipes.build_restored_sets \
         --config recipes/configs/build_restored_sets/default.yaml photos=PHOTOS out=RUN
 
 ``photos`` is a folder of clean photographs. Each gives one PNG in ``out/sets``: a random crop in
-versions side by side, ordered as :data:`zoomiqa_core.proxy.batches.VERSIONS`. Restorations are
-written at full strength; weaker ones are blends, made in training. Finished files are kept, so the
-recipe resumes.
+versions side by side, ordered as :data:`zoomiqa_core.proxy.batches.VERSIONS`. ``train_proxy``
+learns from the order of their quality, ``train_alarm`` from their similarity to the clean photo.
+Restorations are written at full strength; training blends them to weaker ones. Finished files are
+kept, so the recipe resumes.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ class Config:
     photos: str = MISSING
     """Folder of clean photographs, sides ≥ ``crop``."""
     out: str = "runs/restored_sets"
-    """Run folder; the PNGs lie in its ``sets``."""
+    """Run folder; the PNGs are in its ``sets``."""
     limit: int | None = None
-    """Sets at most; None makes one of every photo."""
+    """Largest number of sets; None makes one of every photo."""
     crop: int = 256
     """Side of a version in pixels."""
     presets: list[str] = field(default_factory=lambda: list(PRESETS_IN_TURN))
-    """Degradations the photos take in turn."""
+    """Degradations of the photos, in turn."""
     device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
@@ -61,8 +62,8 @@ def versions(
 ) -> Tensor:
     """(``VERSIONS``, 3, S, S) of a clean (1, 3, S, S) crop.
 
-    One network evaluation is the minimum-mean-square-error estimate; two with the model's own noise
-    are bold, three with renewed noise lie between.
+    ``restored`` takes one network evaluation, the minimum-mean-square-error estimate;
+    ``restored_bold`` two at temperature 1; ``restored_sampled`` three at temperature 0.7.
     """
 
     def restore(image: Tensor, first: Tensor, steps: int, temperature: float) -> Tensor:
@@ -93,7 +94,7 @@ def versions(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write what is missing."""
+    """Write the missing sets."""
     config, resolved = compose(Config, arguments)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -1,11 +1,11 @@
-"""Fit the full-reference rating the alarm is taught to KADID-10k's mean opinions.
+"""Fit the full-reference rating, which labels the alarm's training data, to KADID-10k.
 
     python -m recipes.calibrate_alarm --photos PHOTOS [--count 24] [--seed 0]
 
-Distorts crops of clean photos as KADID-10k does, at all 125 types and levels, and finds the
-non-negative weights and the offset under which ``zoomiqa_core.alarm.reference`` comes nearest
-(least squares) to the mean opinion of each cell. Prints the numbers that stand there, and how well
-they order people's opinions.
+Distorts crops of clean photos as KADID-10k does, at all 125 types and levels, and fits the weights
+and the offset of ``zoomiqa_core.alarm.reference`` to the mean opinion of each type and level (least
+squares, positive weights). Prints the constants of that module, and the correlation of the fitted
+rating with the mean opinions.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from zoomiqa_core.evaluation.correlation import plcc, srcc
 from zoomiqa_core.images.sources import find_images
 
 CROP = 160
-LEAST = 0.3
-"""Smallest weight: what people saw little of in KADID-10k must still count."""
+"""Side of the crops, pixels."""
+MIN_WEIGHT = 0.3
+"""Smallest weight, so that a distance that matters little in KADID-10k still counts."""
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
     fit = least_squares(
         error,
         np.full(1 + size, 2.0),
-        bounds=([LEAST] * (1 + size), [20.0] * (1 + size)),
+        bounds=([MIN_WEIGHT] * (1 + size), [20.0] * (1 + size)),
         diff_step=1e-3,
     )
     means = error(fit.x) + opinion.numpy()

@@ -1,15 +1,15 @@
-"""Make the proxy's standard deviation true: intervals that hold as often as they say.
+"""Calibrate the proxy's standard deviation: 90 % intervals that cover 90 % of opinions.
 
     python -m recipes.calibrate_proxy weights=WEIGHTS biq2021=BIQ2021 out=CALIBRATED
 
-``weights`` is a folder with a trained proxy, ``out`` gets a copy of it whose error head alone
-differs: its last layer is scaled and shifted, ``z → scale·z + shift`` before the softplus (the
-temperature of Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, for a spread).
-For each scale the shift is the one at which the 90 % intervals hold 90 % of the opinions on
-BIQ2021's *validation* photos; the scale is the likeliest. Each of BIQ2021's subsets counts the
-same, however many of its photos there are: the largest, web photos of everyday quality, is the
-easiest, and nobody knows which kind a user's photos are. Ratings, maps and the model's code stay
-as they are. Under a minute on one free core; ``benchmarks.evaluate_judge`` tests it.
+``weights`` is a folder with a trained proxy; ``out`` gets a copy that differs only in the last
+layer of its error head, which is scaled and shifted: ``z → scale·z + shift`` before the softplus
+(temperature scaling of Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, for a
+standard deviation). For each scale, the shift makes the 90 % intervals cover 90 % of the opinions
+on BIQ2021's *validation* photos; of these, the scale with the highest likelihood is taken. Each of
+BIQ2021's subsets has the same weight, whatever its size: the largest, web photos of everyday
+quality, is the easiest, and a user's photos may be of any kind. Ratings and maps do not change.
+Under a minute on one free core; ``benchmarks.evaluate_judge`` tests it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from zoomiqa_core.proxy.model import QualityProxy, weighted_mean
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 
 SCALES = tuple(2 ** (step / 4) for step in range(-8, 9))
-"""Scales tried: a quarter to four times the slope the head has learned."""
+"""Scales tried: a quarter to four times the learned slope."""
 FLOOR = 1e-2
-"""What the model adds to every cell's spread, rating units."""
+"""The model adds this to the standard deviation of every cell, rating units."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class Config:
     weights: str = MISSING
     """Folder of the proxy."""
     biq2021: str = MISSING
-    """BIQ2021 folder; its validation photos are judged whole."""
+    """BIQ2021 folder; its validation photos are judged at full size."""
     out: str = MISSING
     """Folder of the calibrated proxy."""
     photos: int = 400
-    """Validation photos judged at most, spread evenly."""
+    """Largest number of validation photos, spread evenly."""
     level: float = 0.9
-    """Of the intervals whose coverage is made exact."""
+    """Level of the intervals whose coverage is made exact."""
     device: str = "cpu"
 
 
-class Doubt(NamedTuple):
-    """What the error head says of one image, before the softplus."""
+class ErrorOutput(NamedTuple):
+    """Output of the error head for one image, before the softplus, and the true error."""
 
     logits: Tensor
     """(1, 1, h, w)."""
@@ -67,7 +67,7 @@ class Doubt(NamedTuple):
     error: float
     """Rating − mean opinion."""
     subset: str
-    """Of the dataset, the photo's."""
+    """Subset of the dataset that the photo belongs to."""
 
 
 class Fit(NamedTuple):
@@ -78,73 +78,75 @@ class Fit(NamedTuple):
 
 
 @torch.no_grad()
-def doubts(proxy: QualityProxy, images: list[RatedImage], device: str) -> list[Doubt]:
-    """Judge photos whole."""
+def error_outputs(proxy: QualityProxy, images: list[RatedImage], device: str) -> list[ErrorOutput]:
+    """Judge photos at full size."""
     logits: list[Tensor] = []
     hook = proxy.error_head.register_forward_hook(lambda *call: logits.append(call[2].float()))
-    found = []
+    outputs = []
     try:
         for image in track(images, "BIQ2021 validation"):
             out = proxy(to_batch(image.path).to(device))
             error = float(out.rating) - image.rating
-            found.append(Doubt(logits.pop().cpu(), out.weight.cpu(), error, image.subset))
+            outputs.append(ErrorOutput(logits.pop().cpu(), out.weight.cpu(), error, image.subset))
     finally:
         hook.remove()
-    return found
+    return outputs
 
 
-def spreads(found: list[Doubt], fit: Fit) -> np.ndarray:
-    """(N,) standard deviations the proxy gives with a fit."""
+def standard_deviations(outputs: list[ErrorOutput], fit: Fit) -> np.ndarray:
+    """(N,) standard deviations of the proxy with a fit."""
     return np.array(
         [
             float(weighted_mean(functional.softplus(fit.scale * d.logits + fit.shift), d.weight))
             + FLOOR
-            for d in found
+            for d in outputs
         ]
     )
 
 
-def fit_spread(found: list[Doubt], level: float) -> Fit:
-    """The likeliest scale, with the shift that makes the coverage at ``level`` exact.
+def fit_error_head(outputs: list[ErrorOutput], level: float) -> Fit:
+    """The scale of highest likelihood, with the shift that makes the coverage at ``level`` exact.
 
-    Subsets count the same.
+    Subsets have the same weight.
 
     Raises:
-        ValueError: fewer than 20 images, which fix no coverage.
+        ValueError: fewer than 20 images, too few to measure a coverage.
     """
-    if len(found) < 20:
-        raise ValueError(f"{len(found)} images fix no coverage; give 20 or more")
-    error = np.array([d.error for d in found])
-    sizes = Counter(d.subset for d in found)
-    weight = np.array([1 / sizes[d.subset] for d in found])
+    if len(outputs) < 20:
+        raise ValueError(
+            f"{len(outputs)} images are too few to measure a coverage; give 20 or more"
+        )
+    error = np.array([d.error for d in outputs])
+    sizes = Counter(d.subset for d in outputs)
+    weight = np.array([1 / sizes[d.subset] for d in outputs])
 
     def shift(scale: float) -> float:
         low, high = -20.0, 20.0  # the coverage grows with the shift
         for _ in range(30):
             middle = (low + high) / 2
-            std = spreads(found, Fit(scale, middle))
+            std = standard_deviations(outputs, Fit(scale, middle))
             covered = interval_coverage(error, std, level, weight=weight)
             low, high = (middle, high) if covered < level else (low, middle)
         return high
 
-    def surprise(fit: Fit) -> float:
-        std = spreads(found, fit)
+    def negative_log_likelihood(fit: Fit) -> float:
+        std = standard_deviations(outputs, fit)
         return float(np.average(np.log(std) + error**2 / (2 * std**2), weights=weight))
 
-    return min((Fit(scale, shift(scale)) for scale in SCALES), key=surprise)
+    return min((Fit(scale, shift(scale)) for scale in SCALES), key=negative_log_likelihood)
 
 
 @torch.no_grad()
 def apply(proxy: QualityProxy, fit: Fit) -> None:
-    """Fold a fit into the error head's last layer."""
+    """Apply a fit to the last layer of the error head."""
     last: Any = proxy.error_head[2]
     last.weight.mul_(fit.scale)
     last.bias.mul_(fit.scale).add_(fit.shift)
 
 
-def figures(found: list[Doubt], fit: Fit) -> dict[str, float]:
-    """What intervals are worth with a fit, on the images it was made on."""
-    error, std = np.array([d.error for d in found]), spreads(found, fit)
+def figures(outputs: list[ErrorOutput], fit: Fit) -> dict[str, float]:
+    """Coverage and calibration of a fit, on the images it was made on."""
+    error, std = np.array([d.error for d in outputs]), standard_deviations(outputs, fit)
     return {
         "coverage_50": interval_coverage(error, std, 0.5),
         "coverage_90": interval_coverage(error, std, 0.9),
@@ -162,14 +164,14 @@ def main(arguments: list[str] | None = None) -> None:
     proxy = QualityProxy.from_pretrained(config.weights).to(config.device)
     images = read_biq2021(config.biq2021, "validation")
     images = images[:: math.ceil(len(images) / config.photos)]
-    found = doubts(proxy, images, config.device)
-    fit = fit_spread(found, config.level)
+    outputs = error_outputs(proxy, images, config.device)
+    fit = fit_error_head(outputs, config.level)
     record = {
         "config": asdict(config),
-        "photos": len(found),
+        "photos": len(outputs),
         "fit": fit._asdict(),
-        "before": figures(found, Fit(1.0, 0.0)),
-        "after": figures(found, fit),
+        "before": figures(outputs, Fit(1.0, 0.0)),
+        "after": figures(outputs, fit),
     }
     apply(proxy, fit)
     proxy.cpu().half().save_pretrained(config.out)  # loaded into fp32 modules

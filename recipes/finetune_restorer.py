@@ -1,4 +1,4 @@
-"""Fine-tune the diffusion restorer towards a reward, watched on held-out photos.
+"""Fine-tune a diffusion restorer with a reward, and monitor it on held-out photos.
 
     python -m recipes.finetune_restorer --config recipes/configs/finetune_restorer/draft1.yaml \
         photos=PHOTOS out=runs/finetune
@@ -7,10 +7,11 @@
 ``degraded/`` and ``clean/``. Every third photo is held out, unless ``held_out`` names a folder of
 the same kind. The run resumes from its folder, which holds ``log.jsonl`` (every term of the reward
 at every step), ``checks.json`` and ``curves.png`` (the held-out images), ``previews/``, and at the
-end ``before_after.png``, ``adapter/`` (PEFT), and ``pipeline/`` with a model card that explains the
-run: of the bundled kind of restorer the adapter merged, a folder for ``load_restorer``; of another
-diffusers pipeline what ``load_lora_weights`` takes. What is kept is the last check without evidence
-against it. The same under ``accelerate launch -m recipes.finetune_restorer …``.
+end ``before_after.png``, ``adapter/`` (PEFT), and ``pipeline/`` with a model card that describes
+the run: for the bundled kind of restorer a folder for ``load_restorer`` with the adapter merged,
+for another diffusers pipeline what ``load_lora_weights`` takes. The result has the weights of the
+last check without evidence of reward hacking. It also runs under ``accelerate launch -m
+recipes.finetune_restorer …``.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ PRIVATE = (
     "independent_judge",
     "controlnet",
 )
-"""Settings that may name a user's folders, servers and keys, and are left out of cards."""
+"""Settings that may contain a user's folders, servers and keys; model cards leave them out."""
 
 
 @dataclass(frozen=True)
@@ -79,28 +80,28 @@ class Config:
     paired: bool = False
     """The folder holds ``degraded/`` and ``clean/`` instead, whose images share their names."""
     reports: str | None = None
-    """Reports of ``restoration-guide best-of-n`` on ``photos``, whose candidates and ratings
-    ``method=dpo`` learns from instead of making its own."""
+    """Reports of ``restoration-guide best-of-n`` on ``photos``: ``method=dpo`` learns from their
+    candidates and ratings instead of making its own."""
     held_out: str | None = None
-    """Folder of the same kind for the monitor; None holds every third photo out (not of pairs)."""
+    """Folder of the same kind for the monitor; None holds out every third photo (not of pairs)."""
     out: str = "runs/finetune"
     """Run folder."""
     restorer: str = "builtin"
     """``builtin``, or the folder or hub id of a diffusers pipeline."""
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
-    """Of a pipeline that is not of the bundled kind."""
+    """Settings of a pipeline that is not of the bundled kind."""
     judge: str = "proxy"
-    """Of the reward, anything ``load_scorer`` takes. ``method=backprop`` needs one with a gradient:
-    ``proxy``, ``alarm``, or the folder of a ``QualityProxy``."""
+    """Judge of the reward: anything ``load_scorer`` takes. ``method=backprop`` needs a
+    differentiable one: ``proxy``, ``alarm``, or the folder of a ``QualityProxy``."""
     judge_settings: dict[str, Any] = field(default_factory=dict)
-    """Of a judge without a gradient, see ``load_scorer``: a server's ``model``, its ``prompts``,
-    how it is asked (``config: {samples: 4}``, of :class:`.JudgeConfig`)."""
+    """Settings of a judge without a gradient, see ``load_scorer``: a server's ``model``, its
+    ``prompts``, and ``config`` (``config: {samples: 4}``, see :class:`.JudgeConfig`)."""
     independent_judge: str | None = "alarm"
-    """Of the monitor, anything ``load_scorer`` takes, trained on other supervision than the
+    """Judge of the monitor: anything ``load_scorer`` takes, trained on other labels than the
     reward's judge; None leaves it out."""
     method: Literal["backprop", "nft", "dpo"] = "backprop"
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """Of ``backprop``; its steps and temperature are also the monitor's."""
+    """Roll-outs of ``backprop``; the monitor uses their steps and temperature."""
     nft: NftConfig = field(default_factory=NftConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -113,31 +114,31 @@ class Config:
     presets: dict[str, float] = field(
         default_factory=lambda: {"mixed": 0.5, "noise_jpeg": 0.2, "blur_noise": 0.1, "x2": 0.2}
     )
-    """Share of each degradation of the clean photos; "none" leaves crops as they are."""
+    """Share of each degradation of the clean photos; "none" leaves crops undamaged."""
     trackers: list[str] = field(default_factory=list)
-    """Of accelerate, such as ``[tensorboard]``, beside ``log.jsonl``."""
+    """Experiment trackers of accelerate, such as ``[tensorboard]``, besides ``log.jsonl``."""
     threads: int = 1
     """CPU threads; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
         if self.judge == self.independent_judge:
             raise ValueError(
-                f"judge and independent_judge are both {self.judge!r}: the monitor needs another "
-                "one than the reward, such as independent_judge=proxy with judge=alarm"
+                f"judge and independent_judge are both {self.judge!r}: the monitor needs "
+                "another judge than the reward, such as independent_judge=proxy with judge=alarm"
             )
         if self.paired and self.reports is not None:
             raise ValueError("paired photos and reports are two sources; give one of them")
         if self.method != "backprop" and self.reward.weights.reference:
             raise ValueError(
-                f"reward.weights.reference must be 0 with method={self.method}, whose loss holds "
-                "on to the untuned restorer itself"
+                f"reward.weights.reference must be 0 with method={self.method}, whose loss already "
+                "stays close to the untuned restorer"
             )
         if self.paired and self.held_out is None:
             raise ValueError("paired=true needs held_out=FOLDER, a folder of other pairs")
         if self.reports is not None and (self.method != "dpo" or self.held_out is None):
             raise ValueError(
-                "reports are what method=dpo learns from, and want held_out=FOLDER, clean photos "
-                f"for the monitor; got method={self.method}, held_out={self.held_out}"
+                "reports need method=dpo, and held_out=FOLDER with clean photos for the monitor; "
+                f"got method={self.method}, held_out={self.held_out}"
             )
 
 
@@ -172,17 +173,17 @@ def read_photos(config: Config) -> tuple[Photos, Photos]:
 
 
 def make_method(sampler: Sampler, tuned: TunedNetwork, reward: Reward, config: Config) -> Method:
-    """The method by its name; all but ``backprop`` see the reward as a black box.
+    """The method by its name; all but ``backprop`` use the reward as a black box.
 
     Raises:
-        ValueError: a method that needs the bundled kind's forward process, of another pipeline.
+        ValueError: a black-box method with a pipeline that is not of the bundled kind.
     """
     if config.method == "backprop":
         return RewardBackprop(sampler, tuned, reward)
     if not isinstance(sampler, BuiltinSampler):
         raise ValueError(
             f"method={config.method} regresses on the forward process of the bundled kind of "
-            "restorer; other pipelines learn by method=backprop"
+            "restorer; train other pipelines with method=backprop"
         )
     parts = (sampler.pipe, tuned, terms_of(reward))
     if config.method == "nft":
@@ -191,7 +192,7 @@ def make_method(sampler: Sampler, tuned: TunedNetwork, reward: Reward, config: C
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, check, stop when hacked, export."""
+    """Train, check, stop when the reward is hacked, export."""
     config, resolved = compose(Config, arguments)
     if config.threads:
         torch.set_num_threads(config.threads)

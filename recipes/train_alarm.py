@@ -4,13 +4,14 @@
         photos=PHOTOS restored=SETS out=runs/alarm
 
 ``photos`` is a folder of clean photographs, ``restored`` the folder ``sets`` that
-:mod:`recipes.build_restored_sets` made of them. No rating of the proxy and no gradient of it is
-used, so that what fools the proxy need not fool the alarm. Every tenth photo, with its set, is held
-out: it only says how good the result is.
+:mod:`recipes.build_restored_sets` made of them. Neither ratings nor gradients of the proxy are
+used, so an image that fools the proxy need not fool the alarm. Every tenth photo, with its set, is
+held out for evaluation.
 
 First the statistics of all families of versions are measured (``out/families``; finished parts are
-kept, so the recipe resumes), then the committee is fitted to them in seconds: to the differences of
-the rating within a family, and less so to its level. The result is ``out/weights``.
+kept, so the recipe resumes). Then the committee is fitted, in seconds, to the differences of the
+reference rating within a family and, with a smaller weight, to the rating itself. The result is
+``out/weights``.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ class Config:
     out: str = "runs/alarm"
     """Run folder."""
     families: int = 500
-    """Families of each of the two kinds."""
+    """Number of families of each of the two kinds."""
     held_out_families: int = 60
-    """The same, of held-out photos."""
+    """Number of families of held-out photos, of each kind."""
     crop: int = 256
     """Side in pixels."""
     members: int = 5
@@ -73,7 +74,7 @@ class Config:
     """Peak learning rate."""
     weight_decay: float = 1.0
     level_weight: float = 0.25
-    """Of the rating itself, beside its differences within a family."""
+    """Weight of the rating itself; its differences within a family weigh 1."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
     seed: int = 0
@@ -108,8 +109,7 @@ def measured(
 def difference_loss(rating: Tensor, target: Tensor) -> Tensor:
     """Smooth L1 (β = .1 rating) of the differences of all pairs in each family, (F, size) both.
 
-    The alarm is asked which of two versions of one photo is better and by how much; what it thinks
-    of the photo itself cancels.
+    The alarm compares versions of one photo, so its rating of the photo's content cancels.
     """
     size = rating.shape[1]
     found, true = (x[:, :, None] - x[:, None, :] for x in (rating, target))
@@ -117,7 +117,7 @@ def difference_loss(rating: Tensor, target: Tensor) -> Tensor:
 
 
 def fit(alarm: Alarm, found: Tensor, rating: Tensor, config: Config) -> None:
-    """Teach every member four fifths of the families, (F, size, COUNT) and (F, size)."""
+    """Fit every member to four fifths of the families, (F, size, COUNT) and (F, size)."""
     alarm.standardise(found.flatten(0, 1))
     for number, member in enumerate(alarm.members):
         generator = numbered_generator(config.seed, number)
@@ -143,7 +143,7 @@ def fit(alarm: Alarm, found: Tensor, rating: Tensor, config: Config) -> None:
 
 @torch.no_grad()
 def agreement(alarm: Alarm, found: Tensor, rating: Tensor) -> dict[str, float]:
-    """With the reference rating, within families and over all versions."""
+    """Agreement with the reference rating, within families and over all versions."""
     out = alarm.judge(found.flatten(0, 1))
     made = out.rating.view_as(rating)
     pairs = [
@@ -160,7 +160,7 @@ def agreement(alarm: Alarm, found: Tensor, rating: Tensor) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, fit, say how good it is, save."""
+    """Measure, fit, evaluate, save."""
     config, resolved = compose(Config, arguments)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -1,12 +1,12 @@
-"""Sharpen a judge by reinforcement: GRPO with roll-outs that zoom.
+"""Train a judge by reinforcement learning: GRPO with roll-outs that zoom.
 
     python -m recipes.train_grpo --config recipes/configs/train_grpo/default.yaml \
         data=GR_IQA model=runs/sft/judge out=runs/grpo
 
 ``data`` is a folder of GR-IQA records, of which image, question, label and true boxes are used;
-``model`` a judge from ``recipes.train_sft``. Rewards, KL-Coverage and progressive re-sampling can
-each be switched off. The run resumes from its folder, which also holds ``bin_shares.png``; the
-result is ``out/judge``. The same under ``accelerate launch -m recipes.train_grpo …``.
+``model`` a judge from ``recipes.train_sft``. Each reward, KL-Coverage and progressive re-sampling
+can be switched off. The run resumes from its folder, which also holds ``bin_shares.png``; the
+result is ``out/judge``. It also runs under ``accelerate launch -m recipes.train_grpo …``.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of one training by reinforcement."""
+    """Settings of one reinforcement learning."""
 
     data: str = MISSING
     """Folder of GR-IQA records."""
     model: str = MISSING
-    """Folder or hub id of the judge to start from; it is the reference, too."""
+    """Folder or hub id of the judge to start from; it is the reference model as well."""
     out: str = "runs/grpo"
     """Run folder."""
     prompts: str = "builtin"
-    """``builtin``, ``official`` or a YAML file: those the judge was taught with."""
+    """``builtin``, ``official`` or a YAML file: the prompts the judge was trained with."""
     images: int = 8
-    """Distinct images a step, over all processes; 8 or more give the rank reward rivals."""
+    """Distinct images a step, over all processes; the rank reward compares them: use 8 or more."""
     rollouts: int = 8
     """Roll-outs an image. images · rollouts is a multiple of loop.batch_size · processes."""
     iterations: int = 1
     """Optimiser steps on the same roll-outs."""
     max_rounds: int = MAX_ROUNDS
-    """Looks at most; 1 never zooms."""
+    """Most rounds of a roll-out; 1 never zooms."""
     max_new_tokens: int = 512
-    """Of one reply."""
+    """Longest reply, tokens."""
     generation: Generation = "judge"
     """``judge``, or ``transformers`` for DeepSpeed's ZeRO-3 and FSDP."""
     beta: float = 1e-3
@@ -74,7 +74,7 @@ class Config:
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Adapters; ``lora.rank=0`` trains the whole model."""
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(learning_rate=1e-5))
-    """Steps, rates, checkpoints."""
+    """Steps, learning rate, checkpoints."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.rollouts < 2 or self.iterations < 1 or self.max_rounds < 1:
@@ -89,8 +89,8 @@ class Config:
             )
 
 
-def passes(config: Config, processes: int) -> int:
-    """Forward passes a process takes for the roll-outs of one step."""
+def gradient_accumulation(config: Config, processes: int) -> int:
+    """Forward passes of a process for the roll-outs of one step."""
     rollouts, together = config.images * config.rollouts, config.loop.batch_size * processes
     if rollouts % together:
         raise ValueError(
@@ -100,7 +100,7 @@ def passes(config: Config, processes: int) -> int:
     return rollouts // together
 
 
-def rollouts_of(data: str, prompts: Prompts) -> Any:
+def rollout_rows(data: str, prompts: Prompts) -> Any:
     """The records' images and labels as rows for the trainer."""
     return rollout_dataset(read_records(data), lambda record: read_picture(data, record), prompts)
 
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     state = PartialState(cpu=config.loop.cpu)
     args = GRPOConfig(
         **trainer_arguments(config.loop, run),
-        gradient_accumulation_steps=passes(config, state.num_processes),
+        gradient_accumulation_steps=gradient_accumulation(config, state.num_processes),
         generation_batch_size=config.images * config.rollouts,
         num_generations=config.rollouts,
         num_iterations=config.iterations,
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = ZoomGRPOTrainer(
         model,
         args,
-        rollouts_of(config.data, prompts),
+        rollout_rows(config.data, prompts),
         processor,
         rewards=config.rewards,
         kl_coverage=config.kl_coverage,

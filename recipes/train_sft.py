@@ -1,13 +1,13 @@
-"""Teach a vision-language model to judge: supervised fine-tuning on grounded rationales.
+"""Train a vision-language model as a judge: supervised fine-tuning on grounded rationales.
 
     python -m recipes.train_sft --config recipes/configs/train_sft/default.yaml \
         data=GR_IQA model=MODEL out=runs/sft
 
 ``data`` is a folder of GR-IQA records (`zoomiqa_core.data.gr_iqa.records`), ``model`` a folder or
-hub id of a Qwen2.5-VL or Qwen3-VL. Rounds, and replies about single regions, are samples of their
-own, mixed at random. The run resumes from its folder; the result is ``out/judge``, which
-``zoomiqa_core.load_scorer`` loads and ``recipes.train_grpo`` trains on. The same under ``accelerate
-launch -m recipes.train_sft …``.
+hub id of a Qwen2.5-VL or Qwen3-VL. Each round, and each reply about a single region, is a sample
+of its own; they are mixed at random. The run resumes from its folder; the result is ``out/judge``,
+which ``zoomiqa_core.load_scorer`` loads and ``recipes.train_grpo`` trains further. It also runs
+under ``accelerate launch -m recipes.train_sft …``.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Config:
     prompts: str = "builtin"
     """``builtin``, ``official`` or a YAML file; saved with the judge."""
     regions: bool = True
-    """Learn replies about single regions too."""
+    """Train on replies about single regions as well."""
     train_vision: bool = True
-    """Train the vision tower too, where the whole model is trained (``lora.rank=0``)."""
-    accumulation: int = 1
+    """Train the vision tower as well, if the whole model is trained (``lora.rank=0``)."""
+    gradient_accumulation: int = 1
     """Forward passes an optimiser step."""
     max_pixels: int | None = None
     """Pixel budget of an image; None for the processor's own."""
@@ -64,7 +64,7 @@ class Config:
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Adapters; ``lora.rank=0`` trains the whole model."""
     loop: LoopSettings = field(default_factory=LoopSettings)
-    """Steps, rates, checkpoints."""
+    """Steps, learning rate, checkpoints."""
 
 
 def chats(data: str, prompts: Prompts, *, regions: bool) -> Any:
@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     run = RunFolder(config.out, resolved)
     prompts = load_prompts(config.prompts)
     args = SFTConfig(
-        **trainer_arguments(config.loop, run), gradient_accumulation_steps=config.accumulation
+        **trainer_arguments(config.loop, run),
+        gradient_accumulation_steps=config.gradient_accumulation,
     )
     model, processor = load_policy(
         config.model,

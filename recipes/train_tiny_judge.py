@@ -1,11 +1,11 @@
-"""Train a small Zoom-IQA from random weights, end to end: data, eyes, words, reinforcement.
+"""Train a small Zoom-IQA model from random weights, end to end: data, vision, SFT, GRPO.
 
     python -m recipes.train_tiny_judge --config recipes/configs/train_tiny_judge/default.yaml \
         photos=PHOTOS biq2021=BIQ2021 out=runs/tiny_judge
 
-One after the other it runs ``build_gr_iqa`` and ``train_tiny_vision`` and then, for each seed,
-``train_sft`` and every variant of ``train_grpo``, each in a folder of ``out`` of its own, from
-which it resumes: the same command goes on after a kill. The judges are ``out/sft-SEED/judge`` and
+It runs ``build_gr_iqa``, ``train_tiny_vision`` and then, for each seed, ``train_sft`` and every
+variant of ``train_grpo``, each in its own folder under ``out``. The same command resumes an
+interrupted run. The judges are ``out/sft-SEED/judge`` and
 ``out/VARIANT-SEED/judge``; ``python -m benchmarks.evaluate_tiny_judge`` compares them.
 """
 
@@ -26,7 +26,7 @@ from zoomiqa_core.runs.files import write_text_atomic
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the whole training; those of the stages are laid over their own defaults."""
+    """Settings of the whole training; those of a stage override the defaults of its recipe."""
 
     photos: str = MISSING
     """Folder of clean photographs."""
@@ -35,23 +35,23 @@ class Config:
     out: str = "runs/tiny_judge"
     """Run folder."""
     prompts: str = "recipes/prompts/tiny.yaml"
-    """Texts the judge is trained on: short ones, which a small model reads quickly."""
+    """Prompts of the judge; short ones, which keep a small model fast."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """Seeds of SFT and GRPO; data and vision are made once."""
     gr_iqa: dict[str, Any] = field(default_factory=dict)
-    """Of ``build_gr_iqa``."""
+    """Settings of ``build_gr_iqa``."""
     vision: dict[str, Any] = field(default_factory=dict)
-    """Of ``train_tiny_vision``."""
+    """Settings of ``train_tiny_vision``."""
     sft: dict[str, Any] = field(default_factory=dict)
-    """Of ``train_sft``."""
+    """Settings of ``train_sft``."""
     grpo: dict[str, Any] = field(default_factory=dict)
-    """Of ``train_grpo``, in every variant."""
+    """Settings of ``train_grpo``, in every variant."""
     variants: dict[str, Any] = field(default_factory=lambda: {"grpo": {}})
-    """Of ``train_grpo``, laid over ``grpo``: a run each, by name."""
+    """Settings of each variant of ``train_grpo``, by name; they override ``grpo``."""
 
 
 def run_stage(recipe: Any, folder: Path, settings: Mapping[str, Any], *words: str) -> None:
-    """Run a recipe in its folder, with settings that are written beside it."""
+    """Run a recipe in its folder; its settings are saved beside the folder."""
     config = folder.with_suffix(".yaml")
     write_text_atomic(config, yaml.safe_dump(dict(settings), sort_keys=False))
     print(f"== {folder.name}", flush=True)
@@ -67,12 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     data, prompts = f"data={out / 'gr_iqa'}", f"prompts={config.prompts}"
     run_stage(train_tiny_vision, out / "vision", config.vision, data)
     for seed in config.seeds:
-        words, taught = [data, prompts, f"loop.seed={seed}"], out / f"sft-{seed}"
-        run_stage(train_sft, taught, config.sft, *words, f"model={out / 'vision' / 'model'}")
+        words, sft = [data, prompts, f"loop.seed={seed}"], out / f"sft-{seed}"
+        run_stage(train_sft, sft, config.sft, *words, f"model={out / 'vision' / 'model'}")
         for name, variant in config.variants.items():
-            sharpened = out / f"{name}-{seed}"
             settings: Any = OmegaConf.to_container(OmegaConf.merge(config.grpo, variant or {}))
-            run_stage(train_grpo, sharpened, settings, *words, f"model={taught / 'judge'}")
+            run_stage(
+                train_grpo, out / f"{name}-{seed}", settings, *words, f"model={sft / 'judge'}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Make a small Zoom-IQA from random weights, and teach its vision tower what the proxy sees.
+"""Make a small Zoom-IQA model with random weights, and distil the proxy into its vision tower.
 
     python -m recipes.train_tiny_vision --config recipes/configs/train_tiny_vision/default.yaml \
         data=GR_IQA out=runs/tiny_vision
 
-``data`` is a folder of GR-IQA records; their words train the tokenizer, their pictures and labels
+``data`` is a folder of GR-IQA records; their text trains the tokenizer, their pictures and labels
 the vision tower (`zoomiqa_core.training.vision_warm_up`). The run resumes from its folder; the
-result is ``out/model``, which judges nothing yet: ``recipes.train_sft`` teaches it to talk.
+result is ``out/model``, not yet a judge: ``recipes.train_sft`` trains its language model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 TOKEN = 28
 """Side of a visual token, pixels."""
 MAX_FAILED = 20
-"""Steps in a row without a finite gradient after which training stops; one alone is left out."""
+"""Training stops after this many steps in a row without a finite gradient; each is skipped."""
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,36 @@ class Config:
     out: str = "runs/tiny_vision"
     """Run folder."""
     start: str = ""
-    """Folder of a model whose vision goes on learning; empty makes one of ``size``."""
+    """Folder of a model whose vision tower is trained further; empty makes one of ``size``."""
     size: TinySize = field(default_factory=TinySize)
-    """Of a new model."""
+    """Size of a new model."""
     steps: int = 2000
     """Optimiser steps."""
     seconds: float | None = None
-    """Time after which training ends, with the rate fallen to its end by then; None: no limit."""
+    """Time limit, at which the learning rate reaches 0; None: no limit."""
     views: int = 32
     """Views of parts a step."""
     cuts: int = 4
-    """Groups of a step's views; those of a group share the size of their pictures and their
-    enlargement, so that they are cut together."""
+    """Groups of a step's views; views of a group are cut together, from pictures of one size and
+    with one enlargement."""
     part: int = 112
     """Side of a view of a part of the picture, pixels."""
     whole: int = 308
     """Side of a view of the whole picture, pixels. Made pictures of this side are seen pixel by
     pixel; a view resized from 320 to 336 pixels hides noise and compression."""
     whole_share: float = 0.25
-    """Share of steps that show whole pictures, and learn their labels too; as many views as cost
-    the same."""
+    """Share of steps that show whole pictures and train on their labels as well, with as many views
+    as take the same time."""
     scale: tuple[float, float] = (0.6, 1.3)
-    """Range of the enlargement of parts; whole pictures are shown reduced, zooms enlarged."""
+    """Range of the enlargement of parts: a judge sees whole pictures reduced and crops enlarged."""
     learning_rate: float = 7e-4
-    """Peak rate of AdamW; 5 % of the steps warm up, the rest falls as a cosine."""
+    """Peak rate of AdamW; it rises over 5 % of the steps and falls as a cosine over the rest."""
     held_out: int = 200
     """Last records, kept from training and rated at every checkpoint."""
     bf16: bool = False
     """bf16 autocast."""
     device: str = "cpu"
-    """Where it trains; all pictures are held there."""
+    """Device of the training; all pictures are kept in its memory."""
     seed: int = 0
     save_every: int = 200
     """Steps between checkpoints."""
@@ -102,8 +102,8 @@ def draw(
     """One batch of views, all of whole pictures or all of parts.
 
     Args:
-        stacks: of all pictures.
-        allowed: of each stack, the pictures that may be drawn.
+        stacks: all pictures.
+        allowed: for each stack, the pictures that may be drawn.
         labels: (N,) of all pictures.
         config: of the training.
         generator: of the draws.
@@ -142,7 +142,7 @@ def held_out_srcc(
     records: Sequence[GRIQARecord],
     side: int,
 ) -> dict[str, float]:
-    """SRCC of the pooled rating with the labels: of rated photos and of damaged ones."""
+    """SRCC of the pooled rating with the labels, for rated and for damaged photos."""
     ratings: dict[str, list[float]] = {"rated": [], "damaged": []}
     labels: dict[str, list[float]] = {"rated": [], "damaged": []}
     for stack, members in zip(stacks, chosen, strict=True):
@@ -166,7 +166,7 @@ def held_out_srcc(
 
 
 def select(stack: PictureStack, places: set[int], inside: bool) -> Tensor:
-    """Pictures of a stack whose place in the list is, or is not, one of ``places``."""
+    """Pictures of a stack whose index in the list is, or is not, in ``places``."""
     chosen = [n for n, place in enumerate(stack.places) if (place in places) == inside]
     return torch.tensor(chosen, dtype=torch.long)
 
@@ -179,8 +179,10 @@ def statistics(stacks: Sequence[PictureStack], allowed: Sequence[Tensor]) -> tup
     return cells.mean(1), cells.std(1).clamp_min(1e-3)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Build, train, save."""
+def main(
+    arguments: list[str] | None = None, *, clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Build, train, save; ``clock`` gives the seconds of the time limit."""
     config, resolved = compose(Config, arguments)
     run = RunFolder(config.out, resolved)
     warn_of_slow_bf16(config.bf16, config.device)
@@ -220,13 +222,13 @@ def main(arguments: list[str] | None = None) -> None:
         generator.set_state(saved["generator"])
         done = saved["step"]
 
-    begun = time.monotonic()
+    begun = clock()
     warmup = max(1, config.steps // 20)
     for step in track(range(done, config.steps), "training", disable=quiet):
         batch = draw(stacks, shown, labels, config, generator)
         share = 0.0
         if config.seconds is not None:
-            share = min(1.0, (time.monotonic() - begun) / config.seconds)
+            share = min(1.0, (clock() - begun) / config.seconds)
         place = max(step, done + share * (config.steps - done))
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * warmup_cosine(

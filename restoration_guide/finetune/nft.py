@@ -28,6 +28,9 @@ from restoration_guide.finetune.candidates import (
 )
 from restoration_guide.finetune.methods import Batch, StepLosses
 
+REWARD_CLIP = 2.0
+"""Z: standardised rewards beyond ± Z count as Z."""
+
 
 @dataclass(frozen=True)
 class NftConfig:
@@ -37,16 +40,14 @@ class NftConfig:
     """N candidates of each input."""
     beta: float = 1.0
     """β: how strongly the blends differ from the old policy."""
-    clip: float = 2.0
-    """Z: standardised rewards beyond ± Z count as Z."""
     old_decay: float = 0.9
     """Decay of the moving average that is the old policy."""
 
     def __post_init__(self) -> None:
-        if self.candidates < 2 or not (self.beta > 0 and self.clip > 0 and 0 <= self.old_decay < 1):
+        if self.candidates < 2 or not (self.beta > 0 and 0 <= self.old_decay < 1):
             raise ValueError(
-                "expected candidates ≥ 2, beta > 0, clip > 0 and 0 ≤ old_decay < 1, got "
-                f"{self.candidates}, {self.beta}, {self.clip} and {self.old_decay}"
+                "expected candidates ≥ 2, beta > 0 and 0 ≤ old_decay < 1, got "
+                f"{self.candidates}, {self.beta} and {self.old_decay}"
             )
 
 
@@ -96,7 +97,7 @@ def forward_target(kind: str, clean: Tensor, noise: Tensor, alpha: Tensor, sigma
     raise ValueError(f'kind of prediction must be "epsilon", "v" or "flow", got {kind!r}')
 
 
-def optimality(rewards: Tensor, clip: float) -> Tensor:
+def optimality(rewards: Tensor, clip: float = REWARD_CLIP) -> Tensor:
     """r of (B, N) rewards: ½ + ½ clip(A / Z, −1, 1); NaN where a reward is, ½ in equal groups."""
     return 0.5 + 0.5 * (group_advantages(rewards) / clip).clamp(-1, 1)
 
@@ -122,7 +123,7 @@ class Nft(BlackBoxMethod):
         if not usable.any():
             return StepLosses(degraded.new_empty(0), terms, len(usable))
         clean = made.images.flatten(0, 1)[usable]
-        r = optimality(made.reward, self.config.clip).flatten()[usable]
+        r = optimality(made.reward).flatten()[usable]
         regression = Regression(self.pipe, degraded, self.steps, generator)
         with self.tuned.use_weights(self.old):
             old = regression.predict(clean).float()

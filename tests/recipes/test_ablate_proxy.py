@@ -17,7 +17,8 @@ DATA = ["photos=p", "biq2021=b", "restored=r", "start=s"]
 def test_every_variant_is_another_training_of_the_same_budget():
     config, _ = compose(recipe.Config, DATA)
     made = {
-        name: compose(train_proxy.Config, recipe.words(config, name))[0] for name in config.variants
+        name: compose(train_proxy.Config, recipe.command_line(config, name))[0]
+        for name in config.variants
     }
     assert len({str(one).replace(name, "") for name, one in made.items()}) == len(recipe.VARIANTS)
     assert {(one.steps, one.seed, one.bf16) for one in made.values()} == {(300, 0, True)}

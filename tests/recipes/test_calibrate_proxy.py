@@ -14,35 +14,39 @@ from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.proxy.model import QualityProxy
 
 
-def drawn(count: int, scale: float, shift: float) -> list[recipe.Doubt]:
+def drawn(count: int, scale: float, shift: float) -> list[recipe.ErrorOutput]:
     """Errors whose true spread is what the fit (scale, shift) would say."""
     generator, random = torch.Generator().manual_seed(0), np.random.default_rng(0)
     found = []
     for _ in range(count):
         logits = 2 * torch.randn(1, 1, 1, 1, generator=generator).expand(1, 1, 2, 3)
-        doubt = recipe.Doubt(logits, torch.ones(1, 1, 2, 3), 0.0, "ss01")
-        std = recipe.spreads([doubt], recipe.Fit(scale, shift))[0]
-        found.append(doubt._replace(error=random.normal() * std))
+        output = recipe.ErrorOutput(logits, torch.ones(1, 1, 2, 3), 0.0, "ss01")
+        std = recipe.standard_deviations([output], recipe.Fit(scale, shift))[0]
+        found.append(output._replace(error=random.normal() * std))
     return found
 
 
 def test_spreads_by_hand():
     # softplus(2·0.5 + 1) = log(1 + e²) = 2.126928; weights 1 and 3 on logits .5 and -.5:
     # softplus(0) = .693147, (2.126928 + 3 · .693147) / 4 = 1.051592, and .01
-    doubt = recipe.Doubt(
+    output = recipe.ErrorOutput(
         torch.tensor([0.5, -0.5]).view(1, 1, 1, 2), torch.tensor([1.0, 3]).view(1, 1, 1, 2), 0, ""
     )
-    assert recipe.spreads([doubt], recipe.Fit(2, 1))[0] == pytest.approx(1.061592, abs=1e-5)
+    assert recipe.standard_deviations([output], recipe.Fit(2, 1))[0] == pytest.approx(
+        1.061592, abs=1e-5
+    )
 
 
 def test_the_fit_finds_the_spread_errors_were_drawn_with():
     found = drawn(1200, 0.5, -0.7)
-    fit = recipe.fit_spread(found, 0.9)
+    fit = recipe.fit_error_head(found, 0.9)
     assert fit.scale == pytest.approx(0.5, rel=0.2)
     assert fit.shift == pytest.approx(-0.7, abs=0.15)
     error = [d.error for d in found]
-    assert interval_coverage(error, recipe.spreads(found, fit), 0.9) == pytest.approx(0.9, abs=2e-3)
-    untouched = recipe.spreads(found, recipe.Fit(1, 0))
+    assert interval_coverage(error, recipe.standard_deviations(found, fit), 0.9) == pytest.approx(
+        0.9, abs=2e-3
+    )
+    untouched = recipe.standard_deviations(found, recipe.Fit(1, 0))
     assert interval_coverage(error, untouched, 0.9) > 0.92
 
 
@@ -51,7 +55,7 @@ def test_subsets_count_the_same_however_large():
     easy = [d._replace(subset="easy") for d in drawn(900, 1, 0)]
     hard = [d._replace(subset="hard", error=2 * d.error) for d in drawn(100, 1, 0)]
     found = easy + hard
-    std = recipe.spreads(found, recipe.fit_spread(found, 0.9))
+    std = recipe.standard_deviations(found, recipe.fit_error_head(found, 0.9))
     error = np.array([d.error for d in found])
     each = [
         interval_coverage(error[part], std[part], 0.9) for part in (slice(900), slice(900, None))
@@ -61,8 +65,8 @@ def test_subsets_count_the_same_however_large():
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="19 images fix no coverage"):
-        recipe.fit_spread(drawn(19, 1, 0), 0.9)
+    with pytest.raises(ValueError, match="19 images are too few"):
+        recipe.fit_error_head(drawn(19, 1, 0), 0.9)
 
 
 def test_the_saved_proxy_says_what_the_fit_says_and_rates_as_before(tmp_path):
@@ -82,7 +86,7 @@ def test_the_saved_proxy_says_what_the_fit_says_and_rates_as_before(tmp_path):
     record = json.loads((tmp_path / "calibrated" / "calibration.json").read_text())
     fit = recipe.Fit(**record["fit"])
     images = recipe.read_biq2021(str(tmp_path), "validation")
-    wanted = recipe.spreads(recipe.doubts(proxy, images, "cpu"), fit)
+    wanted = recipe.standard_deviations(recipe.error_outputs(proxy, images, "cpu"), fit)
     calibrated = QualityProxy.from_pretrained(tmp_path / "calibrated")
     with torch.no_grad():
         for image, std in zip(images, wanted, strict=True):

@@ -116,9 +116,9 @@ def test_senseless_configurations_are_refused():
     with pytest.raises(ValueError, match="rollouts ≥ 2"):
         train_grpo.Config(**needed, rollouts=1)
     config = train_grpo.Config(**needed, loop=LoopSettings(batch_size=4))
-    assert train_grpo.passes(config, 2) == 8
+    assert train_grpo.gradient_accumulation(config, 2) == 8
     with pytest.raises(ValueError, match="must be a multiple"):
-        train_grpo.passes(config, 3)
+        train_grpo.gradient_accumulation(config, 3)
     with pytest.raises(ValueError, match="save_every ≥ 1"):
         LoopSettings(save_every=0)
 

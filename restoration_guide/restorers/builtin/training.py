@@ -21,6 +21,8 @@ from zoomiqa_core.data.damage.restoration import degrade
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.runs.random import numbered_generator
 
+MAX_GRAD_NORM = 1.0
+
 
 @dataclass(frozen=True)
 class RestorerTrainingConfig:
@@ -50,7 +52,6 @@ class RestorerTrainingConfig:
     batch_size: int = 8
     """Crops per step."""
     weight_decay: float = 1e-3
-    max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     """Largest decay of the averaged weights; it starts as (1 + n) / (10 + n)."""
     mmse_share: float = 0.3
@@ -190,7 +191,7 @@ class RestorerTraining:
         self._optimizer.zero_grad()
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(
-            self.unet.parameters(), config.max_grad_norm, error_if_nonfinite=True
+            self.unet.parameters(), MAX_GRAD_NORM, error_if_nonfinite=True
         )
         self._optimizer.step()
         self._average.step(self.unet.parameters())
