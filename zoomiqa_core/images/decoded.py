@@ -29,6 +29,18 @@ _KEPT_TAGS = frozenset(
     }
 )
 """Of the first directory: in a TIFF file the others say how its own pixels are stored."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation (tag 0x0112) → the operation that makes the image upright."""
+
+_SWAPS_SIDES = tuple(_UPRIGHT[value] for value in (5, 6, 7, 8))
 _LONGEST_EXIF = 65_000
 """Bytes; a JPEG file holds 65,533."""
 
@@ -54,6 +66,21 @@ class DecodedImage:
     """(1, H, W) float32 in [0, 1], over which ``pixels`` are composited; None where opaque."""
     exif: bytes = b""
     """EXIF that fits the upright sRGB pixels: no orientation, no thumbnail, the size as it is."""
+
+
+def read_exif(image: Image.Image) -> tuple[bytes, Image.Transpose | None, list[str]]:
+    """EXIF for outputs, what makes the image upright, and notes.
+
+    >>> read_exif(Image.new("L", (4, 4)))
+    (b'', None, [])
+    """
+    try:
+        exif = image.getexif()
+        turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+        width, height = image.size[::-1] if turn in _SWAPS_SIDES else image.size
+        return upright_exif(exif, (width, height)), turn, []
+    except Exception:  # damaged metadata does not make the pixels wrong
+        return b"", None, ["EXIF unreadable, orientation not applied"]
 
 
 def upright_exif(exif: Image.Exif, size: tuple[int, int]) -> bytes:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoomiqa_core.images.colour import Convert, convert_profile, convert_tags, read_cicp
-from zoomiqa_core.images.decoded import DecodedImage, upright_exif
+from zoomiqa_core.images.decoded import DecodedImage, read_exif
 from zoomiqa_core.images.errors import (
     BadShapeError,
     BadTypeError,
@@ -32,17 +32,6 @@ from zoomiqa_core.images.errors import (
     UnreadableImageError,
 )
 from zoomiqa_core.images.pillow import low_bytes
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation (tag 0x0112) → the operation that makes the image upright."""
 
 _INTEGER_WHITE = {torch.uint8: 255, torch.uint16: 65535}
 
@@ -93,15 +82,15 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> DecodedImage
         is_16_bit = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
         low = low_bytes(image) if is_16_bit else None
         image.load()
-        exif, orientation, exif_notes = _read_exif(image)
+        exif, turn, exif_notes = read_exif(image)
         notes += exif_notes
         if cicp is None:
             image, profile_note = convert_profile(image)
             colour_note = profile_note or colour_note
             low = None if profile_note else low
-        if orientation in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[orientation])
-            low = None if low is None else low.transpose(_UPRIGHT[orientation])
+        if turn is not None:
+            image = image.transpose(turn)
+            low = None if low is None else low.transpose(turn)
         if colour_note is not None:
             notes.append(colour_note)
         if image.mode == "CMYK":
@@ -114,17 +103,6 @@ def from_pil(image: Image.Image, name: str, limits: ImageLimits) -> DecodedImage
             array = _channels(image, is_16_bit, name)
     decoded = _to_rgb(torch.from_numpy(array), name, convert)
     return replace(decoded, notes=(*notes, *decoded.notes), exif=exif)
-
-
-def _read_exif(image: Image.Image) -> tuple[bytes, int | None, list[str]]:
-    """EXIF for outputs, the orientation to apply, and notes."""
-    try:
-        exif = image.getexif()
-        orientation = exif.get(ExifTags.Base.Orientation)
-        width, height = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
-        return upright_exif(exif, (width, height)), orientation, []
-    except Exception:  # damaged metadata does not make the pixels wrong
-        return b"", None, ["EXIF unreadable, orientation not applied"]
 
 
 def _check_open(image: Image.Image, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 
 import pytest
@@ -114,7 +115,8 @@ class HeifFile(ImageFile.ImageFile):
         return Image.Image.load(self)
 
 
-def test_heic_without_a_plugin_is_named_and_counted(tmp_path):
+def test_heic_without_a_plugin_is_named_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     assert "HEIF" not in Image.OPEN
     for name in ("a.heic", "really_heic.jpg"):
         (tmp_path / name).write_bytes(HEIC)
