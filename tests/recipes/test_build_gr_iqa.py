@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from recipes import build_gr_iqa as recipe
 from tests.core.judges import ScriptedBackend
 from tests.recipes.gr_iqa_sets import write_miniature_biq2021
-from zoomiqa_core.data.benchmarks.sets import read_biq2021
 from zoomiqa_core.data.gr_iqa.filters import Continuation
 from zoomiqa_core.data.gr_iqa.records import (
     GRIQARound,
@@ -26,7 +24,6 @@ from zoomiqa_core.data.gr_iqa.records import (
 from zoomiqa_core.data.teacher import build
 from zoomiqa_core.data.teacher.build import RecordBuilder
 from zoomiqa_core.data.teacher.model import ModelTeacher
-from zoomiqa_core.data.teacher.pictures import rated_pictures
 from zoomiqa_core.zoom_iqa.chain import Request
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 
@@ -162,24 +159,6 @@ def test_processes_make_the_same_records(data: list[str], whole: Path, tmp_path:
     run(data, tmp_path, "workers=2")
     for name in ("records.jsonl", "report.json"):
         assert (tmp_path / name).read_text() == (whole / name).read_text()
-
-
-def test_kinds_keep_their_shares() -> None:
-    config = recipe.Config(photos=str(SMOKE.parent), damaged=400, rated=0)
-    kinds = [picture.kind for picture in recipe.choose_pictures(config)]
-    shares = {kind: kinds.count(kind) / 400 for kind in ("clean", "global", "local", "both")}
-    assert shares == pytest.approx(
-        {"clean": 0.1, "global": 0.35, "local": 0.35, "both": 0.2}, abs=0.01
-    )
-
-
-def test_rated_photos_are_spread_over_the_scale(data: list[str]) -> None:
-    images = read_biq2021(data[1].removeprefix("biq2021="))
-    crowded = [images[2]] * 50 + images
-    chosen = rated_pictures(crowded, 6, generator=torch.Generator().manual_seed(0))
-    assert len({int(2 * picture.rating) for picture in chosen}) >= 5
-    assert [picture.index for picture in chosen] == list(range(6))
-    assert len(rated_pictures(images, 100, generator=torch.Generator().manual_seed(0))) == 6
 
 
 @pytest.mark.parametrize(

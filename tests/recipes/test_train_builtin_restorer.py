@@ -12,9 +12,7 @@ from safetensors.torch import load_file
 from recipes import train_builtin_restorer as recipe
 from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.builtin import residual_flow
-from restoration_guide.restorers.builtin.training import training_pair
-from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images.sources import find_images, save_png
+from zoomiqa_core.images.sources import save_png
 
 SMOKE = Path(recipe.__file__).parent / "configs" / "train_builtin_restorer" / "smoke.yaml"
 
@@ -54,17 +52,6 @@ def test_learning_rate_by_hand() -> None:
     assert recipe.learning_rate(config, 50, 0.5) == pytest.approx(1.0)
     assert recipe.learning_rate(config, 50, 0.75) == pytest.approx(0.51)  # 0.02 + 0.98 / 2
     assert recipe.learning_rate(config, 50, 1.0) == pytest.approx(0.02)
-
-
-def test_training_pair_is_seeded_and_damaged(photos: Path) -> None:
-    config = recipe.Config(photos=str(photos), steps=1, crop=48, batch_size=4)
-    pool = PhotoPool(find_images([photos]), min_side=48)
-    pairs = [training_pair(pool, config, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    clean, degraded = pairs[0]
-    assert clean.shape == degraded.shape == (4, 3, 48, 48)
-    assert float(clean.min()) >= -1.0 and float(clean.max()) <= 1.0
-    assert all(float((c - d).abs().max()) > 0 for c, d in zip(clean, degraded, strict=True))
-    assert torch.equal(degraded, pairs[1][1]) and not torch.equal(degraded, pairs[2][1])
 
 
 @pytest.mark.parametrize("device", ["cpu:0", pytest.param("cuda:0", marks=pytest.mark.gpu)])
