@@ -171,7 +171,7 @@ def test_contradictions_are_refused_at_once():
 
 
 def test_reports_want_dpo_and_photos_for_the_monitor():
-    with pytest.raises(ValueError, match="reports are what method=dpo learns from"):
+    with pytest.raises(ValueError, match="reports need method=dpo"):
         recipe.Config(photos="p", reports="r")
 
 
@@ -180,7 +180,7 @@ def test_the_judges_may_change_parts_but_not_be_one(data, tmp_path):
     run(data, tmp_path, *parts)
     (record,) = records(tmp_path)
     assert record["grad_norm"] > 0 and "reward/map" not in record
-    with pytest.raises(ValueError, match="the monitor needs another one than the reward"):
+    with pytest.raises(ValueError, match="the monitor needs another judge than the reward"):
         recipe.Config(photos="p", judge="alarm")
 
 
