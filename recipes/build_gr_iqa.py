@@ -63,9 +63,11 @@ class Config(RecordConfig):
     rated: int = 1000
     """Photos people rated, spread evenly over the ratings while there are enough."""
     max_calls: int | None = None
-    """Calls of a model teacher at most, including earlier runs of the folder."""
+    """Most calls of a model teacher, including earlier runs of the folder."""
     max_cost: float | None = None
+    """Highest cost of the calls, in the currency of ``cost_per_1k_tokens``."""
     cost_per_1k_tokens: float = 0.0
+    """Price of 1,000 tokens that a model teacher writes; it should cover the prompt as well."""
     workers: int = 0
     """Processes that make records, for the synthetic teacher without VRF; 0 makes them here."""
     sheet: int = 12

@@ -28,7 +28,7 @@ from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.evaluation.run import weights_digest
 from zoomiqa_core.images.sources import save_png, to_batch
-from zoomiqa_core.proxy.batches import SEEN
+from zoomiqa_core.proxy.batches import SEEN, Photos
 from zoomiqa_core.proxy.distill import (
     Label,
     TaughtBatch,
@@ -97,8 +97,9 @@ class TaughtDraw(NamedTuple):
 class TaughtDraws(StepDraws):
     """:class:`StepDraws` with images the teacher judged."""
 
-    labelled: list[Labelled]
-    teaching: Teaching
+    def __init__(self, photos: Photos, labelled: list[Labelled], config: Config) -> None:
+        super().__init__(photos, config.batch, seed=config.seed)
+        self.labelled, self.teaching = labelled, config.teaching
 
     def __getitem__(self, step: int) -> TaughtDraw:  # type: ignore[override]
         generator = numbered_generator(self.seed, step)
@@ -195,8 +196,6 @@ def main(arguments: list[str] | None = None) -> None:
     labelled, held_out, failures = ask_teacher(config, clean, run.path)
 
     training = ProxyTraining(start_proxy(config, photos), config)
-    draws = TaughtDraws(photos, config.batch, seed=config.seed)
-    draws.labelled, draws.teaching = labelled, config.teaching
 
     def agreement() -> dict[str, float]:
         student = training.averaged
@@ -209,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
         run,
         training,
         config,
-        draws,
+        TaughtDraws(photos, labelled, config),
         start=start,
         learn=lambda _, shown: learn(training, shown, config),
         check=lambda: validate(training.averaged, validation, config.device) | agreement(),
