@@ -69,14 +69,17 @@ def load_scorer(
             restorations, which also takes the degraded input; ``"tiny"`` for the bundled small
             Zoom-IQA model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
             (Qwen2.5-VL or Qwen3-VL), or a folder holding an ``Alarm`` (``~`` is expanded; a
-            ``Path`` is always a folder); or the address of an OpenAI-compatible server,
-            ``"http://…/v1"``.
+            ``Path`` is always a folder); the address of an OpenAI-compatible server,
+            ``"http://…/v1"``; or ``"pyiqa:NAME"``, a no-reference metric of an installed pyiqa. Any
+            other metric: :class:`~zoomiqa_core.MetricScorer`.
         device: where it judges; a server judges where it is.
         settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.zoom_iqa.local.model.local_scorer`
             and, for a server (``model=…`` at least),
-            :func:`zoomiqa_core.zoom_iqa.served.judge.served_scorer`; the proxy takes none.
+            :func:`zoomiqa_core.zoom_iqa.served.judge.served_scorer`; of a metric of pyiqa, see
+            :func:`zoomiqa_core.interop.pyiqa_scorer.pyiqa_scorer`; the proxy takes none.
 
     Raises:
+        ImportError: pyiqa is not installed.
         FileNotFoundError: a folder that does not exist or holds no judge.
         OSError: a hub id that cannot be downloaded.
         PromptsError: the model's prompts cannot be loaded; the message says how to get them.
@@ -91,6 +94,10 @@ def load_scorer(
         from zoomiqa_core.zoom_iqa.served.judge import served_scorer
 
         return served_scorer(str(name), **settings)
+    if isinstance(name, str) and name.startswith("pyiqa:"):
+        from zoomiqa_core.interop.pyiqa_scorer import pyiqa_scorer
+
+        return pyiqa_scorer(name.removeprefix("pyiqa:"), device=device, **settings)
     if name == "tiny":
         from zoomiqa_core.zoom_iqa.local.model import TINY, TINY_SAMPLING
 

@@ -42,3 +42,8 @@ class ScriptedBackend:
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
         return [Assessment(3.0, 0.5, chains=Chains(digit_mass=0.9)) for _ in chains]
+
+
+def contrast(images: torch.Tensor) -> torch.Tensor:
+    """A metric that can be pickled: (B, 3, H, W) → (B,) in [0, 0.5]."""
+    return images.std((1, 2, 3))

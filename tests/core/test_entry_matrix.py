@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import zoomiqa_core as zi
+from tests.core.judges import contrast
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.images.heatmap import draw_map, worst_region
 from zoomiqa_core.images.sources import ImageLimits, read_image, to_batch, to_pil
@@ -28,12 +29,18 @@ JUDGES: dict[str, dict[str, Any]] = {
     "alarm": {},
     "restoration": {},
     "tiny": {"mode": "expected"},
+    "metric": {},
+    "ensemble": {},
 }
-"""Bundled judges and how they are asked here."""
+"""Bundled judges, a wrapped metric and an ensemble, and how they are asked here."""
 
 
 @functools.cache
 def judge(name: str) -> Any:
+    if name == "metric":
+        return zi.MetricScorer(contrast, lowest=0, highest=0.5, name=name)
+    if name == "ensemble":
+        return zi.EnsembleScorer({judge("proxy"): 1, judge("metric"): 1}, name=name)
     return zi.load_scorer(name)
 
 

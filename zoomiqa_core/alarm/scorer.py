@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from zoomiqa_core.assessment import BBox, RegionScore, check_bbox
 from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.images.inputs import read_to_judge
 from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource
+from zoomiqa_core.images.windows import pixel_window, tile_grid
 from zoomiqa_core.proxy.regions import region_score
 from zoomiqa_core.proxy.scorer import ModelScorer
 
@@ -57,7 +57,7 @@ class AlarmScorer(ModelScorer[Alarm]):
         windows = []
         for x0, y0, x1, y1 in map(check_bbox, bboxes):
             (top, bottom), (left, right) = (
-                _window(start, stop, side)
+                pixel_window(start, stop, side, TILE // 2)
                 for start, stop, side in zip((y0, x0), (y1, x1), pixels.shape[2:], strict=True)
             )
             windows.append(pixels[..., top:bottom, left:right])
@@ -71,11 +71,8 @@ class AlarmScorer(ModelScorer[Alarm]):
             ImageError: the image cannot be read, or is one flat colour.
         """
         pixels = self._fitted(read_to_judge(image, limits=limits))
-        rows, columns = (max(1, round(side / TILE)) for side in pixels.shape[2:])
-        tiles = [
-            tile for row in pixels.tensor_split(rows, 2) for tile in row.tensor_split(columns, 3)
-        ]
-        return self._rate_windows(tiles)[:, 0].view(1, rows, columns)
+        tiles, grid = tile_grid(pixels, TILE)
+        return self._rate_windows(tiles)[:, 0].view(1, *grid)
 
     def _rate_windows(self, windows: Sequence[Tensor]) -> Tensor:
         """Rating and standard deviation of (1, 3, h, w) windows, equal sizes together: (N, 2)."""
@@ -87,11 +84,3 @@ class AlarmScorer(ModelScorer[Alarm]):
             out = self._judge(torch.cat([windows[index] for index in indices]))
             ratings[indices] = torch.stack([out.rating, out.rating_std], 1).cpu()
         return ratings
-
-
-def _window(start: float, stop: float, side: int) -> tuple[int, int]:
-    """First pixel and end of a fraction of ``side``, widened to ``TILE / 2`` px if it can be."""
-    first, end = math.floor(start * side), math.ceil(stop * side)
-    length = max(end - first, min(TILE // 2, side))
-    first = min(max(0, first - (length - (end - first)) // 2), side - length)
-    return first, first + length

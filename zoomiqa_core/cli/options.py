@@ -114,7 +114,8 @@ class JudgeOptions:
     scorer: Annotated[
         str,
         typer.Option(
-            help='Judge: "proxy", "alarm" or "tiny" (bundled), a folder, a hub id, or http://…/v1.'
+            help='Judge: "proxy", "alarm" or "tiny" (bundled), a folder, a hub id, http://…/v1, or '
+            '"pyiqa:NAME".'
         ),
     ] = "proxy"
     device: Annotated[str, typer.Option(help='Where to compute, e.g. "cuda".')] = "cpu"
@@ -140,8 +141,8 @@ class JudgeOptions:
         settings = _given(prompts=self.prompts, model=self.model)
         try:
             return scorer.load_scorer(self.scorer, device=self.device, **settings, **config)
-        # An absent folder, a hub out of reach, a missing device: all end the program.
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # An absent folder or library, a hub out of reach, a missing device: all end the program.
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             stop(f"cannot load the scorer {self.scorer!r}: {error}", error)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from zoomiqa_core.assessment import Assessment, BBox, RegionScore
+from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, Assessment, BBox, RegionScore
 from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.images.inputs import (
     ImageInput,
@@ -44,6 +44,15 @@ class ModelScorer(Generic[Model]):
         device: torch device, e.g. ``"cuda"``; None for the model's.
         name: what reports call it; ``load_scorer`` gives the name it was asked for.
     """
+
+    lowest, highest = MIN_RATING, MAX_RATING
+    """Range of the model's values; higher is better."""
+    lower_is_better = False
+    """Whether a lower value of the model is the better one."""
+    differentiable = True
+    """Whether ratings have a gradient in the image (:func:`zoomiqa_core.as_loss`)."""
+    deterministic = True
+    """Whether the same image always gets the same rating."""
 
     def __init__(
         self, model: Model, device: str | torch.device | None = None, name: str = ""

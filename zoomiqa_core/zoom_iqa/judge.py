@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from PIL import Image
 
-from zoomiqa_core.assessment import Assessment, BBox, RegionScore, check_bbox
+from zoomiqa_core.assessment import (
+    MAX_RATING,
+    MIN_RATING,
+    Assessment,
+    BBox,
+    RegionScore,
+    check_bbox,
+)
 from zoomiqa_core.images.errors import ImageLimits
 from zoomiqa_core.images.inputs import ImageInput, each_image, is_single_image, read_to_judge
 from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource, to_pil
@@ -112,6 +119,13 @@ class ZoomIQA:
     (('Noise in the sky.',), 0.0)
     """
 
+    lowest, highest = MIN_RATING, MAX_RATING
+    """Range of the model's ratings; higher is better."""
+    lower_is_better = False
+    """Whether a lower value of the model is the better one."""
+    differentiable = False
+    """Whether ratings have a gradient in the image."""
+
     def __init__(
         self,
         backend: Backend,
@@ -123,6 +137,11 @@ class ZoomIQA:
         self.prompts = prompts
         self.config = config or JudgeConfig()
         self.name = name or backend.name
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether an image and a seed always give the same rating; not promised by servers."""
+        return getattr(self.backend, "deterministic", False)
 
     @property
     def settings(self) -> Mapping[str, Any]:

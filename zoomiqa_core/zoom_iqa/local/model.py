@@ -70,6 +70,9 @@ class LocalVLM:
     ('LocalVLM', 0.5)
     """
 
+    deterministic = True
+    """Whether the same request and seed always get the same reply."""
+
     def __init__(
         self,
         model: Any,

@@ -1,0 +1,1 @@
+"""Other libraries' metrics as judges, and judges as other libraries' metrics and losses."""
