@@ -87,10 +87,11 @@ class EnsembleScorer:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that may change a rating, as plain values."""
-        return {
-            each.name: {"weight": weight, **getattr(each, "settings", {})}
-            for weight, each in zip(self.weights, self.members, strict=True)
-        }
+        parts = zip(self.weights, self.members, strict=True)
+        own = [
+            {"name": each.name, "weight": w, **getattr(each, "settings", {})} for w, each in parts
+        ]
+        return {"members": own}
 
     @overload
     def assess(

@@ -52,6 +52,10 @@ class JudgeMetric(Metric):
         self.add_state("judged", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("failed", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
+    def train(self, mode: bool = True) -> JudgeMetric:
+        """Do nothing: the judge stays in evaluation mode inside a model that trains."""
+        return self
+
     def update(self, images: Tensor, degraded: Tensor | None = None) -> None:
         """Judge a batch.
 

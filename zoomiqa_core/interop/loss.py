@@ -54,6 +54,10 @@ class JudgeLoss(nn.Module):
             model = copy.deepcopy(model).eval().requires_grad_(False)
         self.judge = model
 
+    def train(self, mode: bool = True) -> JudgeLoss:
+        """Do nothing: the judge stays in evaluation mode inside a model that trains."""
+        return self
+
     def forward(self, images: Tensor, degraded: Tensor | None = None) -> Tensor:
         """``5 − rating``, averaged over the batch; in [0, 4].
 

@@ -42,7 +42,7 @@ class MetricScorer:
     Ratings are a straight line from the metric's worst value (1) to its best (5); values beyond
     are clamped, with a note. The line keeps the metric's order but knows nothing of the five-point
     scale that people rated on: a 4 of one metric is not a 4 of another. Calibrate thresholds for
-    each metric (``restoration-guide calibrate``).
+    each metric (``restoration-guide calibrate-gate``).
 
     Images are judged one at a time, so a rating does not depend on a batch. Regions and the map's
     cells are judged as images of their own.
@@ -158,9 +158,8 @@ class MetricScorer:
     ) -> Assessment | list[Assessment]:
         """Judge one image or several; see :meth:`~zoomiqa_core.ProxyScorer.assess`.
 
-        Where the metric fails, ``valid`` is False and ``error`` is ``not_finite``,
-        ``metric_raised``, ``out_of_memory``, ``wrong_type``, ``wrong_count``, ``wrong_shape`` or
-        ``needs_degraded``.
+        Where the metric fails, ``error`` is ``not_finite``, ``metric_raised``, ``out_of_memory``,
+        ``wrong_type``, ``wrong_count``, ``wrong_shape`` or ``needs_degraded``.
 
         Raises:
             ImageError, TypeError, ValueError: ``degraded`` cannot be read, has another size, or is
@@ -203,14 +202,12 @@ class MetricScorer:
         """(1, rows, columns) ratings of tiles of about 128 px; NaN where the metric failed.
 
         Raises:
-            ImageError, MetricError: an image cannot be read, or the metric failed on every tile.
+            ImageError: an image cannot be read.
         """
         pixels, given = read_to_judge(image, limits=limits).pixels, _read(degraded, limits)
         tiles, grid = tile_grid(pixels, TILE)
         theirs = [None] * len(tiles) if given is None else tile_grid(given, TILE)[0]
         found = [self._region((0, 0, 1, 1), *pair) for pair in zip(tiles, theirs, strict=True)]
-        if not any(region.valid for region in found):
-            raise MetricError(found[0].error or "", found[0].message)
         return torch.tensor([region.rating for region in found]).view(1, *grid)
 
     def _assess(

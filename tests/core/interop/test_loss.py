@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from tests.core.judges import contrast
-from zoomiqa_core import EnsembleScorer, MetricScorer, QualityProxy, as_loss, load_scorer
+from zoomiqa_core import (
+    EnsembleScorer,
+    JudgeMetric,
+    MetricScorer,
+    QualityProxy,
+    as_loss,
+    load_scorer,
+)
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.restoration.model import RestorationJudge
 from zoomiqa_core.restoration.scorer import RestorationScorer
@@ -52,6 +59,7 @@ def test_gradients_are_finite_and_lead_to_a_lower_loss(name, with_input):
     before = loss(images, given)
     before.backward()
     assert before.shape == () and 0 <= before.item() <= 4
+    assert images.grad is not None
     gradient = images.grad
     assert gradient.isfinite().all()
     assert (gradient.abs().amax((1, 2, 3)) > 0).all()  # of every image
@@ -62,10 +70,10 @@ def test_gradients_are_finite_and_lead_to_a_lower_loss(name, with_input):
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_the_loss_is_five_minus_the_rating(name):
-    judge = JUDGES[name]()
+    judge: Any = JUDGES[name]()
     loss = as_loss(judge)(batch()[:1])
     with torch.no_grad():
-        said = judge(batch()[:1]) if callable(judge) else judge.assess(batch()[:1])[0]
+        said: Any = judge(batch()[:1]) if callable(judge) else judge.assess(batch()[:1])[0]
     assert loss.item() == pytest.approx(5 - float(said.rating), abs=1e-3)
 
 
@@ -82,6 +90,17 @@ def test_the_judge_is_copied_and_frozen():
     assert mine.training and any(each.requires_grad for each in mine.parameters())
     assert not any(each.requires_grad for each in loss.parameters())
     assert loss(batch(), batch().flip(0)).requires_grad is False
+
+
+def test_the_judge_draws_no_dropout_inside_a_model_that_trains():
+    parts = torch.nn.ModuleDict(
+        {"loss": as_loss(restoration()), "metric": JudgeMetric(restoration())}
+    )
+    parts.train()
+    assert not any(module.training for module in parts["loss"].judge.modules())
+    assert not any(module.training for module in parts["metric"].judge.modules())
+    values = [parts["loss"](batch(), batch().flip(0)).item() for _ in range(2)]
+    assert values[0] == values[1]
 
 
 def test_a_metric_beyond_its_range_keeps_its_gradient():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from tests.core.judges import contrast
 from zoomiqa_core import MetricScorer, Scorer, check_direction
-from zoomiqa_core.interop.values import MetricError, linear_rating
+from zoomiqa_core.interop.values import linear_rating
 
 
 def brightness(images):
@@ -108,12 +109,11 @@ def test_a_failure_is_named_and_never_a_rating(metric, error, message):
     said = judge.assess(image())
     assert (said.valid, said.error) == (False, error)
     assert math.isnan(said.rating) and math.isnan(said.rating_std)
-    with pytest.raises(ValueError, match=message):
-        raise ValueError(said.message)
+    assert re.search(message, said.message)
     (region,) = judge.score_regions(image(), [(0, 0, 1, 1)])
     assert region.error == error and math.isnan(region.rating)
-    with pytest.raises(MetricError, match=message):
-        judge.quality_map(image())
+    assert judge.quality_map(image()).isnan().all()
+    assert re.search(message, region.message)
 
 
 def test_one_bad_image_leaves_the_others(tmp_path):
