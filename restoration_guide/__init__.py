@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from restoration_guide.report.write import write_report
     from restoration_guide.restorers import load_restorer
     from restoration_guide.restorers.base import Candidate, Restorer, Settings
+    from restoration_guide.restorers.pool import RestorerPool
     from restoration_guide.search.best_of_n import (
         BestOfN,
         BestOfNConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "ReportExistsError",
     "RestorationError",
     "Restorer",
+    "RestorerPool",
     "RetryPolicy",
     "Row",
     "SearchInterrupted",
@@ -73,6 +75,7 @@ _LAZY = {
     "load_restorer": "restorers",
     "Candidate": "restorers.base",
     "Restorer": "restorers.base",
+    "RestorerPool": "restorers.pool",
     "Settings": "restorers.base",
     "RetryPolicy": "gate.run",
     "run_gated": "gate.run",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from restoration_guide.cli.attempt import attempt
+from restoration_guide.cli.restorer import RestorerOptions
 from zoomiqa_core.cli.inputs import (
     check_output,
     check_picture,
@@ -51,16 +52,9 @@ class DemoOptions:
 
 
 @dataclass(frozen=True)
-class BestOfNOptions(DemoOptions):
+class BestOfNOptions(RestorerOptions, DemoOptions):
     """Options of ``restoration-guide best-of-n``; the defaults are those of its settings."""
 
-    restorer: Annotated[
-        str, typer.Option(help='"builtin", or the folder or hub id of a diffusers pipeline.')
-    ] = "builtin"
-    prompt: Annotated[str | None, typer.Option(help="Prompt of a pipeline that takes one.")] = None
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="Negative prompt of a pipeline that takes one.")
-    ] = None
     scorer: Annotated[
         str, typer.Option(help='Judge: "proxy" or "tiny" (bundled), a folder, or a hub id.')
     ] = "proxy"

@@ -8,6 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from restoration_guide.cli.restorer import (
+    DTYPES,
+    parsed_options,
+    restorer_arguments,
+    restorer_names,
+)
 from restoration_guide.fidelity.measure import FidelityLimits
 from restoration_guide.gate.gate import QualityGate
 from restoration_guide.gate.verdict import GateConfig
@@ -28,15 +34,31 @@ class ConfigError(ValueError):
 class RunConfig(BestOfNConfig):
     """A search and what it is made of; ``config.yaml`` of a report holds exactly these keys."""
 
-    restorer: str = "builtin"
-    """``"builtin"``, or the folder or hub id of a diffusers pipeline."""
+    restorer: Any = "builtin"
+    """Name of a restorer, see :func:`~restoration_guide.restorers.load_restorer`, or a list of
+    several, which take turns."""
     prompt: str | None = None
     """Prompt of a pipeline that takes one."""
     negative_prompt: str | None = None
     """Negative prompt of a pipeline that takes one."""
+    controlnet: str | None = None
+    """Folder or hub id of a ControlNet for a pipeline."""
+    dtype: str | None = None
+    """Of the restorer's weights: ``float32``, ``bfloat16`` or ``float16``."""
+    variant: str | None = None
+    """Which weights of a pipeline, such as ``fp16``."""
+    tile: int | None = None
+    """Side in pixels of the tiles of larger images; None for the restorer's own."""
+    steps: int | None = None
+    """Steps of every candidate; None for those of the plan."""
+    strength: float | None = None
+    """Strength of every candidate; None for those of the plan."""
+    option: Any = None
+    """Further settings of every candidate, by name."""
     restorer_config: Any = None
     """Further arguments of :func:`~restoration_guide.restorers.load_restorer` (``plan``,
-    ``options``, ``tile``), as a report records them; ``prompt`` and ``negative_prompt`` win."""
+    ``options``, ``tile``), as a report records them, or, of several restorers,
+    ``members`` with those of each by name; settings given by themselves win."""
     scorer: str = "proxy"
     """Name of the judge, see :func:`~zoomiqa_core.scorer.load_scorer`."""
     second: str | None = None
@@ -56,8 +78,13 @@ class RunConfig(BestOfNConfig):
         super().__post_init__()
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}.")
-        if self.restorer == "builtin" and (self.prompt or self.negative_prompt):
+        names = restorer_names(self)
+        object.__setattr__(self, "restorer", names if len(names) > 1 else names[0])
+        object.__setattr__(self, "option", parsed_options(self.option) or None)
+        if names == ["builtin"] and (self.prompt or self.negative_prompt):
             raise ValueError("the builtin restorer takes no prompt; choose a pipeline that does.")
+        if self.dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
         if self.bits not in (8, 16):
             raise ValueError(f"bits must be 8 or 16, got {self.bits}.")
         for name, value in _described(self.restorer_config, "restorer_config"):
@@ -72,15 +99,12 @@ class RunConfig(BestOfNConfig):
             for each in fields(BestOfNConfig)
             if each.name not in ("n", "fidelity")
         }
-        prompts = {"prompt": self.prompt, "negative_prompt": self.negative_prompt}
-        options: dict[str, Any] = dict(self.restorer_config or {})
-        options |= {name: value for name, value in prompts.items() if value is not None}
-        if self.device != "cpu":
-            options["device"] = self.device
-        restorer = load_restorer(self.restorer, **options)
+        members = [load_restorer(name, **each) for name, each in restorer_arguments(self)]
         if self.max_megapixels is not None:
             most = round(self.max_megapixels * 1e6)
-            restorer.limits = replace(restorer.limits, max_pixels=most)
+            for member in members:
+                member.limits = replace(member.limits, max_pixels=most)
+        restorer = load_restorer(members) if len(members) > 1 else members[0]
         return BestOfN(
             restorer,
             load_scorer(self.scorer, device=self.device),

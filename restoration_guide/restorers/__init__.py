@@ -11,12 +11,15 @@ from restoration_guide.restorers.base import (
     candidate_generator,
 )
 from restoration_guide.restorers.load import load_restorer
+from restoration_guide.restorers.pool import MemberError, RestorerPool
 
 __all__ = [
     "Candidate",
+    "MemberError",
     "Observer",
     "Preview",
     "Restorer",
+    "RestorerPool",
     "Settings",
     "candidate_generator",
     "load_restorer",

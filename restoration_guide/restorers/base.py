@@ -165,6 +165,18 @@ def candidate_generator(seed: int, index: int) -> torch.Generator:
     return derived_generator(seed, index)
 
 
+def plan_with(
+    plan: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """A plan whose every entry has these settings; entries that become equal are left out.
+
+    >>> plan_with([{"steps": 1, "strength": 1.0}, {"steps": 5, "strength": 1.0}], {"steps": 3})
+    [{'steps': 3, 'strength': 1.0}]
+    """
+    entries = [{**entry, **options} for entry in plan]
+    return [entry for place, entry in enumerate(entries) if entry not in entries[:place]]
+
+
 def check_request(image: Tensor, *, n: int, seed: int, batch_size: int) -> None:
     """Check the arguments of `Restorer.restore`.
 
@@ -192,10 +204,24 @@ def check_request(image: Tensor, *, n: int, seed: int, batch_size: int) -> None:
         raise ValueError(f"seed must not be negative, got {seed}.")
 
 
-def check_observable(restorer: Restorer) -> None:
-    """Refuse a restorer that shows no previews, whatever the image.
+def reason_unobservable(restorer: Restorer) -> str | None:
+    """Why a restorer shows no previews, whatever the image; None when it does.
 
     A restorer says so itself by an attribute ``unobservable``: the reason, or None.
+
+    >>> from restoration_guide import load_restorer
+    >>> reason_unobservable(load_restorer("builtin")) is None
+    True
+    """
+    parameters = inspect.signature(restorer.restore).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    if "observer" not in parameters and not takes_any:
+        return "its restore() takes no observer"
+    return getattr(restorer, "unobservable", None)
+
+
+def check_observable(restorer: Restorer) -> None:
+    """Refuse a restorer that shows no previews, whatever the image.
 
     >>> from restoration_guide import load_restorer
     >>> check_observable(load_restorer("builtin"))
@@ -203,11 +229,7 @@ def check_observable(restorer: Restorer) -> None:
     Raises:
         ValueError: pruning and deadlines, which need an observer, do not work with it.
     """
-    parameters = inspect.signature(restorer.restore).parameters
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    reason = getattr(restorer, "unobservable", None)
-    if "observer" not in parameters and not takes_any:
-        reason = "its restore() takes no observer"
+    reason = reason_unobservable(restorer)
     if reason is not None:
         raise ValueError(
             f"{restorer.name} shows no previews, because {reason}; prune and deadline_s need them."

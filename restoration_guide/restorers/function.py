@@ -21,8 +21,9 @@ from restoration_guide.restorers.base import (
 from zoomiqa_core.images.sources import ImageLimits, read_image
 
 RestoringFunction = Callable[..., Any]
-"""`f(image, **settings)` or `f(image, generator, **settings)`: a (1, 3, H, W) tensor in [0, 1] and
-a CPU generator to a tensor (1, 3, H, W) or (3, H, W) in [0, 1], a PIL image or an array."""
+"""`f(image)`, `f(image, generator)` or `f(image, seed)`, with the plan's settings by keyword: a
+(1, 3, H, W) tensor in [0, 1], and a CPU generator or an int, to a tensor (1, 3, H, W) or (3, H, W)
+in [0, 1], a PIL image or an array."""
 
 
 class CallableRestorer:
@@ -48,9 +49,11 @@ class CallableRestorer:
         """Wrap a function.
 
         Args:
-            function: Randomness must come from the generator it is given; one without a second
-                positional argument is given none. A network (`nn.Module`) gets the image on its
-                device and in its dtype; it must be in evaluation mode.
+            function: Randomness must come from what it is given: a parameter called `seed` gets an
+                int in [0, 2³¹), one for each candidate; otherwise a second positional parameter
+                gets a generator. A function without either is given neither. A network
+                (`nn.Module`) gets the image on its device and in its dtype; it must be in
+                evaluation mode.
             plan: Keyword arguments the candidates cycle through.
             limits: Sizes to read.
             name: In reports and configurations; the function's or class's name by default.
@@ -72,6 +75,7 @@ class CallableRestorer:
         self.function = function
         self.plan = tuple(plan)
         self.limits = ImageLimits() if limits is None else limits
+        self._takes_seed = self._has_seed()
         self._takes_generator = self._check_signature()
 
     @property
@@ -121,6 +125,8 @@ class CallableRestorer:
             parameter = next(self.function.parameters(), None)
             image = image if parameter is None else image.to(parameter)
         arguments = (image, generator) if self._takes_generator else (image,)
+        if self._takes_seed:
+            settings = {"seed": int(torch.randint(2**31, (), generator=generator)), **settings}
         restored = self.function(*arguments, **settings)
         if isinstance(restored, Image.Image | np.ndarray):
             return read_image(restored).pixels
@@ -133,26 +139,38 @@ class CallableRestorer:
         restored = restored[0] if restored.ndim == 4 and len(restored) == 1 else restored
         return restored.detach().to("cpu", torch.float32)
 
-    def _check_signature(self) -> bool:
-        """Whether the function takes a generator; every entry of the plan must fit."""
+    def _signature(self) -> inspect.Signature | None:
         called = self.function
         called = called.forward if isinstance(called, nn.Module) else called
         try:
-            signature = inspect.signature(called)
+            return inspect.signature(called)
         except ValueError:  # compiled functions may have none
+            return None
+
+    def _has_seed(self) -> bool:
+        signature = self._signature()
+        seed = None if signature is None else signature.parameters.get("seed")
+        return seed is not None and seed.kind in (seed.POSITIONAL_OR_KEYWORD, seed.KEYWORD_ONLY)
+
+    def _check_signature(self) -> bool:
+        """Whether the function takes a generator; every entry of the plan must fit."""
+        signature = self._signature()
+        if signature is None:
             return not isinstance(self.function, nn.Module)
+        seed = {"seed": 0} if self._takes_seed else {}
         for generator in ((None,), ()):
             try:
                 for settings in self.plan:
-                    signature.bind(None, *generator, **settings)
+                    signature.bind(None, *generator, **{**seed, **settings})
             except TypeError:
                 continue
             # a setting with a default is no place for a generator
             if not generator or _second_is_generator(signature):
                 return bool(generator)
         raise TypeError(
-            f"Cannot call {self.name}{signature} as f(image) or f(image, generator) with the "
-            f"settings of the plan, {[dict(entry) for entry in self.plan]}."
+            f"Cannot call {self.name}{signature} as f(image) or f(image, generator), or with a "
+            "parameter called seed, with the settings of the plan, "
+            f"{[dict(entry) for entry in self.plan]}."
         )
 
 

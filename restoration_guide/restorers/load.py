@@ -1,11 +1,11 @@
-"""Restorers by name, folder, hub id or object."""
+"""Restorers by name, file, folder, hub id or object, alone or several as a pool."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+    Source = str | os.PathLike[str] | DiffusionPipeline | Callable[..., Any] | Restorer
+
+REALESRGAN = ("realesrgan", "realesrgan-anime")
+
 
 def load_restorer(
-    source: str | os.PathLike[str] | DiffusionPipeline | Callable[..., Any] | Restorer = "builtin",
+    source: Source | Sequence[Source] = "builtin",
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -26,29 +30,45 @@ def load_restorer(
     """Load a restorer.
 
     A pipeline saved as text-to-image, as most checkpoints are, becomes its class's image-to-image
-    pipeline. Weights are safetensors, and no code of a repository is run. A hub id is downloaded
-    once; offline, or with `HF_HUB_OFFLINE=1`, the Hub cache is used.
+    pipeline. Weights are safetensors, and no code of a repository is run; a `.pth` file is
+    unpickled by an unpickler that makes nothing but tensors, see `load_model_file`. A hub id is
+    downloaded once; offline, or with `HF_HUB_OFFLINE=1`, the Hub cache is used.
 
     Args:
-        source: "builtin" for the bundled weights; the folder or hub id of a saved diffusers
-            pipeline; a pipeline object; a function or network `f(image)` or `f(image, generator)`,
-            see `CallableRestorer`; or a `Restorer`, which is returned as it is.
-        device: Device of a pipeline; a pipeline object is moved there, as `pipe.to` does. By
-            default a loaded pipeline is on the CPU, and an object stays where it is.
+        source: One of
+
+            - "builtin" for the bundled weights;
+            - "realesrgan" or "realesrgan-anime", on the CPU (extra `ncnn`);
+            - a `.safetensors` or `.pth` file of a network that spandrel knows (extra `spandrel`);
+            - the folder or hub id of a saved diffusers pipeline, or a pipeline object;
+            - a function or network `f(image)`, `f(image, generator)` or `f(image, seed)`, see
+              `CallableRestorer`;
+            - a `Restorer`, which is returned as it is;
+            - a list of these, which take turns as one `RestorerPool`. It takes no options: give
+              restorers that were loaded with theirs.
+        device: Device of a pipeline or a file's network; a pipeline object is moved there, as
+            `pipe.to` does. By default what is loaded is on the CPU, and an object stays where it
+            is.
         dtype: Of its weights, likewise; float32 by default.
-        options: Arguments of the restorer, such as `prompt`, `negative_prompt`, `plan`, `options`,
-            `tile`, `limits`, `name`: see `PipelineRestorer`, `CallableRestorer`, `BuiltinRestorer`.
+        options: Arguments of the restorer, such as `plan`, `options`, `prompt`, `negative_prompt`,
+            `tile`, `limits`, `name`: see `PipelineRestorer`, `NetworkRestorer`, `CallableRestorer`,
+            `BuiltinRestorer`. A diffusers pipeline further takes `steps`, the number of steps of
+            every candidate; from a folder or hub id `controlnet`, the folder or hub id of a
+            ControlNet, and `loading`, arguments of its `from_pretrained`, such as `variant` or
+            `quantization_config`.
 
     Returns:
-        The restorer, named "builtin", by the folder or id as given, or by the class ("pipeline" for
-        a `TinyRestorationPipeline`).
+        The restorer, named as `source` is, or by the class of an object ("pipeline" for a
+        `TinyRestorationPipeline`).
 
     Raises:
         WeightsError: A folder without a pipeline.
-        FileNotFoundError: Neither a folder nor a hub id.
+        FileNotFoundError: Neither a folder nor a hub id, or a missing file.
+        ImportError: An extra is not installed.
         OSError: A hub id that cannot be downloaded.
         TypeError: No restorer can be made of the source.
-        ValueError: An argument that this kind of restorer does not take.
+        ValueError: An argument that this kind of restorer does not take; a file without a network
+            that restores images.
 
     >>> import torch
     >>> restorer = load_restorer("builtin")
@@ -58,12 +78,16 @@ def load_restorer(
     >>> bold.image.shape, bold.settings
     (torch.Size([3, 32, 48]), Settings(steps=5, strength=1.0, temperature=0.5, churn=True))
     """
+    if isinstance(source, (str, os.PathLike)):
+        return _by_name(os.fspath(source), device, dtype, options)
+    if isinstance(source, Sequence):
+        from restoration_guide.restorers.pool import RestorerPool
+
+        _refuse("A list of restorers", options, device=device, dtype=dtype)
+        return RestorerPool(*(load_restorer(each) for each in source))
     # diffusers is heavy: imported only when a restorer is wanted
     from diffusers import DiffusionPipeline
 
-    if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        return _wrapped(_loaded_pipeline(name, device, dtype), name, options)
     if isinstance(source, DiffusionPipeline):
         pipe: Any = source
         moves = {"device": device, "dtype": dtype}
@@ -84,12 +108,46 @@ def load_restorer(
         return CallableRestorer(source, **options)
     raise TypeError(
         f"Cannot restore with {type(source).__name__}: give 'builtin', the folder or hub id of a "
-        "diffusers pipeline, a pipeline, or a function f(image) or f(image, generator)."
+        "diffusers pipeline, a pipeline, a .safetensors or .pth file, or a function f(image) or "
+        "f(image, generator)."
     )
 
 
+def _by_name(
+    name: str,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    options: dict[str, Any],
+) -> Restorer:
+    from restoration_guide.restorers.spandrel import is_model_file, load_model_file
+
+    if name in REALESRGAN:
+        from restoration_guide.restorers.ncnn import load_realesrgan
+
+        _refuse(name, {}, device=None if str(device) == "cpu" else device, dtype=dtype)
+        return load_realesrgan(name, **options)
+    if is_model_file(name) and not Path(name).expanduser().is_dir():
+        return load_model_file(name, device=device, dtype=dtype, **options)
+    loading, controlnet = options.pop("loading", None), options.pop("controlnet", None)
+    pipe = _loaded_pipeline(name, device, dtype, loading or {}, controlnet)
+    return _wrapped(pipe, name, options)
+
+
+def _refuse(name: str, options: Mapping[str, Any], **more: Any) -> None:
+    given = [*options, *(key for key, value in more.items() if value is not None)]
+    if given:
+        raise ValueError(
+            f"{name} takes no {', '.join(given)}"
+            + ("." if name in REALESRGAN else ": load each by itself and give those.")
+        )
+
+
 def _loaded_pipeline(
-    name: str, device: str | torch.device | None, dtype: torch.dtype | None
+    name: str,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    loading: Mapping[str, Any],
+    controlnet: str | None,
 ) -> Any:
     import diffusers
 
@@ -111,13 +169,20 @@ def _loaded_pipeline(
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     if name == "builtin" or kind == TinyRestorationPipeline.__name__:
         pipe: Any = load_builtin_pipeline(None if name == "builtin" else Path(name).expanduser())
+        if loading or controlnet:
+            raise ValueError(f"{name} is no pipeline that takes loading or controlnet.")
         pipe = pipe if dtype is None else pipe.to(dtype)
     else:
         # the argument was renamed
         release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
         argument = "dtype" if release >= (0, 42) else "torch_dtype"
         given = {} if dtype is None else {argument: dtype}
-        pipe = diffusers.DiffusionPipeline.from_pretrained(name, use_safetensors=True, **given)
+        given |= {"use_safetensors": True, **loading}
+        pipe = diffusers.DiffusionPipeline.from_pretrained(name, **given)
+        if controlnet is not None:
+            kept = {key: given[key] for key in ("use_safetensors", argument) if key in given}
+            net = diffusers.AutoModel.from_pretrained(controlnet, **kept)
+            pipe = diffusers.AutoPipelineForImage2Image.from_pipe(pipe, controlnet=net)
     return pipe if device is None else pipe.to(device)
 
 
@@ -128,6 +193,10 @@ def _wrapped(pipe: Any, name: str | None, options: dict[str, Any]) -> Restorer:
     )
     from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 
+    steps = options.pop("steps", None)
+    if steps is not None:
+        argument = "steps" if isinstance(pipe, TinyRestorationPipeline) else "num_inference_steps"
+        options["options"] = {**(options.get("options") or {}), argument: steps}
     if isinstance(pipe, TinyRestorationPipeline):
         return BuiltinRestorer(pipe, **{"name": name or "pipeline", **options})
     return PipelineRestorer(_for_images(pipe), **{"name": name, **options})

@@ -7,13 +7,11 @@ and one PNG per candidate, called after its kind.
 
 from __future__ import annotations
 
-import importlib
 import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from zoomiqa_core.data.damage.kadid import distort
 from zoomiqa_core.data.damage.restoration import degrade
 from zoomiqa_core.data.photos import read_8_bit
 from zoomiqa_core.images.sources import save_png
+from zoomiqa_core.restoration.ncnn import ncnn_network
 from zoomiqa_core.runs.random import below
 
 Restore = Callable[[Tensor], Tensor]
@@ -273,12 +272,7 @@ def ncnn_restorer(
         output: name of its output blob.
         pad: border in px that the network consumes on each side of its input.
     """
-    ncnn: Any = importlib.import_module("ncnn")  # its stubs lack Net and Mat
-    net = ncnn.Net()
-    net.opt.use_vulkan_compute = False
-    net.opt.num_threads = torch.get_num_threads()
-    net.load_param(f"{model}.param")
-    net.load_model(f"{model}.bin")
+    network = ncnn_network(model, data=data, output=output, extra="pool")
 
     def restore(image: Tensor) -> Tensor:
         size = image.shape[-2:]
@@ -286,12 +280,7 @@ def ncnn_restorer(
             image[None], scale_factor=1 / reduce, mode="bicubic", antialias=True
         )
         small = functional.pad(small, (pad,) * 4, mode="reflect" if pad else "constant")
-        extractor = net.create_extractor()
-        pixels = small[0].clamp(0, 1).contiguous().numpy()
-        seen = ncnn.Mat(pixels)  # a view: named, so that its memory outlives the extraction
-        extractor.input(data, seen)
-        _, made = extractor.extract(output)
-        found = torch.from_numpy(np.array(made).copy())[None]
+        found = network(small[0])[None]
         if math.prod(found.shape[-2:]) != math.prod(size):
             found = functional.interpolate(found, size, mode="bicubic", antialias=True)
         return found[0].clamp(0, 1)

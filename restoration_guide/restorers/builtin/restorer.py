@@ -22,6 +22,7 @@ from restoration_guide.restorers.base import (
     ask_observer,
     candidate_generator,
     check_request,
+    plan_with,
 )
 from restoration_guide.restorers.builtin.pipeline import (
     MIN_RESTORED_SIDE,
@@ -132,6 +133,7 @@ class BuiltinRestorer:
         pipe: TinyRestorationPipeline | None = None,
         *,
         plan: Sequence[Settings | Mapping[str, Any]] = DEFAULT_PLAN,
+        options: Mapping[str, Any] | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
         name: str = "builtin",
     ) -> None:
@@ -140,6 +142,7 @@ class BuiltinRestorer:
         Args:
             pipe: The pipeline.
             plan: Settings the candidates cycle through; mappings as a report records them.
+            options: Settings of every candidate, in place of the plan's, e.g. `{"steps": 3}`.
             limits: Sizes to read.
             name: In reports and configurations.
 
@@ -150,9 +153,8 @@ class BuiltinRestorer:
         if not plan:
             raise ValueError("The plan needs at least one Settings.")
         self.pipe = pipe if pipe is not None else load_builtin_pipeline()
-        self.plan = tuple(
-            entry if isinstance(entry, Settings) else Settings(**entry) for entry in plan
-        )
+        entries = [asdict(entry) if isinstance(entry, Settings) else entry for entry in plan]
+        self.plan = tuple(Settings(**entry) for entry in plan_with(entries, options or {}))
         self.limits = limits
         self.name = name
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from restoration_guide.restorers.diffusers.contract import Contract
-from restoration_guide.restorers.diffusers.grid import Grid
 from restoration_guide.restorers.diffusers.previews import decode_latents
 from restoration_guide.restorers.diffusers.stepping import StepWatch
+from restoration_guide.restorers.grid import Grid
 from zoomiqa_core.images.sources import read_image, to_pil
 
 if TYPE_CHECKING:

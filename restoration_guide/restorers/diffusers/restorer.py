@@ -19,8 +19,8 @@ from restoration_guide.restorers.base import (
 )
 from restoration_guide.restorers.diffusers.adapter import RESERVED, PipelineAdapter, Restored
 from restoration_guide.restorers.diffusers.contract import Contract, read_contract
-from restoration_guide.restorers.diffusers.grid import tile_corners, tile_weight
 from restoration_guide.restorers.diffusers.observed_run import ObservedRun, observe, without_locals
+from restoration_guide.restorers.grid import tile_corners, tile_weight
 from zoomiqa_core.images.sources import ImageLimits
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""From the input's pixel grid to the one a pipeline works on, and back; large images in tiles."""
+"""From the input's pixel grid to the one a model works on, and back; large images in tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ and the search sees the wrong size."""
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of a pipeline.
+    """The grid of a pipeline or network.
 
     The image is padded on the right and below, by reflection (by repetition where it is smaller
     than its padding), and then reduced by the pipeline's scale, so that what comes out lies on the
@@ -26,7 +26,7 @@ class Grid:
     """
 
     multiple: int
-    """Sides of the pipeline's input are multiples of this many pixels."""
+    """Sides of the model's input are multiples of this many pixels."""
     scale: int = 1
     """Output pixels per input pixel."""
 
@@ -37,7 +37,7 @@ class Grid:
         return height + -height % unit, width + -width % unit
 
     def fit(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] on the input's grid → on the pipeline's; differentiable."""
+        """(B, 3, H, W) in [0, 1] on the input's grid → on the model's; differentiable."""
         height, width = image.shape[-2:]
         full = self.padded_size((height, width))
         right, below = full[1] - width, full[0] - height
@@ -48,7 +48,7 @@ class Grid:
         return image
 
     def back(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, 3, h, w) as the pipeline gives it → (B, 3, *size); differentiable.
+        """(B, 3, h, w) as the model gives it → (B, 3, *size); differentiable.
 
         Other sizes than asked for are resized when the aspect ratio is the same, and otherwise
         returned as they are.
@@ -82,6 +82,55 @@ def tile_corners(size: tuple[int, int], tile: int) -> Iterator[tuple[int, int]]:
 def tile_weight(height: int, width: int) -> Tensor:
     """(H, W) weights of a tile: 1 inside, falling linearly towards its border, never 0."""
     return torch.outer(_ramp(height), _ramp(width))
+
+
+def restore_in_tiles(
+    image: Tensor, tile: int | None, restore: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, int]:
+    """Restore a large image tile by tile, without seams.
+
+    Tiles overlap by a quarter or more. The eighth of a tile next to its border, where a network
+    sees no surroundings, is dropped wherever a neighbour has these pixels; the tiles are blended
+    linearly between there and the quarter.
+
+    Args:
+        image: (1, C, h, w).
+        tile: side of a tile in px of ``image``; None restores it whole.
+        restore: (1, C, h, w) → (1, C, h·k, w·k) for a whole k.
+
+    Returns:
+        (1, C, h·k, w·k), and the number of tiles.
+
+    >>> image = torch.rand(1, 3, 40, 56)
+    >>> double = torch.nn.Upsample(scale_factor=2)
+    >>> doubled, count = restore_in_tiles(image, 32, double)
+    >>> tuple(doubled.shape), count
+    ((1, 3, 80, 112), 4)
+    """
+    height, width = image.shape[-2:]
+    if tile is None or max(height, width) <= tile:
+        return restore(image), 1
+    rows, columns = min(tile, height), min(tile, width)
+    total, weights, count = torch.empty(0), torch.empty(0), 0
+    for top, left in tile_corners((height, width), tile):
+        part = restore(image[..., top : top + rows, left : left + columns])
+        scale = part.shape[-1] // columns
+        if count == 0:
+            total = part.new_zeros(*part.shape[:-2], height * scale, width * scale)
+            weights = part.new_zeros(height * scale, width * scale)
+            weight = torch.outer(*(_inner_ramp(side * scale) for side in (rows, columns)))
+        y, x = top * scale, left * scale
+        total[..., y : y + part.shape[-2], x : x + part.shape[-1]] += weight * part
+        weights[y : y + part.shape[-2], x : x + part.shape[-1]] += weight
+        count += 1
+    return total / weights, count
+
+
+def _inner_ramp(length: int) -> Tensor:
+    """Weights along a side: almost 0 in the outer eighth, then linear, 1 from the quarter."""
+    distance = torch.minimum(torch.arange(1, length + 1), torch.arange(length, 0, -1))
+    width = max(1, length // (2 * OVERLAP))
+    return ((distance - width) / width).clamp(1e-6, 1.0)
 
 
 def _starts(length: int, tile: int) -> list[int]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from restoration_guide.restorers.diffusers.grid import Grid, tile_corners, tile_weight
+from restoration_guide.restorers.grid import Grid, tile_corners, tile_weight
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
