@@ -1,4 +1,4 @@
-"""What the choice is worth: best of N against chance, simple pickers and the oracle.
+"""What the choice gains: best of N against chance, simple pickers and the oracle.
 
     python -m benchmarks.evaluate_best_of_n --photos PHOTOS --count 60 --preset mixed --seed 0
 
@@ -10,16 +10,17 @@ intervals over crops and writes them, with every candidate's figures, as JSON. W
 - input: the degraded crop; random: the mean over a crop's candidates, what a blind pick gives;
 - best of N: what ``BestOfN`` returns, the input included; oracle: the candidate nearest to the
   clean crop by that very metric, which nobody can know;
-- rating alone, agreement alone: the two halves of the choice; first: the first candidate, of the
-  builtin plan the one-step estimate; sharpest: the largest variance of the Laplacian; BRISQUE: the
-  least, where the package is installed.
+- rating alone; agreement alone: nearest to the mean of all candidates; first: the first candidate,
+  of the builtin plan the one-step estimate; sharpest: the largest variance of the Laplacian;
+  BRISQUE: the least, where the package is installed.
 
-Share is (pick - random) / (oracle - random), of the means over crops. BRISQUE's score, negated, and
-the rating of a ``--second-judge`` are metrics too: judges that the choice does not rest on. A crop
-whose candidates all lack usable pixels keeps its input; it is counted and left out of the means.
+Metrics are PSNR, MS-SSIM, the known rating (``reference_rating``) and the deep distance (structure
+and texture of ImageNet features), negated; also BRISQUE's score, negated, and the rating of a
+``--second-judge``, which the choice does not rest on. Share is (pick - random) / (oracle - random),
+of the means over crops. A crop whose candidates all lack usable pixels keeps its input; it is
+counted and left out of the means.
 
-Last, all photos undegraded: how many come back untouched, and the worst PSNR of those that do not.
-Where the rule leaves the input alone whatever the candidates are, none are made.
+Last, all photos undegraded: how many come back untouched, and the PSNR of those that do not.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import torch
 from rich.progress import track
 from torch import Tensor
 
@@ -42,7 +45,10 @@ from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.choice import consensus_distances
 from restoration_guide.search.selection import Index, Row, Selection
+from zoomiqa_core.alarm.reference import reference_rating
 from zoomiqa_core.evaluation.correlation import Estimate, bootstrap, srcc
+from zoomiqa_core.restoration.labels import texture_distance
+from zoomiqa_core.restoration.model import RestorationJudge
 from zoomiqa_core.scorer import Scorer, load_scorer
 
 Measure = Callable[[Tensor], float]
@@ -80,6 +86,8 @@ def run_trial(
     figures: dict[Index, dict[str, float]] = {
         index: {
             **{metric: float(getattr(known, metric)) for metric in ("psnr", "ssim", "ms_ssim")},
+            "known rating": float(reference_rating(selection.image(index)[None], clean[None])),
+            "deep": -deep_distance(selection.image(index), clean),
             **{metric: measure(selection.image(index)) for metric, measure in also.items()},
         }
         for index, known in compare_with_reference(selection, clean).items()
@@ -92,13 +100,24 @@ def run_trial(
     return Trial(name, selection.rows, selection.choice, figures, picks, seconds, share)
 
 
+@torch.no_grad()
+def deep_distance(image: Tensor, clean: Tensor) -> float:
+    """Structure and texture distance on ImageNet features, the restoration judge's frozen ones."""
+    return float(texture_distance(_judge().features(torch.stack([image, clean]))))
+
+
+@cache
+def _judge() -> RestorationJudge:
+    return RestorationJudge.from_pretrained()
+
+
 def simple_picks(selection: Selection, figures: dict[Index, dict[str, float]]) -> dict[str, Index]:
     """The candidate that each simple way takes; equal ones go to the first."""
     rows = [row for row in selection.rows if row.index != "input" and row.index in figures]
     if not rows:
         return {}
     images = {row.index: selection.image(row.index) for row in rows}
-    agreement = consensus_distances(list(images.values()), [0.0] * len(rows), math.inf)
+    agreement = consensus_distances(list(images.values()))
     by_agreement = dict(zip(images, agreement, strict=True))
     ways: dict[str, Callable[[Row], float]] = {
         "rating alone": lambda row: -math.inf if math.isnan(row.rating) else row.rating,
@@ -160,9 +179,6 @@ def rank_correlation(trial: Trial, metric: str) -> float:
 
 def distance_when_undamaged(search: BestOfN, photo: Tensor, seed: int) -> float | None:
     """PSNR of what comes back for an undamaged photo; None when it comes back untouched."""
-    said = search.scorer.assess(photo)
-    if said.valid and search.config.may_be_good(Row("input").judged(said)):
-        return None  # whatever the candidates are
     selection = search(photo, seed=seed)
     return None if selection.choice == "input" else float(psnr(selection.best, photo))
 
@@ -197,7 +213,7 @@ def main() -> None:
         if distance is not None:
             changed[photo.name] = distance
 
-    results = {m: strategies(trials, m) for m in ("psnr", "ssim", "ms_ssim", *also)}
+    results = {m: strategies(trials, m) for m in ("psnr", "ms_ssim", "known rating", "deep", *also)}
     counts = {
         "crops": len(trials),
         "crops without candidates": len(trials) - len(with_candidates(trials)),

@@ -34,7 +34,7 @@ from benchmarks.searches import search_config, search_options, searched
 from restoration_guide.report.reference import compare_with_reference
 from restoration_guide.restorers.base import Candidate, Preview, Restorer
 from restoration_guide.search.best_of_n import BestOfN
-from restoration_guide.search.choice import choose, with_consensus
+from restoration_guide.search.choice import choose
 from restoration_guide.search.prune import PruneConfig
 from restoration_guide.search.selection import Index, Selection
 from zoomiqa_core.evaluation.correlation import Estimate, bootstrap, srcc
@@ -115,7 +115,6 @@ def run_trial(
     nfe = {"full": _spent(whole), "pruned": _spent(part)}
     for count in range(1, config.n):
         rows = whole.rows[: count + 1]  # the input's comes first
-        rows = with_consensus(rows, whole.image, config)
         picks[f"first {count}"] = choose(rows, config).index
         nfe[f"first {count}"] = sum(row.nfe or 0 for row in rows)
     return Trial(

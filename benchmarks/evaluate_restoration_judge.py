@@ -5,7 +5,7 @@
 ``FAMILIES`` are families of photos that no judge was trained on, made by
 :mod:`recipes.build_restorations`. The labels are what full-reference metrics say
 (:mod:`zoomiqa_core.restoration.labels`), not people's votes. ``--unseen-weights`` names a judge
-trained without some kinds (``held_out_kinds=[realesrgan,tv]``), ``--unseen-kinds`` those kinds.
+trained without some kinds (``held_out_kinds=[…]``), ``--unseen-kinds`` those kinds.
 Intervals are 95 % over photos.
 """
 
@@ -23,11 +23,15 @@ from torch import Tensor
 from benchmarks.tables import arguments, finish, table
 from benchmarks.timing import interleaved_seconds, threads
 from recipes.train_restoration_judge import greyscale, measure
+from restoration_guide.gate.calibration import conformal_threshold
+from restoration_guide.gate.verdict import GateConfig
+from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.data.damage.distortions.codec import jpeg
 from zoomiqa_core.evaluation.correlation import srcc
+from zoomiqa_core.proxy.inference import for_inference
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.restoration.labels import mixture_rating
-from zoomiqa_core.restoration.model import RestorationJudge
+from zoomiqa_core.restoration.model import RestorationJudge, difference_std
 from zoomiqa_core.restoration.pool import Family, find_families, load_family
 
 Rate = Callable[[Tensor, Tensor], Tensor]
@@ -41,6 +45,8 @@ class Judged(NamedTuple):
     label: np.ndarray
     ratings: dict[str, np.ndarray]
     std: np.ndarray
+    bound: np.ndarray
+    """Lower bound of the gain, as a gate forms it."""
 
 
 def interval(values: Sequence[float], seed: int = 0) -> str:
@@ -102,7 +108,8 @@ def within(judged: list[Judged], name: str, among: Sequence[str] | None = None) 
     return found
 
 
-REAL = ("input", "builtin", "realesrgan", "animegan", "animevideo", "waifu2x", "tv", "nlm",
+REAL = ("input", "builtin", "realesrgan", "realsr", "span", "spankendata", "clearreality",
+        "animegan", "animevideo", "waifu2x", "tv", "nlm",
         "bilateral", "median", "guided", "wiener", "richardson_lucy", "unsharp")  # fmt: skip
 """Outputs of restorers and the input: no blends, no planted faults, not the clean photo."""
 
@@ -135,10 +142,55 @@ def judge_all(judge: RestorationJudge, rates: dict[str, Rate], families: list[Fa
         out = judge(images, degraded)
         ratings = {name: rate(images, degraded).numpy() for name, rate in rates.items()}
         ratings["judge"] = out.rating.numpy()
-        found.append(
-            Judged(family, mixture_rating(distances).numpy(), ratings, out.rating_std.numpy())
-        )
+        bound = out.gain - GateConfig.confidence * out.gain_std
+        label = mixture_rating(distances).numpy()
+        found.append(Judged(family, label, ratings, out.rating_std.numpy(), bound.numpy()))
     return found
+
+
+def gate_rates(judged: list[Judged], target: float, seed: int) -> list[list[object]]:
+    """A gate calibrated on half of the photos and checked on the others, 1,000 divisions.
+
+    A result is acceptable when its label is more than .1 above the input's.
+    """
+    rng = np.random.default_rng(seed)
+    results = []
+    for one in judged:
+        kinds = np.array(one.family.kinds)
+        shown = ~np.isin(kinds, ("clean", "input"))
+        better = one.label > one.label[kinds == "input"][0] + 0.1
+        results.append((one.bound[shown], better[shown]))
+    accepts, rejects = [], []
+    for _ in range(1000):
+        order = rng.permutation(len(results))
+        halves = (order[: len(order) // 2], order[len(order) // 2 :])
+        (bound, good), (other, other_good) = (
+            [np.concatenate(part) for part in zip(*(results[i] for i in half), strict=True)]
+            for half in halves
+        )
+        passed = other >= conformal_threshold(bound[~good], target)
+        accepts.append(passed[~other_good].mean())
+        rejects.append((~passed[other_good]).mean())
+    kept = np.mean([target - 0.02 <= rate <= target + 0.02 for rate in accepts])
+    return [
+        ["gate at 5 %: divisions that keep to 3–7 %", float(kept)],
+        ["gate at 5 %: false accepts, mean", float(np.mean(accepts))],
+        ["gate at 5 %: false rejects, mean", float(np.mean(rejects))],
+    ]
+
+
+@torch.no_grad()
+def accepted_copies(judge: RestorationJudge, families: list[Family]) -> str:
+    """JPEG copies of degraded inputs that the default gate takes for restorations."""
+    accepted = count = 0
+    for family in families:
+        degraded = family.degraded[None].float() / 255
+        copies = torch.cat([jpeg(degraded, quality) for quality in (40, 60, 75)])
+        out = judge(copies, degraded)
+        bound = out.gain - GateConfig.confidence * out.gain_std
+        accepted += int((bound > GateConfig.min_gain).sum())
+        count += len(copies)
+    return f"{accepted} of {count}"
 
 
 @torch.no_grad()
@@ -174,16 +226,17 @@ def main(argv: list[str] | None = None) -> None:
         pool="",
         weights=None,
         unseen_weights=None,
-        unseen_kinds="realesrgan,tv",
+        unseen_kinds="realesrgan,realsr,clearreality,tv",
         attacks=8,
     )
     options = parser.parse_args(argv)
     judge = RestorationJudge.from_pretrained(options.weights)
-    proxy = QualityProxy.from_pretrained()
+    proxy, alarm = QualityProxy.from_pretrained(), Alarm.from_pretrained()
     families = [load_family(Path(path)) for path in find_families(options.pool)]
     rates: dict[str, Rate] = {
         "judge without the input": lambda images, _: judge(images).rating,
         "proxy": lambda images, _: proxy(images).rating,
+        "alarm": lambda images, _: alarm(images).rating,
     }
     if options.unseen_weights:
         unseen = RestorationJudge.from_pretrained(options.unseen_weights)
@@ -213,7 +266,8 @@ def main(argv: list[str] | None = None) -> None:
         i, j = np.triu_indices(len(one.label), 1)
         rating = one.ratings["judge"]
         pair_error.append(rating[i] - rating[j] - one.label[i] + one.label[j])
-        pair_std.append(np.hypot(one.std[i], one.std[j]))
+        gap, stds = torch.from_numpy(rating[i] - rating[j]), torch.from_numpy(one.std)
+        pair_std.append(difference_std(gap, stds[i], stds[j]).numpy())
     error, std = np.abs(np.concatenate(pair_error)), np.concatenate(pair_std)
 
     rated: dict[str, Rate] = {
@@ -233,12 +287,13 @@ def main(argv: list[str] | None = None) -> None:
 
     lite0 = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     image = torch.rand(1, 3, 512, 512)
+    folded = for_inference(judge)
     with threads(1), torch.no_grad():
         seconds = interleaved_seconds(
             {
                 "lite0": lambda: lite0(image),
                 "proxy": lambda: proxy(image),
-                "judge": lambda: judge(image, image * 0.9),
+                "judge": lambda: folded(image, image * 0.9),
             },
             rounds=5,
         )
@@ -248,6 +303,11 @@ def main(argv: list[str] | None = None) -> None:
         [
             ["std of the difference: SRCC with its absolute error", float(srcc(std, error))],
             ["coverage of the 90 % interval", float((error <= 1.645 * std).mean())],
+            *gate_rates(judged, 0.05, options.seed),
+            [
+                "JPEG copies of inputs, q40–q75, accepted by default",
+                accepted_copies(judge, families),
+            ],
             *(
                 [f"512² forward, {n} / lite0", float(np.median(np.array(seconds[n]) / base))]
                 for n in ("proxy", "judge")

@@ -32,7 +32,12 @@ from recipes.compose import compose
 from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.proxy.model import load_imagenet
 from zoomiqa_core.restoration.labels import mixture_rating, teacher_distances
-from zoomiqa_core.restoration.model import RestorationJudge, to_rating
+from zoomiqa_core.restoration.model import (
+    RestorationJudge,
+    difference_std,
+    errors,
+    to_rating,
+)
 from zoomiqa_core.restoration.pool import Family, find_families, load_family
 from zoomiqa_core.runs.files import atomic_path
 from zoomiqa_core.runs.folder import RunFolder
@@ -64,10 +69,14 @@ class Config:
     """Share of the steps in which a family's input is hidden."""
     level_weight: float = 0.25
     """Of the rating itself, beside its differences within a family."""
+    attack_rounds: int = 3
+    """How often all families are attacked and the committee is fitted again; 0 for never."""
     attack_steps: int = 4
-    """Gradient steps of an attack; 0 trains without attacks."""
+    """Gradient steps of an attack."""
     attack_levels: float = 2.0
     """Largest change of a pixel, in 1/255."""
+    error_weight: float = 0.3
+    """Of the likelihood that teaches the standard deviation of differences."""
     members: int = 3
     """MLPs of the committee."""
     width: int = 96
@@ -186,22 +195,33 @@ def attack(
     return (images + change).clamp(0, 1).detach()
 
 
-def family_loss(rating: Tensor, target: Tensor, level_weight: float) -> Tensor:
-    """Ranking with a margin that grows with the label gap, differences, and the level.
+def families_loss(judged: Tensor, target: Tensor, family: Tensor, config: Config) -> Tensor:
+    """Loss of the candidates of several families, each of equal weight.
+
+    Ranking with a margin that grows with the label gap, differences, the level, and the likelihood
+    of the differences' errors, which teaches the standard deviation alone.
 
     Args:
-        rating: (members, N) of one family.
-        target: (N,).
-        level_weight: of the rating itself.
+        judged: (members, N, 2) of :meth:`RestorationJudge.judgements`.
+        target: (N,) labels.
+        family: (N,) number of each candidate's family.
+        config: weights.
     """
-    found = rating[:, :, None] - rating[:, None, :]
-    true = target[:, None] - target[None, :]
+    rating = to_rating(judged[..., 0])
+    i, j = torch.nonzero(torch.triu(family[:, None] == family, 1), as_tuple=True)
+    size = torch.bincount(family).float()
+    own, pair = 1 / size[family], 2 / size[family[i]].square()
+    gap, true = rating[:, i] - rating[:, j], target[i] - target[j]
     margin = (0.5 * true.abs()).clamp_max(0.5)
-    ranking = functional.softplus((margin - found * true.sign()) / 0.15) * 0.15
-    ranking = (ranking * (true.abs() > 0.05)).mean()
-    gap = functional.smooth_l1_loss(found, true.expand_as(found), beta=0.2)
-    level = functional.smooth_l1_loss(rating, target.expand_as(rating), beta=0.2)
-    return ranking + gap + level_weight * level
+    ranking = functional.softplus((margin - gap * true.sign()) / 0.15) * 0.15
+    ranking = ranking * (true.abs() > 0.05)
+    difference = functional.smooth_l1_loss(gap, true.expand_as(gap), beta=0.2, reduction="none")
+    level = functional.smooth_l1_loss(rating, target.expand_as(rating), beta=0.2, reduction="none")
+    error = judged[..., 1].clamp(-4, 2).exp()
+    std = difference_std(gap.detach(), error[:, i], error[:, j]).clamp_min(0.02)
+    surprise = (gap.detach() - true).square() / (2 * std.square()) + std.log()
+    total = (pair * (ranking + difference + config.error_weight * surprise)).sum(1).mean()
+    return (total + config.level_weight * (own * level).sum(1).mean()) / len(size)
 
 
 def fit(judge: RestorationJudge, families: list[Measured], config: Config) -> None:
@@ -224,19 +244,13 @@ def fit(judge: RestorationJudge, families: list[Measured], config: Config) -> No
     for _ in range(config.epochs):
         for batch in torch.randperm(len(families), generator=generator).tensor_split(batches):
             chosen = [families[i] for i in batch.tolist()]
-            statistics = []
-            for family in chosen:
-                hidden = torch.rand((), generator=generator) < config.input_dropout
-                rows = family.statistics.clone()
-                rows[:, -1] = float(not hidden)
-                statistics.append(rows)
-            ratings = to_rating(judge.utilities(torch.cat(statistics)))
-            parts = ratings.split([len(s) for s in statistics], 1)
-            losses = [
-                family_loss(r, f.rating, config.level_weight)
-                for r, f in zip(parts, chosen, strict=True)
-            ]
-            loss = torch.stack(losses).mean()
+            sizes = torch.tensor([len(f.rating) for f in chosen])
+            family = torch.arange(len(chosen)).repeat_interleave(sizes)
+            hidden = torch.rand(len(chosen), generator=generator) < config.input_dropout
+            rows = torch.cat([f.statistics for f in chosen])
+            rows[:, -1] = (~hidden).float()[family]
+            target = torch.cat([f.rating for f in chosen])
+            loss = families_loss(judge.judgements(rows), target, family, config)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -246,43 +260,36 @@ def fit(judge: RestorationJudge, families: list[Measured], config: Config) -> No
 
 @torch.no_grad()
 def calibrate(judge: RestorationJudge, families: list[Measured]) -> float:
-    """Set the floor and the scale of the standard deviation; returns the 90 % coverage."""
-    errors, spreads = [], []
+    """Scale the standard deviations so that 90 % of these differences lie within 1.645 of them.
+
+    Returns:
+        The scale.
+    """
+    ratios = []
     for family in families:
-        ratings = to_rating(judge.utilities(family.statistics))
-        i, j = torch.triu_indices(len(family.rating), len(family.rating), 1)
-        mean, own = ratings.mean(0), ratings.var(0, correction=0)
-        errors.append((mean[i] - mean[j]) - (family.rating[i] - family.rating[j]))
-        spreads.append(own[i] + own[j])
-    error, spread = torch.cat(errors), torch.cat(spreads)
-    best = min(
-        (
-            float((error.square() / v + v.log()).mean()), floor, scale,
-        )
-        for floor in np.geomspace(0.05, 0.8, 17)
-        for scale in np.linspace(0, 4, 17)
-        for v in [2 * floor**2 + scale**2 * spread]
-    )  # fmt: skip
-    judge.noise.copy_(torch.tensor(best[1:]))
-    std = (2 * best[1] ** 2 + best[2] ** 2 * spread).sqrt()
-    # the likelihood fits the bulk; the quantile makes the 90 % interval hold on these photos
-    judge.noise.mul_(float((error.abs() / std).quantile(0.9)) / 1.645)
-    std = std * (float((error.abs() / std).quantile(0.9)) / 1.645)
-    return float((error.abs() <= 1.645 * std).float().mean())
+        judged = judge.judgements(family.statistics)
+        rating, error = to_rating(judged[..., 0]).mean(0), errors(judged)
+        i, j = torch.triu_indices(len(rating), len(rating), 1)
+        gap = rating[i] - rating[j]
+        std = difference_std(gap, error[i], error[j]).clamp_min(1e-3)
+        ratios.append((gap - family.rating[i] + family.rating[j]).abs() / std)
+    judge.scale.fill_(float(torch.cat(ratios).quantile(0.9)) / 1.645)
+    return float(judge.scale)
 
 
 @torch.no_grad()
 def agreement(judge: RestorationJudge, families: list[Measured]) -> dict[str, float]:
     """Mean rank correlation with the labels within families, with and without the input."""
-    found = {}
+    means = {}
     for name, flag in (("with input", 1.0), ("without input", 0.0)):
         values = []
         for family in families:
             rows = family.statistics.clone()
             rows[:, -1] = flag
-            values.append(srcc(judge.utilities(rows).mean(0), family.rating))
-        found[f"family SRCC {name}"] = round(float(np.mean(values)), 4)
-    return found
+            utility = judge.judgements(rows)[..., 0].mean(0)
+            values.append(srcc(utility, family.rating))
+        means[f"family SRCC {name}"] = round(float(np.nanmean(values)), 4)
+    return means
 
 
 def without_kinds(family: Measured, kinds: list[str]) -> Measured:
@@ -307,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     if config.backbone_weights == "imagenet":
         imagenet_backbone(judge)
     paths = find_families(config.pool)
-    measured, attackable = [], []
+    measured = []
     for number, path in track(list(enumerate(paths)), "measuring", disable=not sys.stderr.isatty()):
         measured += measured_family(judge, path, run.path / "statistics", number, config.seed)
     photos = sorted({family.photo for family in measured})
@@ -316,19 +323,24 @@ def main(arguments: list[str] | None = None) -> None:
     held_out = [f for f in measured if f.photo in unseen]
     fit(judge, taught, config)
     run.log({"stage": "first fit", **agreement(judge, held_out)})
-    if config.attack_steps:
-        attackable = [p for p in paths if p.name.split("_", 1)[1] not in unseen]
+    attackable = [p for p in paths if p.name.split("_", 1)[1] not in unseen]
+    for attempt in range(config.attack_rounds):
+        title = f"attacking, round {attempt + 1}"
         for number, path in track(
-            list(enumerate(attackable)), "attacking", disable=not sys.stderr.isatty()
+            list(enumerate(attackable)), title, disable=not sys.stderr.isatty()
         ):
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+            seed = (config.seed * 1009 + attempt) * 1_000_003 + number
             made = attacked_family(
-                judge, load_family(path), config.attack_levels, config.attack_steps, generator
+                judge,
+                load_family(path),
+                config.attack_levels,
+                config.attack_steps,
+                torch.Generator().manual_seed(seed),
             )
             taught.append(without_kinds(made, config.held_out_kinds))
         fit(judge, taught, config)
-    coverage = calibrate(judge, held_out)
-    record = {"stage": "last fit", **agreement(judge, held_out), "coverage": round(coverage, 3)}
+        run.log({"stage": title, **agreement(judge, held_out)})
+    record = {"scale": calibrate(judge, held_out), **agreement(judge, held_out)}
     run.log(record)
     print(record)
     judge.save_pretrained(run.path / "weights")

@@ -213,6 +213,11 @@ class Assessment:
     """What was done to the image before judging, e.g. ``"alpha composited over white"``."""
     chains: Chains | None = None
     """How a vision-language judge reached its rating; None for every other judge."""
+    gain: float = math.nan
+    """Rating of a restoration above its degraded input's, by a judge that sees both; NaN for every
+    other judge."""
+    gain_std: float = math.nan
+    """Standard deviation of ``gain``; 0 for the input itself."""
 
     @property
     def score(self) -> float:

@@ -56,8 +56,11 @@ class BestOfNOptions(RestorerOptions, DemoOptions):
     """Options of ``restoration-guide best-of-n``; the defaults are those of its settings."""
 
     scorer: Annotated[
-        str, typer.Option(help='Judge: "proxy" or "tiny" (bundled), a folder, or a hub id.')
-    ] = "proxy"
+        str,
+        typer.Option(
+            help='Judge: "restoration", "proxy" or "tiny" (bundled), a folder, or a hub id.'
+        ),
+    ] = "restoration"
     second: Annotated[
         str | None, typer.Option(help="A second judge, which chooses among the best candidates.")
     ] = None
@@ -65,9 +68,12 @@ class BestOfNOptions(RestorerOptions, DemoOptions):
         int, typer.Option(help="Number of candidates that the second judge rates.")
     ] = 3
     device: Annotated[str, typer.Option(help='Where to compute, e.g. "cuda".')] = "cpu"
-    confidence: Annotated[
-        float, typer.Option(help="Keep the input if its rating + k·std is good already: k.")
-    ] = 0.5
+    select: Annotated[
+        str, typer.Option(help='Of the better candidates: best "gain", "rating" or "consensus".')
+    ] = "gain"
+    min_probability: Annotated[
+        float, typer.Option(help="Probability with which a candidate must beat the input.")
+    ] = 0.6
     min_gain: Annotated[
         float, typer.Option(help="Rating points a candidate must gain over the input.")
     ] = 0.0

@@ -59,7 +59,7 @@ class RunConfig(BestOfNConfig):
     """Further arguments of :func:`~restoration_guide.restorers.load_restorer` (``plan``,
     ``options``, ``tile``), as a report records them, or, of several restorers,
     ``members`` with those of each by name; settings given by themselves win."""
-    scorer: str = "proxy"
+    scorer: str = "restoration"
     """Name of the judge, see :func:`~zoomiqa_core.scorer.load_scorer`."""
     second: str | None = None
     """Name of a second judge, which chooses among the best; None for none."""
@@ -119,6 +119,8 @@ class RunConfig(BestOfNConfig):
 class GateRunConfig(SeededJudgeOptions, GateConfig):
     """Settings of ``restoration-guide gate``: the gate's and the judge's."""
 
+    scorer: str = "restoration"
+    """Name of the judge."""
     second: str | None = None
     """Name of a second judge with a veto; it judges with its own defaults."""
     fidelity: FidelityLimits = field(default_factory=FidelityLimits)

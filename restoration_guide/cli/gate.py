@@ -28,16 +28,23 @@ if TYPE_CHECKING:
 class GateOptions(SeededJudgeOptions):
     """Options of ``restoration-guide gate``; the defaults are those of its settings."""
 
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help='Judge: "restoration", "proxy", "alarm" or "tiny" (bundled), a folder, a hub id, '
+            "or http://…/v1."
+        ),
+    ] = "restoration"
     second: Annotated[str | None, typer.Option(help="A second judge, which can veto a result.")] = (
         None
     )
     min_rating: Annotated[float, typer.Option(help="Rating that is good enough, 1–5.")] = 3.5
     confidence: Annotated[
-        float, typer.Option(help="k of the lower bound rating − k·std of a result.")
+        float, typer.Option(help="k of the lower bound of the gain, gain − k·std.")
     ] = 0.5
-    min_gain: Annotated[
-        float, typer.Option(help="Rating points by which a result must exceed a good input.")
-    ] = 0.1
+    min_gain: Annotated[float, typer.Option(help="Rating points that this bound must exceed.")] = (
+        0.1
+    )
     max_megapixels: MaxMegapixels = None
 
 

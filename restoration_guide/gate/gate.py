@@ -116,7 +116,7 @@ class QualityGate:
 
     def judge(self, image: Tensor) -> tuple[Assessment, ...]:
         """What each judge says of (3, H, W) in [0, 1]; a judge that raises has failed."""
-        return tuple(judge_image(judge, image) for judge in self.judges)
+        return tuple(judge_image(judge, image, image) for judge in self.judges)
 
     def compare(
         self,
@@ -147,7 +147,7 @@ class QualityGate:
             said = [
                 known
                 if known is not None and judge is self.judges[0]
-                else judge_image(judge, pixels)
+                else judge_image(judge, pixels, source)
                 for judge in self.judges
             ]
         ratings = tuple(

@@ -20,7 +20,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from restoration_guide.fidelity.measure import Fidelity
+from restoration_guide.search.judging import gain_of
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, Assessment, lower_bound
+
+ROUNDING = 1e-9
+"""Of differences between ratings: 3.1 − 3.0 is above .1 in binary."""
 
 Action = Literal["accept", "retry", "keep_input", "reject"]
 
@@ -88,18 +92,19 @@ class GateConfig:
     min_rating: float = 3.5
     """The rating, 1–5, from which an image is good enough; a calibration gives a better one."""
     confidence: float = 0.5
-    """k of the lower bound ``rating − k · rating_std`` a result needs against a good input. A judge
-    that gives no spread is taken at its rating."""
+    """k of the lower bound ``gain − k · gain_std``, see
+    :func:`restoration_guide.search.judging.gain_of`. A judge that gives no spread is taken at its
+    word."""
     min_gain: float = 0.1
-    """Rating points by which that bound must exceed a good input's rating, and the rating itself
-    that of any other input: a re-compressed copy is no restoration."""
+    """Rating points that this bound must exceed: a re-compressed copy is no restoration. A
+    calibration on gains may find a negative one."""
 
     def __post_init__(self) -> None:
         if not MIN_RATING <= self.min_rating <= MAX_RATING:
             raise ValueError(f"min_rating is a rating in [1, 5], got {self.min_rating}.")
-        if not (0 <= self.confidence < math.inf and 0 <= self.min_gain < math.inf):
+        if not (0 <= self.confidence < math.inf and math.isfinite(self.min_gain)):
             raise ValueError(
-                "confidence and min_gain are finite numbers ≥ 0; got "
+                "confidence is a finite number ≥ 0 and min_gain a finite number; got "
                 f"confidence={self.confidence}, min_gain={self.min_gain}."
             )
 
@@ -121,25 +126,17 @@ def decide(
     problems = [*problems]
     if not problems or _usable(after):  # a result with a defect was not judged
         problems += _objections(ratings, config)
-    good = before.rating >= config.min_rating
-    gain = after.rating - before.rating
-    if not problems and not good and not gain > config.min_gain:
-        problems.append(f"its gain is {gain:+.2f}, more than {config.min_gain:g} is needed")
+    if _usable(after):
+        gain, std = gain_of(before, after)
+        bound = lower_bound(gain, std, config.confidence)
+        words = f"the lower bound of its gain, {gain:+.2f} − {config.confidence:g} × {std:.2f}"
+        if not bound > config.min_gain + ROUNDING:
+            problems.append(f"{words}, is not above {config.min_gain:g}")
     asked = f", {config.min_rating:.2f} asked for" if config.min_rating > MIN_RATING else ""
     figures = f"input {_rating(before)}, result {_rating(after)}{asked}"
-    if not problems and not good:
-        return "accept", (f"good enough: {figures}",)
     if not problems:
-        spread = 0.0 if math.isnan(after.rating_std) else after.rating_std
-        bound = lower_bound(after.rating, spread, config.confidence)
-        clear = bound > before.rating + config.min_gain
-        words = "exceeds" if clear else "does not exceed"
-        why = (
-            f"the input is good enough, and the result's lower bound {bound:.2f} {words} its "
-            f"rating by more than {config.min_gain:g}: {figures}"
-        )
-        return ("accept" if clear else "keep_input"), (why,)
-    if good:
+        return "accept", (f"good enough and better: {figures}; {words}, is {bound:+.2f}",)
+    if before.rating >= config.min_rating:
         return "keep_input", (*problems, f"the input is good enough: {figures}")
     again = again and all(_usable(said.before) for said in ratings)
     return ("retry" if again else "reject"), (*problems, f"neither is good enough: {figures}")

@@ -34,10 +34,8 @@ SHOWN_APART = (
     "rating",
     "rating_std",
     "seconds",
-    "changed_detail",
-    "changed_grid",
 )
-"""Keys of a row with columns of their own, and figures of the input alone."""
+"""Keys of a row with columns of their own."""
 
 
 def render(template: str, **values: Any) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ACRONYMS = frozenset({"psnr", "ssim", "ms", "lpips", "dists", "rms", "dwt", "ll", "nfe", "niqe"})
 
-RATINGS = frozenset({"gain", "second_rating"})
+RATINGS = frozenset({"gain", "gain_std", "second_rating"})
 """Keys of values in rating units, which are formatted like ratings."""
 
 

@@ -33,7 +33,13 @@ from torch import Tensor
 from restoration_guide.fidelity.colour import is_grey
 from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
 from restoration_guide.restorers.base import Restorer, check_observable
-from restoration_guide.search.choice import ChoiceRule, choose, finalists, with_consensus
+from restoration_guide.search.choice import (
+    ChoiceRule,
+    choose,
+    finalists,
+    with_consensus,
+    with_gains,
+)
 from restoration_guide.search.judging import check_judge, describe_error, judge_images
 from restoration_guide.search.prune import NO_RUNGS, PruneConfig, Pruner
 from restoration_guide.search.screening import matched_colour, screened
@@ -126,8 +132,8 @@ class BestOfN:
         n: number of candidates.
         second: a second judge, e.g. a Zoom-IQA model, that chooses among the first one's best.
         limits: fidelity limits; None for the measured defaults.
-        settings: any other of :class:`BestOfNConfig`, e.g. ``temperature=0``, ``prune`` or
-            ``deadline_s``. The time that is left before the deadline is spent as evaluations at
+        settings: any other of :class:`BestOfNConfig`, e.g. ``select="rating"``, ``prune``
+            or ``deadline_s``. The time that is left before the deadline is spent as evaluations at
             the pace so far, so that it is passed by one evaluation and the last judgements at most.
 
     Raises:
@@ -193,7 +199,7 @@ class BestOfN:
         decoded = read_image(image, limits=self.restorer.limits)
         source = decoded.pixels
         with watch.measure("judging"):
-            judgement = judge_images(self.scorer, [source])[0]
+            judgement = judge_images(self.scorer, [source], source)[0]
         pruner = self._pruner(source, seed, watch)
         with watch.measure("restoring"):
             candidates, error = self._restore(source, seed, progress, pruner)
@@ -209,13 +215,10 @@ class BestOfN:
                 break
         rows += [] if pruner is None else pruner.ended
         rows.sort(key=lambda row: int(row.index))
-        rows.insert(0, Row("input").judged(judgement))
+        rows = with_gains([Row("input").judged(judgement), *rows])
         images = {candidate.index: candidate for candidate in candidates}
-        rows = with_consensus(
-            rows,
-            lambda index: source if index == "input" else _pixels(images[index]),
-            self.config,
-        )
+        if self.config.select == "consensus":
+            rows = with_consensus(rows, lambda index: _pixels(images[int(index)]), self.config)
         second_assessments: dict[Index, Assessment] = {}
         if not isinstance(error, KeyboardInterrupt):
             try:
@@ -319,7 +322,7 @@ class BestOfN:
         with watch.measure("fidelity"):
             fidelities = measure_fidelity(torch.stack(list(images.values())), source[None])
         with watch.measure("judging"):
-            judgements = judge_images(self.scorer, list(images.values()))
+            judgements = judge_images(self.scorer, list(images.values()), source)
         for index, fidelity, judgement in zip(images, fidelities, judgements, strict=True):
             assessments[index] = judgement
             row = replace(rows[index], fidelity=fidelity).judged(judgement)
@@ -338,7 +341,7 @@ class BestOfN:
             return rows, {}
         indices: list[Index] = ["input", *(row.index for row in best)]
         pixels = [source, *(_pixels(images[int(row.index)]) for row in best)]
-        judgements = dict(zip(indices, judge_images(self.second, pixels), strict=True))
+        judgements = dict(zip(indices, judge_images(self.second, pixels, source), strict=True))
         rows = [
             row.judged_again(judgements[row.index]) if row.index in judgements else row
             for row in rows
@@ -349,6 +352,7 @@ class BestOfN:
         own = getattr(self.restorer, "config", None)  # words, plan and options of a pipeline
         return {
             **asdict(self.config),
+            "select": select if isinstance(select := self.config.select, str) else _name(select),
             "restorer": self.restorer.name,
             **({"restorer_config": own} if own else {}),
             "scorer": _name(self.scorer),
@@ -368,5 +372,5 @@ def _pixels(candidate: Candidate) -> Tensor:
     return candidate.image.detach().float().cpu().clamp(0, 1)
 
 
-def _name(scorer: Scorer) -> str:
-    return getattr(scorer, "name", type(scorer).__name__)
+def _name(judge: Any) -> str:
+    return getattr(judge, "name", getattr(judge, "__name__", type(judge).__name__))

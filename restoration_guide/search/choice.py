@@ -1,23 +1,14 @@
 """Which image to keep: a pure function of the table of judgements.
 
-Three questions, in this order:
+1. Which candidates may replace the input? Those that are probably better: the lower bound of their
+   gain, ``gain − k · gain_std``, is above ``min_gain``, where k belongs to ``min_probability``.
+   Candidates below it have no influence on which of the others is chosen.
+2. Which of these? By ``select``: the highest lower bound of the gain, the highest rating, the one
+   nearest to the mean of the better ones, or the highest value of the caller's own function.
 
-1. Is there something to repair? The input stays when its rating may be good already, that is when
-   ``rating + confidence · rating_std`` reaches ``good_rating``; and also when what the candidates
-   change is too little to be damage (:mod:`restoration_guide.search.changes`).
-2. Which candidates are better at all? Those rated more than ``min_gain`` above the input.
-3. Which of these? The one nearest to their consensus: the mean of these better candidates, each
-   weighted by ``softmax(rating / temperature)``. Candidates are samples of what the clean
-   photo may be, and the sample nearest to their mean has the least expected squared distance to it
-   (minimum Bayes risk: Kumar & Byrne, *Minimum Bayes-Risk Decoding*, HLT-NAACL 2004; here with
-   the judge's opinion as the weight of a sample). Where candidates cannot be told apart, the
-   weights are equal and the safest, most central one is kept.
-
-Why not simply the highest rating: a judge that was trained on different photos says whether a photo
-is damaged far better than which of two restorations of it is nearer to the truth. On training
-photos the bundled judge's rating had a rank correlation of -.20 with the MS-SSIM of a photo's
-candidates, nearness in question 3 one of .69: 36 damaged 256² crops, 8
-candidates each, seed 0.
+The gain is what the judge says of candidate against input. A judge that sees the input
+(``load_scorer("restoration")``) gives it with its standard deviation; of another judge it is the
+difference of two ratings, with the standard deviation of the candidate's.
 """
 
 from __future__ import annotations
@@ -26,83 +17,73 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from restoration_guide.search.changes import measure_change
 from restoration_guide.search.selection import OK, Index, Row
+
+RULES = ("gain", "rating", "consensus")
 
 
 @dataclass(frozen=True)
 class ChoiceRule:
-    """Thresholds of the choice between the candidates and the input.
+    """How a candidate, or the input, is chosen.
 
-    >>> good = Row("input", rating=4.3, rating_std=0.1)
-    >>> ChoiceRule().may_be_good(good), ChoiceRule(good_rating=4.5).may_be_good(good)
-    (True, False)
-
-    Measured on random 256² crops of training photos, seed 0. ``confidence`` and ``good_rating``
-    leave all but 5 of 200 undamaged crops alone, and 8 % of 400 damaged ones; with
-    1 and 4.5 it would be all but 4, and 9.5 %. ``temperature`` and ``min_gain`` win .20 of the
-    oracle's headroom in MS-SSIM; a temperature of 0 wins -.74, of inf .12, a ``min_gain`` of .2
-    only .04.
-
-    ``min_change`` and ``min_grid`` are measured with the first candidate: of 124 undamaged crops
-    that the rating lets through, of 3,544, they keep 72, and 9 of 270 damaged ones; without the
-    grid (inf) it would be 19 damaged ones.
+    >>> rows = [Row("input", 3.0, 0.2), Row(0, 3.6, 0.5), Row(1, 3.5, 0.1)]
+    >>> rows = with_gains(rows)
+    >>> choose(rows, ChoiceRule()).index, choose(rows, ChoiceRule(select="rating")).index
+    (1, 0)
+    >>> choose(rows, ChoiceRule(select=lambda row: -row.index)).index
+    0
     """
 
-    confidence: float = 0.5
-    """How many standard deviations of its rating the input's quality may lie above it: doubt
-    counts against a change."""
-    good_rating: float = 4.2
-    """Rating from which an input is left alone; inf restores whatever comes."""
+    select: Any = "gain"
+    """``"gain"``: the highest lower bound of the gain over the input. ``"rating"``: the highest
+    rating. ``"consensus"``: nearest to the mean of all better candidates, the safest where the
+    judge cannot tell them apart. A function of a :class:`Row`: its highest value."""
+    min_probability: float = 0.6
+    """Probability with which a candidate must be better than the input to replace it, in
+    [0.5, 1); 0.5 takes the judge at its word."""
     min_gain: float = 0.0
-    """Rating points by which a candidate must be rated above the input."""
-    temperature: float = 0.5
-    """Rating points by which a candidate must be better to weigh e times as much in what all agree
-    on. 0 trusts the judge alone (the highest rating wins), inf the agreement alone."""
-    min_change: float = 0.2
-    """Share of the input's fine detail that candidates that repair damage change
-    (:class:`~restoration_guide.search.changes.Change`). 0 lets them change as little as they like:
-    for a restorer of light or colour, which changes no detail."""
-    min_grid: float = 1.25
-    """From this grid on, what they change is JPEG's blocks, however little it is."""
+    """Rating points by which it must be better."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.confidence < math.inf and 0 <= self.min_gain < math.inf):
+        if not (callable(self.select) or self.select in RULES):
+            known = ", ".join(map(repr, RULES))
+            raise ValueError(f"select is {known} or a function of a row; got {self.select!r}.")
+        if not 0.5 <= self.min_probability < 1:
             raise ValueError(
-                "confidence and min_gain are finite numbers ≥ 0; got "
-                f"confidence={self.confidence}, min_gain={self.min_gain}."
+                f"min_probability lies in [0.5, 1), 0.5 for no doubt; got {self.min_probability}."
             )
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature is a number ≥ 0; got {self.temperature}.")
-        if math.isnan(self.good_rating):
-            raise ValueError("good_rating is a rating (1–5), or inf to switch it off; not NaN.")
-        if not (self.min_change >= 0 and self.min_grid >= 0):
-            raise ValueError(
-                "min_change and min_grid are numbers ≥ 0; got "
-                f"min_change={self.min_change}, min_grid={self.min_grid}."
-            )
+        if not 0 <= self.min_gain < math.inf:
+            raise ValueError(f"min_gain is a finite number ≥ 0; got {self.min_gain}.")
 
-    def may_be_good(self, source: Row) -> bool:
-        """Whether the input may be good: rating + confidence · std reaches ``good_rating``."""
-        return source.rating + self.confidence * source.rating_std >= self.good_rating
+    @property
+    def confidence(self) -> float:
+        """k of the lower bound ``gain − k · gain_std``: the normal quantile of the probability."""
+        return NormalDist().inv_cdf(self.min_probability)
 
-    def nothing_repaired(self, source: Row) -> bool:
-        """Whether the candidates change too little of the input to have repaired damage."""
-        change = source.change
-        return (
-            change is not None and change.detail < self.min_change and change.grid < self.min_grid
-        )
+    def lower_gain(self, row: Row) -> float:
+        """Lower bound of a row's gain; NaN without a gain."""
+        return row.gain - self.confidence * row.gain_std
+
+    def value(self, row: Row) -> float:
+        """What the choice among better candidates maximises."""
+        select: Any = self.select
+        if callable(select):
+            return float(select(row))
+        if select == "consensus":
+            return -row.consensus_distance
+        return row.rating if select == "rating" else self.lower_gain(row)
 
 
 class Choice(NamedTuple):
     """The chosen row and the reason.
 
-    >>> choose([Row("input", 3.0, 0.2), Row(0, 3.4, 0.2)], ChoiceRule()).index
+    >>> choose(with_gains([Row("input", 3.0, 0.2), Row(0, 3.4, 0.2)]), ChoiceRule()).index
     0
     """
 
@@ -110,13 +91,31 @@ class Choice(NamedTuple):
     reason: str
 
 
+def with_gains(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their gain over the input, where the judge has not given one itself.
+
+    >>> with_gains([Row("input", 3.0, 0.2), Row(0, 3.5, 0.1)])[1].gain
+    0.5
+
+    Raises:
+        ValueError: no row is the input.
+    """
+    source = _input_of(rows)
+    return [
+        row
+        if math.isfinite(row.gain) or row.index == "input"
+        else replace(row, gain=row.rating - source.rating, gain_std=row.rating_std)
+        for row in rows
+    ]
+
+
 def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
     """Choose a candidate or the input.
 
-    >>> rows = [Row("input", rating=2.8, rating_std=0.2), Row(0, 3.1, 0.2), Row(1, 3.6, 0.2)]
-    >>> choose(rows, ChoiceRule())
-    Choice(index=1, reason='candidate 1 is best: +0.80 rating points over the input')
-    >>> choose(rows, ChoiceRule(min_gain=1)).index
+    >>> rows = [Row("input", 2.8, 0.2), Row(0, 3.1, 0.2), Row(1, 3.6, 0.2)]
+    >>> choose(with_gains(rows), ChoiceRule())
+    Choice(index=1, reason='candidate 1 is best: gain +0.80 ± 0.20 over the input')
+    >>> choose(with_gains(rows), ChoiceRule(min_gain=1)).index
     'input'
 
     Where a second judge has rated the input and finalists, its highest rating wins among those it
@@ -124,14 +123,14 @@ def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
     the first judge's choice stands and the reason says so.
 
     Args:
-        rows: the input (index ``"input"``) and the candidates; only status ``"ok"`` can win.
-            Candidates without a consensus distance come last, by rating.
+        rows: the input (index ``"input"``) and the candidates, with gains; only status ``"ok"`` can
+            win.
         rule: the numbers.
 
     Returns:
-        The winner; ties go to the lowest index. The input when no candidate is left, when it may be
-        good already, when the candidates repair nothing, when none is better, or when the input
-        itself has no valid judgement: what cannot be compared cannot be shown to be better.
+        The winner; ties go to the higher rating, then to the lowest index. The input when no
+        candidate is left, when none is probably better, or when the input itself has no valid
+        judgement: what cannot be compared cannot be shown to be better.
 
     Raises:
         ValueError: no row is the input.
@@ -140,22 +139,26 @@ def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
     order = contenders(rows, rule)
     if not order:
         return Choice("input", f"input kept: {_why_kept(rows, source, rule)}")
-    finalists = [row for row in order if row.second_rating is not None]
-    if finalists:
-        return _second_choice(source, order[0], finalists, rule)
-    return Choice(order[0].index, _praise(order, source))
+    shown = [row for row in order if row.second_rating is not None]
+    if shown:
+        return _second_choice(source, order[0], shown, rule)
+    best = order[0]
+    figures = f"gain {best.gain:+.2f} ± {best.gain_std:.2f} over the input"
+    return Choice(best.index, f"candidate {best.index} is best: {figures}{_by(order, rule)}")
 
 
 def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
-    """The candidates that may replace the input, the nearest to their consensus first.
+    """The candidates that may replace the input, in the rule's order.
 
     Raises:
         ValueError: no row is the input.
     """
-    source = _input_of(rows)
-    if source.status != OK or rule.may_be_good(source) or rule.nothing_repaired(source):
-        return []
-    return sorted(_better(rows, source, rule), key=_place)
+
+    def place(row: Row) -> tuple[float, float, int]:
+        value = rule.value(row)
+        return (math.inf if math.isnan(value) else -value, -row.rating, int(row.index))
+
+    return sorted(_better(rows, rule), key=place)
 
 
 def finalists(rows: Sequence[Row], rule: ChoiceRule, count: int) -> list[Row]:
@@ -168,65 +171,54 @@ def finalists(rows: Sequence[Row], rule: ChoiceRule, count: int) -> list[Row]:
     return best[:count]
 
 
-def _better(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> list[Row]:
-    """Usable candidates rated above the input by more than the smallest gain."""
+def _better(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
+    """Usable candidates that are probably better than the input."""
+    if _input_of(rows).status != OK:
+        return []
     return [
         row
         for row in rows
-        if row.index != "input" and row.status == OK and row.rating - source.rating > rule.min_gain
+        if row.index != "input" and row.status == OK and rule.lower_gain(row) > rule.min_gain
     ]
 
 
 def with_consensus(
     rows: Sequence[Row], image: Callable[[Index], Tensor], rule: ChoiceRule
 ) -> list[Row]:
-    """The rows, the better candidates with their distance to the consensus of these.
+    """The rows, the better candidates with their distance to the mean of these.
 
-    The input's row gets the change that they make. Candidates that are not better than the input
-    have no part in either, so that they cannot change which of the others is chosen.
+    Candidates are samples of what the clean photo may be, and the sample nearest to their mean has
+    the least expected squared distance to it (minimum Bayes risk: Kumar & Byrne, *Minimum
+    Bayes-Risk Decoding*, HLT-NAACL 2004).
 
     Args:
-        rows: of the input and the candidates.
-        image: (3, H, W) in [0, 1] of a usable candidate, and of the input.
-        rule: which candidates are better, and the temperature of :func:`consensus_distances`.
+        rows: of the input and the candidates, with gains.
+        image: (3, H, W) in [0, 1] of a usable candidate.
+        rule: which candidates are better.
 
     Raises:
         ValueError: no row is the input.
     """
-    better = _better(rows, _input_of(rows), rule)
-    images = [image(row.index) for row in better]
-    distances = consensus_distances(images, [row.rating for row in better], rule.temperature)
+    better = _better(rows, rule)
+    distances = consensus_distances([image(row.index) for row in better])
     known = {row.index: distance for row, distance in zip(better, distances, strict=True)}
-
-    def measured(row: Row) -> Row:
-        if row.index != "input":
-            return replace(row, consensus_distance=known.get(row.index, math.nan))
-        return replace(row, change=measure_change(image("input"), images) if images else None)
-
-    return [measured(row) for row in rows]
+    return [replace(row, consensus_distance=known.get(row.index, math.nan)) for row in rows]
 
 
-def consensus_distances(
-    images: Sequence[Tensor], ratings: Sequence[float], temperature: float
-) -> list[float]:
-    """How far each image is from the weighted mean of all.
+def consensus_distances(images: Sequence[Tensor]) -> list[float]:
+    """RMS distance of each image to the mean of all, in pixel values.
+
+    >>> consensus_distances([torch.full((3, 2, 2), value) for value in (0.0, 0.25, 0.5)])
+    [0.25, 0.0, 0.25]
 
     Args:
         images: (3, H, W) of one shape in [0, 1].
-        ratings: of each image.
-        temperature: of the weights ``softmax(rating / temperature)``; at 0 the best share it all.
-
-    Returns:
-        RMS distance of each to the weighted mean, in pixel values.
     """
     if not images:
         return []
-    scores = torch.tensor(ratings, dtype=torch.float64)
-    best = scores == scores.max()
-    weights = best / best.sum() if temperature == 0 else torch.softmax(scores / temperature, 0)
     mean = torch.zeros_like(images[0], dtype=torch.float32)
-    for weight, image in zip(weights.tolist(), images, strict=True):
-        mean += weight * image
+    for image in images:
+        mean += image / len(images)
     return [float((image - mean).square().mean().sqrt()) for image in images]
 
 
@@ -237,20 +229,12 @@ def _input_of(rows: Sequence[Row]) -> Row:
     return source
 
 
-def _place(row: Row) -> tuple[float, float, int]:
-    distance = row.consensus_distance
-    return (math.inf if math.isnan(distance) else distance, -row.rating, int(row.index))
-
-
-def _praise(order: Sequence[Row], source: Row) -> str:
-    best = order[0]
-    figures = f"{best.rating - source.rating:+.2f} rating points over the input"
-    if math.isnan(best.consensus_distance) or len(order) == 1:
-        return f"candidate {best.index} is best: {figures}"
-    return (
-        f"candidate {best.index} is best: {figures}, and of the {len(order)} better ones the "
-        "nearest to their consensus"
-    )
+def _by(order: Sequence[Row], rule: ChoiceRule) -> str:
+    """By which rule one of several better candidates was chosen, unless it is the default."""
+    if rule.select == "gain" or len(order) == 1:
+        return ""
+    how = {"rating": "the highest rated", "consensus": "the nearest to their mean"}
+    return f", and of the {len(order)} better ones {how.get(rule.select, 'the first by select')}"
 
 
 def _why_kept(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> str:
@@ -265,20 +249,11 @@ def _why_kept(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> str:
         return (
             f"it could not be judged ({source.detail}), so no candidate can be shown to be better"
         )
-    if rule.may_be_good(source):
-        return (
-            f"it may be good already, its rating {source.rating:.2f} + {rule.confidence:g} × "
-            f"{source.rating_std:.2f} reaches {rule.good_rating:g}"
-        )
-    if source.change is not None and rule.nothing_repaired(source):
-        return (
-            f"the candidates change {source.change.detail:.0%} of its fine detail, and on no grid "
-            f"of blocks; repairing damage changes {rule.min_change:.0%} or more"
-        )
-    best = max(usable, key=lambda row: (row.rating, -int(row.index)))
+    best = max(usable, key=lambda row: (rule.lower_gain(row), -int(row.index)))
+    over = f" by more than {rule.min_gain:g}" if rule.min_gain else ""
     return (
-        f"the best candidate ({best.index}) is rated {best.rating:.2f} against its "
-        f"{source.rating:.2f}, and a gain of more than {rule.min_gain:g} is asked for"
+        f"the best candidate ({best.index}) has a gain of {best.gain:+.2f} ± {best.gain_std:.2f}, "
+        f"and a probability of {rule.min_probability:.0%} to be better{over} is asked for"
     )
 
 

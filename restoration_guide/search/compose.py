@@ -1,8 +1,7 @@
 """Region composition: in each place what the better images agree on, if the whole is better for it.
 
-The same rule that chooses one candidate (:mod:`restoration_guide.search.choice`), place by place:
-the judge's maps say where which image is good, and each place gets the mean of the images, weighted
-by ``softmax(map / temperature)``, among those that are rated there at least like the input and are
+The judge's maps say where which image is good. Each place gets the mean of the images, weighted by
+``softmax(map / temperature)``, among those that are rated there at least like the input and are
 faithful to it there. The weights change smoothly, so no border has to be hidden; finished
 candidates of any restorer are pixels, so their latents are not asked for. The composition is then
 judged like any candidate, and it is chosen only if judge, fidelity and seam agree.
@@ -21,7 +20,7 @@ from torch.nn import functional
 from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
 from restoration_guide.fidelity.terms import gaussian_blur
 from restoration_guide.restorers.base import Candidate
-from restoration_guide.search.choice import ChoiceRule, contenders
+from restoration_guide.search.choice import ChoiceRule, contenders, with_gains
 from restoration_guide.search.judging import judge_images
 from restoration_guide.search.selection import OK, Index, Row, Selection
 from restoration_guide.search.timing import Stopwatch, Timing
@@ -73,7 +72,7 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
 
     >>> import zoomiqa_core as zi
     >>> from restoration_guide import BestOfN, load_restorer
-    >>> search = BestOfN(load_restorer("builtin"), zi.load_scorer("proxy"), n=2, good_rating=6)
+    >>> search = BestOfN(load_restorer("builtin"), zi.load_scorer("proxy"), n=2)
     >>> composed = compose_regions(search(torch.rand(3, 48, 64)))
     >>> composed.choice in [row.index for row in composed.rows]
     True
@@ -83,22 +82,18 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
         config: None for the measured defaults.
 
     Returns:
-        The same selection when the input may be good already
-        (:meth:`~restoration_guide.search.choice.ChoiceRule.may_be_good`), or when one image has all
-        the weight everywhere. Otherwise one with a further row, of the next free index, whose
-        settings name each image's share (those below .5 % left out). The composition is the choice
-        if it may replace the input (:func:`~restoration_guide.search.choice.contenders`), is rated
-        above the choice, keeps the search's fidelity limits, has no cell further from the input
-        than allowed, and its seam does not show. If not, the choice stays and the row is
-        ``"rejected"``, with reasons.
+        The same selection when one image has all the weight everywhere. Otherwise one with a
+        further row, of the next free index, whose settings name each image's share (those below
+        .5 % left out). The composition is the choice if it may replace the input
+        (:func:`~restoration_guide.search.choice.contenders`), is rated above the choice, keeps the
+        search's fidelity limits, has no cell further from the input than allowed, and its seam does
+        not show. If not, the choice stays and the row is ``"rejected"``, with reasons.
 
     Raises:
         ValueError: the selection has no judge.
     """
     config = ComposeConfig() if config is None else config
     _scorer(selection)
-    if _rule(selection).may_be_good(selection.row("input")):
-        return selection
     watch = Stopwatch()
     composition = _compose(selection, config, watch)
     if composition is None:
@@ -106,17 +101,17 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
     with watch.measure("fidelity"):
         fidelity = measure_fidelity(composition.image[None], selection.input[None])[0]
     with watch.measure("judging"):
-        judgement = judge_images(_scorer(selection), [composition.image])[0]
+        judgement = judge_images(_scorer(selection), [composition.image], selection.input)[0]
     index = 1 + max(int(row.index) for row in selection.rows if row.index != "input")
     shares = {part: f"{share:.0%}" for part, share in composition.shares.items()}
     parts = ", ".join(f"{part} {share}" for part, share in shares.items() if share != "0%")
     settings = {"composed of": parts}
     row = Row(index, seed=selection.seed, settings=settings, fidelity=fidelity, nfe=0)
-    row = row.judged(judgement)
+    row = with_gains([selection.row("input"), row.judged(judgement)])[1]
     second: dict[Index, Assessment] = {}
     if selection.second is not None and selection.second_assessments and row.status == OK:
         with watch.measure("judging"):
-            second[index] = judge_images(selection.second, [composition.image])[0]
+            second[index] = judge_images(selection.second, [composition.image], selection.input)[0]
         row = row.judged_again(second[index])
     row, choice, reason = _verdict(selection, row, composition, config)
     timing = watch.read()

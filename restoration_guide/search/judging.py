@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from zoomiqa_core.assessment import Assessment
+from zoomiqa_core.assessment import Assessment, BBox
 
 if TYPE_CHECKING:
     from zoomiqa_core.scorer import Scorer
@@ -26,32 +27,69 @@ def check_judge(scorer: object) -> None:
         )
 
 
-def judge_images(scorer: Scorer, images: list[Tensor]) -> list[Assessment]:
+def judge_images(
+    scorer: Scorer, images: list[Tensor], degraded: Tensor | None = None
+) -> list[Assessment]:
     """Judge a batch; when the judge raises, one by one, so that one image fails alone.
 
     Args:
         scorer: the judge.
         images: (3, H, W) in [0, 1].
+        degraded: (3, H, W), the input they were made from, for a judge that takes it.
 
     Returns:
         One judgement per image; an image the judge raised on has the error ``"judge_error"``.
     """
     try:
         with torch.no_grad():
-            return list(scorer.assess(images))
+            return list(scorer.assess(images, **_also_seen(scorer, degraded)))
     except Exception as error:  # whatever a judge raises
         if len(images) > 1:
-            return [judge_images(scorer, [image])[0] for image in images]
+            return [judge_images(scorer, [image], degraded)[0] for image in images]
         return [Assessment.failed("judge_error", describe_error(error))]
 
 
-def judge_image(scorer: Scorer, image: Tensor) -> Assessment:
+def judge_image(scorer: Scorer, image: Tensor, degraded: Tensor | None = None) -> Assessment:
     """Judge one (3, H, W) in [0, 1]; where the judge raises, the error is ``"judge_error"``."""
     try:
         with torch.no_grad():
-            return scorer.assess(image)
+            return scorer.assess(image, **_also_seen(scorer, degraded))
     except Exception as error:  # whatever a judge raises
         return Assessment.failed("judge_error", describe_error(error))
+
+
+def quality_map(scorer: Scorer, image: Tensor, degraded: Tensor | None = None) -> Tensor:
+    """(1, h, w) rating map of (3, H, W), on the CPU."""
+    with torch.no_grad():
+        drawn = scorer.quality_map(image, **_also_seen(scorer, degraded))
+    return drawn.detach().float().cpu()
+
+
+def region_rating(scorer: Scorer, image: Tensor, bbox: BBox, degraded: Tensor) -> float:
+    """Rating of one region (normalised xyxy) of (3, H, W)."""
+    with torch.no_grad():
+        return scorer.score_regions(image, [bbox], **_also_seen(scorer, degraded))[0].rating
+
+
+def gain_of(before: Assessment, after: Assessment) -> tuple[float, float]:
+    """Gain of a result over its input and its standard deviation.
+
+    A judge that sees the input has said both. Of another one it is the difference of its ratings,
+    with the result's standard deviation; 0 where it gives none.
+
+    >>> gain_of(Assessment(3.0, 0.2), Assessment(3.5, 0.25))
+    (0.5, 0.25)
+    """
+    if math.isfinite(after.gain):
+        return after.gain, after.gain_std
+    std = after.rating_std
+    return after.rating - before.rating, 0.0 if math.isnan(std) else std
+
+
+def _also_seen(scorer: Scorer, degraded: Tensor | None) -> dict[str, Any]:
+    """The degraded input as an argument, for a judge that takes it."""
+    takes = degraded is not None and getattr(scorer, "takes_degraded", False)
+    return {"degraded": degraded} if takes else {}
 
 
 def describe_error(error: BaseException) -> str:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from restoration_guide.fidelity.measure import TERMS, Fidelity
-from restoration_guide.search.changes import Change
+from restoration_guide.search.judging import quality_map, region_rating
 from restoration_guide.search.timing import Timing
 from zoomiqa_core.images.sources import save_image
 
@@ -44,6 +43,10 @@ class Row:
     """Rating 1–5; NaN when there is no judgement."""
     rating_std: float = math.nan
     """Standard deviation of ``rating``, in rating units; NaN when there is no judgement."""
+    gain: float = math.nan
+    """Rating above the input's, as the judge sees it; NaN for the input."""
+    gain_std: float = math.nan
+    """Standard deviation of ``gain``."""
     status: str = OK
     """``"ok"``, or the reason why this row was skipped (see ``best_of_n``)."""
     detail: str = ""
@@ -54,11 +57,9 @@ class Row:
     fidelity: Fidelity | None = None
     """None for the input and for candidates without usable pixels."""
     consensus_distance: float = math.nan
-    """RMS distance to the weighted mean of the candidates that are better than the input
+    """RMS distance to the mean of the candidates that are better than the input
     (:func:`restoration_guide.search.choice.consensus_distances`), in pixel values of [0, 1]; NaN
-    for others."""
-    change: Change | None = None
-    """How much the better candidates change; of the input's row alone, None without any."""
+    for others, and unless the choice needs it."""
     second_rating: float | None = None
     """Rating by the second judge; NaN when that judge failed, None when it was not asked."""
     second_error: str = ""
@@ -79,7 +80,8 @@ class Row:
         if not (math.isfinite(rating) and math.isfinite(std)):
             detail = f"rating {rating} ± {std} is not finite"
             return replace(self, status="judgement_failed", detail=detail)
-        return replace(self, rating=rating, rating_std=std)
+        gain, gain_std = judgement.gain, judgement.gain_std
+        return replace(self, rating=rating, rating_std=std, gain=gain, gain_std=gain_std)
 
     def judged_again(self, judgement: Assessment) -> Row:
         """The row with the second judge's rating, or NaN with the reason why it has none."""
@@ -97,9 +99,9 @@ class Row:
             "settings": dict(self.settings),
             "rating": self.rating,
             "rating_std": self.rating_std,
+            "gain": self.gain,
+            "gain_std": self.gain_std,
             "consensus_distance": self.consensus_distance,
-            "changed_detail": None if self.change is None else self.change.detail,
-            "changed_grid": None if self.change is None else self.change.grid,
             "second_rating": self.second_rating,
             "second_error": self.second_error,
             **terms,
@@ -160,12 +162,8 @@ class Selection:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """One dictionary per row: the input, then the candidates by index.
-
-        ``gain`` is the rating above the input's.
-        """
-        before = self.row("input").rating
-        return [{**row.to_dict(), "gain": row.rating - before} for row in self.rows]
+        """One dictionary per row: the input, then the candidates by index."""
+        return [row.to_dict() for row in self.rows]
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -217,9 +215,8 @@ class Selection:
             return None
         if not self.assessments[index].valid:
             return None
-        with torch.no_grad():
-            quality_map = self.scorer.quality_map(self.image(index)).detach().float().cpu()
-        return quality_map if bool(quality_map.isfinite().all()) else None
+        drawn = quality_map(self.scorer, self.image(index), self.input)
+        return drawn if bool(drawn.isfinite().all()) else None
 
     def region_rating(self, index: Index, bbox: BBox) -> float:
         """The judge's rating of one region (normalised xyxy) of a candidate or of the input.
@@ -229,8 +226,7 @@ class Selection:
         """
         if self.scorer is None:
             raise ValueError("this selection has no judge to rate a region with")
-        with torch.no_grad():
-            return self.scorer.score_regions(self.image(index), [bbox])[0].rating
+        return region_rating(self.scorer, self.image(index), bbox, self.input)
 
     def save(self, path: str | os.PathLike[str], *, bits: int = 8) -> Path:
         """Write the chosen picture and return the path; a file of that name is replaced.

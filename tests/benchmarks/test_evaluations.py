@@ -11,10 +11,13 @@ import torch
 
 from benchmarks import evaluate_best_of_n, evaluate_restorer, judge_measures
 from benchmarks.evaluate_best_of_n import Trial, strategies
+from restoration_guide.fidelity.full_reference import psnr
 from restoration_guide.fidelity.measure import FidelityLimits
+from restoration_guide.restorers import load_restorer
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer, TinyRestorationPipeline
 from restoration_guide.search.best_of_n import BestOfN
 from restoration_guide.search.selection import Index, Row
+from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.data.damage.kadid import DISTORTIONS
 from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.scorer import load_scorer
@@ -105,14 +108,25 @@ def test_a_trial_on_a_tiny_restorer(pipe: TinyRestorationPipeline) -> None:
     assert made.picks["rating alone"] == max(ratings, key=lambda i: ratings[i])
 
 
-def test_an_undamaged_photo_that_is_left_alone_is_not_restored(
-    pipe: TinyRestorationPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    restorer = BuiltinRestorer(pipe)
-    monkeypatch.setattr(restorer, "restore", lambda *_, **__: pytest.fail("it was restored"))
-    search = BestOfN(restorer, load_scorer("proxy"), good_rating=1)
+def test_an_undamaged_photo_that_comes_back_untouched_has_no_distance() -> None:
+    def same(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return image
+
+    def better(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return image * 0.5 + 0.25
+
+    class Contrast:
+        name = "contrast"
+
+        def assess(self, images):
+            return [Assessment(5 - 4 * float(image.std()), 0.0) for image in images]
+
     photo = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert evaluate_best_of_n.distance_when_undamaged(search, photo, 0) is None
+    limits = FidelityLimits(math.inf, -math.inf)
+    for restore, distance in ((same, None), (better, psnr(photo * 0.5 + 0.25, photo))):
+        search = BestOfN(load_restorer(restore), Contrast(), n=1, limits=limits)
+        found = evaluate_best_of_n.distance_when_undamaged(search, photo, 0)
+        assert found == (None if distance is None else pytest.approx(float(distance), abs=1e-3))
 
 
 # --- the restorer --------------------------------------------------------------------------------

@@ -114,8 +114,8 @@ class JudgeOptions:
     scorer: Annotated[
         str,
         typer.Option(
-            help='Judge: "proxy", "alarm" or "tiny" (bundled), a folder, a hub id, http://…/v1, or '
-            '"pyiqa:NAME".'
+            help='Judge: "proxy", "restoration", "alarm" or "tiny" (bundled), a folder, a hub id, '
+            'http://…/v1, or "pyiqa:NAME".'
         ),
     ] = "proxy"
     device: Annotated[str, typer.Option(help='Where to compute, e.g. "cuda".')] = "cpu"

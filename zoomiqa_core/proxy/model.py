@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
-from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +18,7 @@ from zoomiqa_core.proxy.preprocess import (
     map_cells,
     pad,
 )
+from zoomiqa_core.proxy.pretrained import PretrainedModel
 from zoomiqa_core.proxy.views import ViewConfig, random_views
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "proxy"
@@ -62,8 +60,7 @@ class ProxyOutput(NamedTuple):
 
 
 class QualityProxy(
-    nn.Module,
-    PyTorchModelHubMixin,
+    PretrainedModel,
     library_name="zoomiqa_core",
     tags=["image-quality-assessment", "image-restoration"],
     license="apache-2.0",
@@ -97,6 +94,7 @@ class QualityProxy(
     ((2,), (2, 1, 4, 6))
     """
 
+    bundled = BUNDLED_WEIGHTS
     mean: Tensor
     std: Tensor
     backbone: Any  # timm's feature extractors share no typed base class
@@ -137,57 +135,6 @@ class QualityProxy(
         self.weight_head = nn.Conv2d(width, 1, 1)
         self.error_head = nn.Sequential(nn.Conv2d(width, 32, 1), nn.SiLU(), nn.Conv2d(32, 1, 1))
         self.train(False)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path | None = None, **kwargs: Any) -> QualityProxy:
-        """Load a proxy from a folder or hub id; without one, the bundled weights.
-
-        Raises:
-            FileNotFoundError: the folder does not exist or holds no weights.
-        """
-        path = BUNDLED_WEIGHTS if path is None else Path(path).expanduser()
-        named_folder = path.is_absolute() or path.is_dir() or len(path.parts) != 2
-        if named_folder and not (path / SAFETENSORS_SINGLE_FILE).is_file():
-            raise FileNotFoundError(
-                f"{path} holds no {SAFETENSORS_SINGLE_FILE}; give a folder written by "
-                "QualityProxy.save_pretrained, a hub id OWNER/NAME, or nothing for the bundled "
-                "weights (reinstall the package if those are missing)"
-            )
-        return super().from_pretrained(str(path), **kwargs)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        map_location: str = "cpu",
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **settings: Any,
-    ) -> QualityProxy:
-        """The mixin's loading, strict, from safetensors alone, and silent.
-
-        The mixin's own prints on the standard output, forgives missing weights, and falls back on
-        pickled ones.
-        """
-        proxy = cls(**settings)
-        if Path(model_id).is_dir():
-            file = str(Path(model_id, SAFETENSORS_SINGLE_FILE))
-        else:
-            file = hf_hub_download(
-                model_id,
-                SAFETENSORS_SINGLE_FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        load_model(proxy, file, strict=True, device=map_location)
-        return proxy.eval()
 
     def train(self, mode: bool = True) -> QualityProxy:
         """Switch training mode; batch normalisation stays on its stored statistics."""

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
-from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zoomiqa_core.alarm.reference import opponent
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING
 from zoomiqa_core.proxy.preprocess import check_batch, pad
+from zoomiqa_core.proxy.pretrained import PretrainedModel
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "restoration"
 TILE = 128
@@ -29,8 +27,8 @@ class RestorationOutput(NamedTuple):
     rating: Tensor
     """(B,) in [1, 5]: rating of the candidate."""
     rating_std: Tensor
-    """(B,) > 0: standard deviation of the difference between this rating and another candidate's
-    of the same input, over √2; so two candidates' difference has √(std_a² + std_b²)."""
+    """(B,) > 0: expected error of the rating; of two candidates' difference
+    :func:`difference_std` makes it a standard deviation."""
     gain: Tensor
     """(B,) rating of the candidate − rating of the degraded input; 0 when they are equal, or when
     there is no input."""
@@ -42,21 +40,33 @@ class RestorationOutput(NamedTuple):
     """(B, 1, rows, columns): gain of each tile."""
 
 
+class SeenInput(NamedTuple):
+    """What :meth:`RestorationJudge.look_at` keeps of degraded inputs."""
+
+    tiles: Tensor
+    """(B · tiles, 3, h, w)."""
+    pyramid: list[Tensor]
+    """Their features."""
+    base: Tensor
+    """(members, B · tiles, 2) judgements of the inputs themselves."""
+    stride: int
+    """Distance between tiles in px."""
+
+
 class RestorationJudge(
-    nn.Module,
-    PyTorchModelHubMixin,
+    PretrainedModel,
     library_name="zoomiqa_core",
     tags=["image-quality-assessment", "image-restoration"],
     license="apache-2.0",
 ):
     """Rating of a restoration as full-reference metrics would give it, without the clean photo.
 
-    Frozen ImageNet features of candidate and degraded input give the mean and the standard
-    deviation of every channel at strides 2–32, for the candidate, the input and the absolute
-    difference of the two; colour and period statistics are added. A small committee of MLPs maps
-    them to a utility. The rating is a logistic curve of the utility. The gain is the difference of
-    two ratings under the same input, so it is exactly 0 for the input itself and antisymmetric
-    between candidates.
+    Frozen ImageNet features at strides 2–16 of candidate and degraded input are summarised by
+    channel: mean and standard deviation of the candidate's, of the input's and of their absolute
+    difference, and the correlation of the two. Colour and period statistics are added. A small
+    committee of MLPs maps all of them to a utility and to its error. The rating is a logistic curve
+    of the utility. The gain is the difference of two ratings under the same input, so it is exactly
+    0 for the input itself and antisymmetric between candidates.
 
     Large images are judged in tiles of the training crops' size.
 
@@ -71,11 +81,12 @@ class RestorationJudge(
     0.0
     """
 
+    bundled = BUNDLED_WEIGHTS
     mean: Tensor
     std: Tensor
     centre: Tensor
     spread: Tensor
-    noise: Tensor
+    scale: Tensor
     backbone: Any
 
     def __init__(
@@ -85,24 +96,28 @@ class RestorationJudge(
         import timm
 
         self.backbone = timm.create_model(
-            backbone, pretrained=False, features_only=True, out_indices=(0, 1, 2, 3, 4)
+            backbone, pretrained=False, features_only=True, out_indices=(0, 1, 2, 3)
         )
+        if isinstance(blocks := getattr(self.backbone, "blocks", None), nn.Sequential):
+            self.backbone.blocks = blocks[:5]  # the others only make the features at stride 32
         config = self.backbone.pretrained_cfg
         for name in ("mean", "std"):
             value = torch.tensor(config[name]).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
-        self.channels = sum(self.backbone.feature_info.channels())
-        count = 6 * self.channels + COLOUR_STATISTICS
+        channels = sum(self.backbone.feature_info.channels())
+        self.own = 2 * channels + COLOURS
+        """The first columns of :meth:`statistics`, which need no input."""
+        count = 7 * channels + 3 * COLOURS
         self.register_buffer("centre", torch.zeros(count))
         self.register_buffer("spread", torch.ones(count))
-        self.register_buffer("noise", torch.tensor([0.3, 1.0]))  # floor, of the members' spread
+        self.register_buffer("scale", torch.ones(()))  # of the standard deviation
         self.members = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout(0.1),
                 nn.Linear(count + 1, width),
                 nn.SiLU(),
                 nn.Dropout(0.1),
-                nn.Linear(width, 1),
+                nn.Linear(width, 2),
             )
             for _ in range(members)
         )
@@ -110,86 +125,48 @@ class RestorationJudge(
         self.members.requires_grad_(True)
         self.train(False)
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path | None = None, **kwargs: Any) -> RestorationJudge:
-        """Load a judge from a folder or hub id; without one, the bundled weights.
-
-        Raises:
-            FileNotFoundError: the folder does not exist or holds no weights.
-        """
-        path = BUNDLED_WEIGHTS if path is None else Path(path).expanduser()
-        named_folder = path.is_absolute() or path.is_dir() or len(path.parts) != 2
-        if named_folder and not (path / SAFETENSORS_SINGLE_FILE).is_file():
-            raise FileNotFoundError(
-                f"{path} holds no {SAFETENSORS_SINGLE_FILE}; give a folder written by "
-                "RestorationJudge.save_pretrained, a hub id OWNER/NAME, or nothing for the bundled "
-                "weights (reinstall the package if those are missing)"
-            )
-        return super().from_pretrained(str(path), **kwargs)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        map_location: str = "cpu",
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **settings: Any,
-    ) -> RestorationJudge:
-        """The mixin's loading, strict and from safetensors alone."""
-        judge = cls(**settings)
-        if Path(model_id).is_dir():
-            file = str(Path(model_id, SAFETENSORS_SINGLE_FILE))
-        else:
-            file = hf_hub_download(
-                model_id,
-                SAFETENSORS_SINGLE_FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        load_model(judge, file, strict=True, device=map_location)
-        return judge.eval()
-
     def train(self, mode: bool = True) -> RestorationJudge:
         """Switch training mode; the frozen backbone stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
 
-    def forward(self, candidate: Tensor, degraded: Tensor | None = None) -> RestorationOutput:
+    def forward(
+        self, candidate: Tensor, degraded: Tensor | None = None, stride: int = TILE
+    ) -> RestorationOutput:
         """Judge candidates.
 
         Args:
             candidate: (B, 3, H, W) RGB in [0, 1].
             degraded: (B, 3, H, W) or (1, 3, H, W) input of all of them, or smaller by an integer
                 factor on both sides; None when it is not known: the gain is then 0.
+            stride: distance between tiles in px; less than ``TILE`` gives a finer map.
 
         Raises:
             TypeError, ValueError: not such batches.
         """
         check_batch(candidate)
-        if degraded is not None:
-            degraded = _on_grid(degraded, candidate)
-        tiles, grid = _tiles(candidate)
         if degraded is None:
-            utility = self.utilities(self.statistics(tiles, None))
-            base = utility
-        else:
-            input_tiles, _ = _tiles(degraded)
-            pyramid = self.features(input_tiles)
-            utility = self.utilities(self.statistics(tiles, input_tiles, pyramid))
-            base = self.utilities(self.statistics(input_tiles, input_tiles, pyramid, pyramid))
-        return self._pooled(utility, base, len(candidate), grid)
+            tiles, grid = _tiles(candidate, stride)
+            judged = base = self.judgements(self.statistics(tiles, None))
+            return self._pooled(judged, base, len(candidate), grid)
+        return self.judge(candidate, self.look_at(on_grid(degraded, candidate), stride))
+
+    def look_at(self, degraded: Tensor, stride: int = TILE) -> SeenInput:
+        """What is needed of (B, 3, H, W) inputs to judge candidates of their size."""
+        tiles, _ = _tiles(degraded, stride)
+        pyramid = self.features(tiles)
+        base = self.judgements(self.statistics(tiles, tiles, pyramid, pyramid))
+        return SeenInput(tiles, pyramid, base, stride)
+
+    def judge(self, candidate: Tensor, seen: SeenInput) -> RestorationOutput:
+        """Judge candidates of inputs that were looked at already, one each."""
+        tiles, grid = _tiles(candidate, seen.stride)
+        judged = self.judgements(self.statistics(tiles, seen.tiles, seen.pyramid))
+        return self._pooled(judged, seen.base, len(candidate), grid)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of the frozen backbone at strides 2–32."""
+        """Feature maps of the frozen backbone at strides 2–16."""
         return self.backbone((pad(images) - self.mean) / self.std)
 
     def statistics(
@@ -208,58 +185,74 @@ class RestorationJudge(
             pyramid: :meth:`features` of ``candidate``, when they are at hand.
         """
         own = self.features(candidate) if pyramid is None else pyramid
-        parts = [_moments(own)]
-        colours = [colour_statistics(candidate)]
+        colours = colour_statistics(candidate)
+        parts = [_moments(own), colours]
         if degraded is None:
-            parts += [torch.zeros_like(parts[0])] * 2
-            colours += [torch.zeros_like(colours[0])] * 2
+            parts.append(colours.new_zeros(len(colours), len(self.centre) - self.own))
         else:
             seen = self.features(degraded) if input_pyramid is None else input_pyramid
-            pairs = zip(own, seen, strict=True)
-            parts += [_moments(seen), _moments([(a - b).abs() for a, b in pairs])]
+            pairs = list(zip(own, seen, strict=True))
             theirs = colour_statistics(degraded)
-            colours += [theirs, colours[0] - theirs]
-        found = torch.cat([*parts, *colours], 1)
-        flag = found.new_full((len(found), 1), float(degraded is not None))
-        return torch.cat([found, flag], 1)
+            parts += [_moments(seen), _moments([(a - b).abs() for a, b in pairs])]
+            parts += [_correlation(a.float(), b.float()) for a, b in pairs]
+            parts += [theirs, colours - theirs]
+        flag = colours.new_full((len(colours), 1), float(degraded is not None))
+        return torch.cat([*parts, flag], 1)
 
-    def utilities(self, statistics: Tensor) -> Tensor:
-        """(members, B) unbounded utilities of (B, count + 1) statistics."""
+    def judgements(self, statistics: Tensor) -> Tensor:
+        """(members, B, 2): utility and logarithm of its error, of (B, count + 1) statistics."""
         values, flag = statistics[:, :-1], statistics[:, -1:]
         values = 3 * torch.tanh((values - self.centre) / self.spread / 3)
-        seen = torch.ones_like(self.centre)
-        seen[self.channels * 2 : self.channels * 6] = 0
-        seen[self.channels * 6 + COLOUR_STATISTICS // 3 :] = 0
-        values = torch.where(flag > 0, values, values * seen)
+        known = torch.arange(values.shape[1], device=values.device) < self.own
+        values = torch.where(known | (flag > 0), values, 0.0)
         rows = torch.cat([values, flag], 1)
-        return torch.stack([member(rows)[:, 0] for member in self.members])
+        return torch.stack([member(rows) for member in self.members])
 
     def _pooled(
-        self, utility: Tensor, base: Tensor, batch: int, grid: tuple[int, int]
+        self, judged: Tensor, base: Tensor, batch: int, grid: tuple[int, int]
     ) -> RestorationOutput:
-        ratings, inputs = (to_rating(u).view(len(u), batch, 1, *grid) for u in (utility, base))
-        gains = ratings - inputs
-        member_ratings, member_gains = ratings.mean((2, 3, 4)), gains.mean((2, 3, 4))
-        changed = 1 - torch.exp(-gains.detach().abs().mean(0).amax((1, 2, 3)) / 0.05)
-        floor, scale = self.noise
-        gain = member_gains.mean(0)
+        def by_tile(values: Tensor) -> Tensor:
+            return values.view(len(values), batch, 1, *grid)
 
-        def std(values: Tensor) -> Tensor:
-            spread = values.detach().var(0, correction=0)
-            return (floor.square() + scale.square() * spread).sqrt()
-
+        ratings, inputs = (by_tile(to_rating(u[..., 0])) for u in (judged, base))
+        stds, input_stds = (
+            self.scale * by_tile(errors(u)[None]).mean((0, 2, 3, 4)) for u in (judged, base)
+        )
+        rating, gain = ratings.mean((0, 2, 3, 4)), (ratings - inputs).mean((0, 2, 3, 4))
+        gain_std = difference_std(gain.detach(), stds, input_stds)
         return RestorationOutput(
-            member_ratings.mean(0),
-            std(member_ratings),
-            gain,
-            2**0.5 * std(member_gains) * changed,
-            ratings.mean(0),
-            gains.mean(0),
+            rating, stds, gain, gain_std, ratings.mean(0), (ratings - inputs).mean(0)
         )
 
 
-COLOUR_STATISTICS = 3 * 14
-"""Colour and period statistics of the candidate, of the input, and their difference."""
+def errors(judged: Tensor) -> Tensor:
+    """(B,) expected error of a rating: what members foresee, and their spread; rating units.
+
+    Args:
+        judged: (members, B, 2) of :meth:`RestorationJudge.judgements`.
+    """
+    foreseen = judged[..., 1].clamp(-4, 2).exp().square().mean(0)
+    spread = to_rating(judged[..., 0]).detach().var(0, correction=0)
+    return (foreseen + spread).sqrt()
+
+
+ALIKE = 0.3
+"""Difference in rating below which the errors of two candidates' ratings are largely shared."""
+
+
+def difference_std(difference: Tensor, std: Tensor, other: Tensor) -> Tensor:
+    """Standard deviation of the difference of two ratings of restorations of one input.
+
+    Candidates that are rated alike mostly are alike, and share their errors: √(a² + b²) is
+    multiplied by √(1 − exp(−|difference| / ALIKE)), which is 0 for the input against itself.
+    """
+    shared = torch.exp(-difference.abs() / ALIKE)
+    variance = (std.square() + other.square()) * (1 - shared)
+    return torch.where(variance > 0, variance.clamp_min(1e-12).sqrt(), 0.0)  # finite gradient at 0
+
+
+COLOURS = 14
+"""Columns of :func:`colour_statistics`."""
 
 
 def colour_statistics(images: Tensor) -> Tensor:
@@ -295,13 +288,13 @@ def probability_better(ratings: Tensor, stds: Tensor) -> Tensor:
 
     Thurstone's model: Φ of the difference over its standard deviation. ``p + p.T`` is 1.
 
-    >>> probability_better(torch.tensor([4.0, 3.0]), torch.tensor([0.6, 0.8]))
-    tensor([[0.5000, 0.8413],
-            [0.1587, 0.5000]])
+    >>> probability_better(torch.tensor([4.0, 2.0]), torch.tensor([1.2, 1.6]))
+    tensor([[0.5000, 0.8415],
+            [0.1585, 0.5000]])
     """
     difference = ratings[:, None] - ratings[None, :]
-    std = (stds[:, None].square() + stds[None, :].square()).sqrt().clamp_min(1e-6)
-    return torch.special.ndtr(difference / std)
+    std = difference_std(difference, stds[:, None], stds[None, :])
+    return torch.special.ndtr(difference / std.clamp_min(1e-6))
 
 
 def _moments(pyramid: list[Tensor]) -> Tensor:
@@ -314,11 +307,18 @@ def _moments(pyramid: list[Tensor]) -> Tensor:
     return torch.cat(found, 1)
 
 
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(B, C) correlation of two feature maps over their positions."""
+    a, b = (x - x.mean((2, 3), keepdim=True) for x in (a, b))
+    shared = (a * b).mean((2, 3))
+    return (shared + 1e-4) / (a.square().mean((2, 3)) * b.square().mean((2, 3)) + 1e-8).sqrt()
+
+
 def _log_rms(values: Tensor) -> Tensor:
     return (values.square().mean((2, 3)) + 1e-6).log() / 2
 
 
-def _on_grid(degraded: Tensor, candidate: Tensor) -> Tensor:
+def on_grid(degraded: Tensor, candidate: Tensor) -> Tensor:
     """The input, enlarged to the candidates' grid and repeated for each."""
     check_batch(degraded)
     if len(degraded) not in (1, len(candidate)):
@@ -338,17 +338,19 @@ def _on_grid(degraded: Tensor, candidate: Tensor) -> Tensor:
     return degraded.expand(len(candidate), -1, -1, -1)
 
 
-def _tiles(images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def _tiles(images: Tensor, stride: int = TILE) -> tuple[Tensor, tuple[int, int]]:
     """Tiles of equal size, image after image: (B · rows · columns, 3, h, w).
 
-    Tiles of up to ``TILE`` px overlap as much as they must to cover the image with whole tiles. Of
-    more than ``MAX_TILES``, evenly spread ones are taken.
+    Tiles of up to ``TILE`` px lie at most ``stride`` apart and cover the image with whole tiles. Of
+    more than ``MAX_TILES`` (at a smaller stride, as many times more), evenly spread ones are taken.
     """
     height, width = images.shape[-2:]
-    rows, columns = (-(-side // TILE) for side in (height, width))
-    while rows * columns > MAX_TILES:
-        rows, columns = (n - 1 if n == max(rows, columns) else n for n in (rows, columns))
     tall, wide = min(height, TILE), min(width, TILE)
+    rows, columns = (
+        1 - (-(side - TILE) // stride) for side in (max(height, TILE), max(width, TILE))
+    )
+    while rows * columns > MAX_TILES * (TILE / stride) ** 2:
+        rows, columns = (n - 1 if n == max(rows, columns) else n for n in (rows, columns))
     tops = [round(i * (height - tall) / max(1, rows - 1)) for i in range(rows)]
     lefts = [round(i * (width - wide) / max(1, columns - 1)) for i in range(columns)]
     tiles = torch.stack(

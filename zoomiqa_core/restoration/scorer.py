@@ -19,14 +19,20 @@ from zoomiqa_core.images.inputs import (
     read_to_judge,
 )
 from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource
+from zoomiqa_core.proxy.inference import for_inference
 from zoomiqa_core.proxy.scorer import ModelScorer
 from zoomiqa_core.restoration.model import (
+    TILE,
     RestorationJudge,
     RestorationOutput,
+    SeenInput,
+    on_grid,
     probability_better,
 )
 
 NO_INPUT = "judged without the degraded input"
+MAP_STRIDE = 64
+"""Distance in px between the tiles of a quality map."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class Comparison:
 class RestorationScorer(ModelScorer[RestorationJudge]):
     """Rates restorations as full-reference metrics would, given the degraded input.
 
+    What was seen of the last input is kept, so that each further candidate costs one look. It
+    judges with folded batch norms (:func:`~zoomiqa_core.proxy.inference.for_inference`).
+
     >>> from zoomiqa_core.restoration.model import RestorationJudge
     >>> judge = RestorationScorer(RestorationJudge(width=8, members=2))
     >>> degraded = torch.rand(3, 64, 64)
@@ -66,6 +75,8 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         name: str = "restoration",
     ) -> None:
         super().__init__(model, device, name)
+        self._folded = for_inference(self.model)
+        self._last: tuple[Tensor, SeenInput] | None = None
 
     @overload
     def assess(
@@ -142,13 +153,13 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         degraded: ImageSource | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
     ) -> Tensor:
-        """(1, rows, columns) ratings of tiles of about 128 px, on the CPU.
+        """(1, rows, columns) ratings of tiles of 128 px that lie 64 px apart, on the CPU.
 
         Raises:
             ImageError: an image cannot be read.
         """
         given = None if degraded is None else self._pixels(degraded, limits)
-        return self._output(self._pixels(image, limits), given).map[0].cpu()
+        return self._output(self._pixels(image, limits), given, MAP_STRIDE).map[0].cpu()
 
     def score_regions(
         self,
@@ -197,14 +208,24 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         found = Assessment(
             float(out.rating), float(out.rating_std), name=image.name, notes=image.notes
         )
-        return found if degraded is not None else replace(found, notes=(*found.notes, NO_INPUT))
+        if degraded is None:
+            return replace(found, notes=(*found.notes, NO_INPUT))
+        return replace(found, gain=float(out.gain), gain_std=float(out.gain_std))
 
     def _pixels(self, source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
         return read_to_judge(source, limits=limits).pixels[None].to(self.device)
 
     @torch.no_grad()
-    def _output(self, candidate: Tensor, degraded: Tensor | None) -> RestorationOutput:
-        return self.model(candidate, degraded)
+    def _output(
+        self, candidate: Tensor, degraded: Tensor | None, stride: int = TILE
+    ) -> RestorationOutput:
+        if degraded is None:
+            return self._folded(candidate, stride=stride)
+        degraded = on_grid(degraded, candidate)
+        last = self._last  # read once: other threads may replace it
+        if last is None or last[1].stride != stride or not torch.equal(last[0], degraded):
+            self._last = last = degraded, self._folded.look_at(degraded, stride)
+        return self._folded.judge(candidate, last[1])
 
 
 def _window(start: float, stop: float, side: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The restoration judge: exact zeros, symmetry, gradients, sizes, saving, refusals."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from zoomiqa_core.restoration.model import (
     TILE,
     RestorationJudge,
     _tiles,
+    difference_std,
+    errors,
     probability_better,
     to_rating,
 )
@@ -80,13 +83,44 @@ def test_tiles_cover_a_large_image():
     assert grid == (3, 4) and len(tiles) == 12
     assert len(tiles[:, 0].unique()) == height * width
     assert tiles.shape[-2:] == (TILE, TILE)
+    assert _tiles(numbered, 64)[1] == (4, 6)  # 0, 57, …, 172 and 0, 54, …, 272
+    assert _tiles(numbered[..., :128, :100], 64)[1] == (1, 1)
 
 
 def test_probability_is_antisymmetric_and_by_hand():
     ratings, stds = torch.tensor([3.0, 4.0, 2.0]), torch.tensor([0.6, 0.8, 0.1])
     p = probability_better(ratings, stds)
     torch.testing.assert_close(p + p.T, torch.ones(3, 3))
-    assert p[1, 0].item() == pytest.approx(0.8413, abs=1e-4)  # Φ(1 / √(.36 + .64))
+    # Φ(1 / √((.36 + .64) · (1 − exp(−1 / .3)))) = Φ(1.0183)
+    assert p[1, 0].item() == pytest.approx(0.8457, abs=1e-4)
+
+
+def test_the_difference_from_itself_has_no_error_and_a_large_one_all():
+    stds = torch.tensor([0.3, 0.4])
+    none = torch.zeros((), requires_grad=True)
+    assert difference_std(none, *stds).item() == 0
+    difference_std(none, *stds).backward()
+    assert none.grad is not None and none.grad.isfinite()
+    assert difference_std(torch.tensor(4.0), *stds).item() == pytest.approx(0.5, abs=1e-4)
+    assert torch.equal(
+        difference_std(torch.tensor(0.2), *stds), difference_std(torch.tensor(-0.2), *stds)
+    )
+
+
+def test_errors_by_hand():
+    # two members foresee e^−1 and e^−2; utilities 0 and ln 3 are ratings 3 and 4, variance 1/4
+    judged = torch.tensor([[[0.0, -1.0]], [[math.log(3), -2.0]]])
+    expected = ((math.exp(-2) + math.exp(-4)) / 2 + 0.25) ** 0.5
+    assert errors(judged).tolist() == pytest.approx([expected])
+
+
+def test_without_an_input_its_columns_do_not_matter(judge):
+    rows = judge.statistics(photo(1, 1, 3, 64, 64), photo(0, 1, 3, 64, 64))
+    other = rows.clone()
+    other[:, judge.own : -1] += 1
+    assert not torch.equal(judge.judgements(rows), judge.judgements(other))
+    rows[:, -1] = other[:, -1] = 0
+    assert torch.equal(judge.judgements(rows), judge.judgements(other))
 
 
 def test_to_rating_by_hand():
@@ -122,4 +156,23 @@ def test_scorer_regions_and_map(judge):
     image, degraded = photo(1, 3, 256, 256), photo(0, 3, 128, 128)
     (region,) = scorer.score_regions(image, [(0, 0, 0.5, 0.5)], degraded=degraded)
     assert region.valid and 1 <= region.rating <= 5
-    assert scorer.quality_map(image, degraded=degraded).shape == (1, 2, 2)
+    assert scorer.quality_map(image, degraded=degraded).shape == (1, 3, 3)
+
+
+def test_the_scorers_ratings_are_the_models_and_the_input_is_looked_at_once(judge, monkeypatch):
+    scorer = RestorationScorer(judge)
+    looked = []
+    look_at = scorer._folded.look_at
+    monkeypatch.setattr(scorer._folded, "look_at", lambda *args: looked.append(1) or look_at(*args))
+    degraded, others = photo(0, 3, 64, 96), [photo(seed, 3, 64, 96) for seed in (1, 2)]
+    said = scorer.assess([*others, degraded], degraded=degraded)
+    direct = [judge(image[None], degraded[None]) for image in (*others, degraded)]
+    assert [each.rating for each in said] == pytest.approx(
+        [out.rating.item() for out in direct], abs=1e-5
+    )
+    assert [each.gain for each in said] == pytest.approx(
+        [out.gain.item() for out in direct], abs=1e-5
+    )
+    assert said[2].gain == 0 and said[2].gain_std == 0 and len(looked) == 1
+    scorer.assess(others[0], degraded=others[1])
+    assert len(looked) == 2

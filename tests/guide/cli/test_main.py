@@ -320,7 +320,7 @@ def test_the_defaults_in_the_help_are_those_of_the_settings(options, settings) -
 
 def test_help_shows_defaults(run) -> None:
     text = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["best-of-n", "--help"]).stdout
-    for default in ("8", "proxy", "builtin", "0.5", "cpu", "3", "runs/best-of-n"):
+    for default in ("8", "restoration", "builtin", "0.6", "cpu", "3", "runs/best-of-n"):
         assert f"[default: {default}]" in text
 
 
@@ -396,7 +396,7 @@ def test_a_pipeline_of_a_python_run_is_repeated_by_its_config(photo, tmp_path) -
         negative_prompt="noise",
     )
     picture = save_png(photo, tmp_path / "photo.png")
-    made = BestOfN(restorer, load_scorer("proxy"), n=2, min_change=0)(picture, seed=3)
+    made = BestOfN(restorer, load_scorer("proxy"), n=2)(picture, seed=3)
     python = write_report(made, tmp_path / "python")
     written = yaml.safe_load((python / "config.yaml").read_text(encoding="utf-8"))
     assert written["restorer_config"] == {

@@ -77,7 +77,10 @@ def test_action_by_hand(photo, result, before, after, action) -> None:
 
 def test_reasons_carry_the_figures(photo, result) -> None:
     (reason,) = gate(3.0, 4.0)(photo, result).reasons
-    assert reason == "good enough: input 3.00 ± 0.20, result 4.00 ± 0.20, 3.50 asked for"
+    assert reason == (
+        "good enough and better: input 3.00 ± 0.20, result 4.00 ± 0.20, 3.50 asked for; the lower "
+        "bound of its gain, +1.00 − 0.5 × 0.20, is +0.90"
+    )
     below = gate(3.0, 3.25)(photo, result)
     assert below.reasons[0] == "script rates the result 3.25, below 3.50"
     assert "out of memory" in gate(3.0, RuntimeError("out of memory"))(photo, result).reasons[0]
@@ -153,7 +156,10 @@ def test_an_unusable_result_is_named_and_not_judged(photo, tmp_path, name) -> No
 def test_a_gain_within_the_judges_noise_is_no_restoration(photo, result) -> None:
     # a re-compressed copy that crosses the threshold by .05 used to be accepted
     verdict = gate(3.48, 3.53)(photo, result)
-    assert verdict.action == "retry" and "its gain is +0.05" in verdict.reasons[0]
+    assert (
+        verdict.action == "retry"
+        and "of its gain, +0.05 − 0.5 × 0.20, is not" in verdict.reasons[0]
+    )
 
 
 def test_recompressed_copies_are_not_accepted() -> None:
@@ -228,7 +234,7 @@ def test_a_search_that_kept_its_input_has_no_result(photo, stubs) -> None:
 def test_wrong_settings_and_calls_teach(photo) -> None:
     with pytest.raises(ValueError, match=r"min_rating is a rating in \[1, 5\], got 75"):
         gate(min_rating=75)
-    with pytest.raises(ValueError, match="confidence and min_gain"):
-        gate(min_gain=-1)
+    with pytest.raises(ValueError, match="confidence is a finite number"):
+        gate(min_gain=math.inf)
     with pytest.raises(TypeError, match=r"gate\(before, after\)"):
         gate(3.0)(photo)

@@ -87,7 +87,8 @@ def test_rounding_overshoot_is_not_out_of_range(photo) -> None:
 
 
 def test_the_best_candidate_comes_out(photo, stubs) -> None:
-    result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3)(photo, seed=7)
+    search = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3)
+    result, result_rule = search(photo, seed=7), search.config
     assert result.choice in (0, 1, 2) and result.error is None and result.skipped == {}
     assert torch.equal(result.best, result.image(result.choice))
     assert [entry["index"] for entry in result.table] == ["input", 0, 1, 2]
@@ -102,10 +103,41 @@ def test_the_best_candidate_comes_out(photo, stubs) -> None:
     assert [entry["gain"] for entry in others] == [
         entry["rating"] - before["rating"] for entry in others
     ]
-    assert before["gain"] == 0 and math.isnan(before["consensus_distance"])
-    distances = [entry["consensus_distance"] for entry in others]
-    assert distances[int(result.choice)] == min(distances) > 0
+    assert math.isnan(before["gain"]) and math.isnan(others[0]["consensus_distance"])
+    bounds = [result_rule.lower_gain(row) for row in result.rows[1:]]
+    assert bounds[int(result.choice)] == max(bounds) > 0
     assert 0 < result.timing.judging_share < 1
+
+
+def test_the_nearest_to_their_mean_comes_out_on_request(photo, stubs) -> None:
+    result = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3, select="consensus")(photo, seed=7)
+    distances = {row.index: row.consensus_distance for row in result.rows[1:]}
+    assert distances[result.choice] == min(distances.values()) > 0
+    assert result.config["select"] == "consensus" and "nearest to their mean" in result.reason
+
+
+def test_a_function_of_rows_chooses(photo, stubs) -> None:
+    def last(row):
+        return int(row.index)
+
+    search = BestOfN(stubs.Restorer(), stubs.Scorer(), n=3, select=last)
+    result = search(photo, seed=7)
+    better = [r.index for r in result.rows[1:] if search.config.lower_gain(r) > 0]
+    assert result.choice == max(better) and result.config["select"] == "last"
+
+
+def test_a_judge_that_takes_the_input_sees_it(photo, stubs) -> None:
+    class WithInput(stubs.Scorer):
+        takes_degraded = True
+
+        def assess(self, images, *, degraded=None):
+            assert degraded is not None and torch.equal(degraded, photo)
+            judged = super().assess(images)
+            return [replace(each, gain=0.25, gain_std=0.1) for each in judged]
+
+    result = BestOfN(stubs.Restorer(), WithInput(), n=2)(photo, seed=7)
+    assert [(row.gain, row.gain_std) for row in result.rows[1:]] == [(0.25, 0.1)] * 2
+    assert result.choice != "input"
 
 
 def test_input_is_kept_when_no_candidate_is_better(photo, stubs) -> None:
@@ -416,7 +448,7 @@ def test_sizes_the_restorer_cannot_take_are_named_before_it_runs(photo, stubs) -
 
 @pytest.mark.parametrize(
     "settings",
-    [{"n": 0}, {"batch_size": 0}, {"finalists": 0}, {"confidence": -1}, {"min_gain": math.nan}],
+    [{"n": 0}, {"batch_size": 0}, {"finalists": 0}, {"min_gain": -1}, {"min_gain": math.nan}],
 )
 def test_settings_out_of_range(settings) -> None:
     with pytest.raises(ValueError, match="≥"):

@@ -155,11 +155,6 @@ def test_nothing_is_composed_where_all_are_worse_than_the_input(photo, stubs) ->
     assert selection.choice == "input" and compose_regions(selection) is selection
 
 
-def test_an_input_that_may_be_good_is_left_alone(mixed: Selection) -> None:
-    good = replace(mixed, config={**mixed.config, "good_rating": 1.9})  # 1.86 + .5 · .1
-    assert compose_regions(good) is good
-
-
 @pytest.mark.parametrize(
     ("broken", "why"), [("judge", "of the choice"), ("fidelity", "low_pass_distance")]
 )

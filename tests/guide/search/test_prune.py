@@ -40,7 +40,13 @@ class Table:
     def __call__(self, candidates):
         self.asked.append([c.index for c in candidates])
         return [
-            Row(c.index, self.ratings[c.index], 0.2, self.status.get(c.index, "ok"), "why")
+            Row(
+                c.index,
+                self.ratings[c.index],
+                0.2,
+                status=self.status.get(c.index, "ok"),
+                detail="why",
+            )
             for c in candidates
         ]
 
