@@ -128,6 +128,11 @@ def _by_name(
         return load_realesrgan(name, **options)
     if is_model_file(name) and not Path(name).expanduser().is_dir():
         return load_model_file(name, device=device, dtype=dtype, **options)
+    if Path(name).expanduser().is_file():
+        raise ValueError(
+            f"{name} is a file of another kind: expected .safetensors, .pth or .ckpt. TorchScript "
+            "(.pt) holds code."
+        )
     loading, controlnet = options.pop("loading", None), options.pop("controlnet", None)
     pipe = _loaded_pipeline(name, device, dtype, loading or {}, controlnet)
     return _wrapped(pipe, name, options)

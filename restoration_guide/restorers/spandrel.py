@@ -89,7 +89,8 @@ def _read(path: Path) -> Any:
     except UnsupportedModelError as error:
         raise ValueError(
             f"{path} holds no image model that spandrel knows: expected the weights of a "
-            "restoration or super-resolution network."
+            "restoration or super-resolution network. A diffusion model in one file is loaded by "
+            "its pipeline's from_single_file, and given as a pipeline."
         ) from error
     except Exception as error:  # unpickling, a cut file, tensors of other shapes than expected
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
