@@ -93,13 +93,10 @@ def test_the_judge_is_copied_and_frozen():
 
 
 def test_the_judge_draws_no_dropout_inside_a_model_that_trains():
-    parts = torch.nn.ModuleDict(
-        {"loss": as_loss(restoration()), "metric": JudgeMetric(restoration())}
-    )
-    parts.train()
-    assert not any(module.training for module in parts["loss"].judge.modules())
-    assert not any(module.training for module in parts["metric"].judge.modules())
-    values = [parts["loss"](batch(), batch().flip(0)).item() for _ in range(2)]
+    loss, metric = as_loss(restoration()), JudgeMetric(restoration())
+    torch.nn.ModuleList([loss, metric]).train()
+    assert not any(module.training for module in [*loss.judge.modules(), *metric.judge.modules()])
+    values = [loss(batch(), batch().flip(0)).item() for _ in range(2)]
     assert values[0] == values[1]
 
 

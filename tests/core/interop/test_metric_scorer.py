@@ -12,6 +12,7 @@ import torch
 
 from tests.core.judges import contrast
 from zoomiqa_core import MetricScorer, Scorer, check_direction
+from zoomiqa_core.images.sources import to_pil
 from zoomiqa_core.interop.values import linear_rating
 
 
@@ -55,6 +56,10 @@ def test_a_value_beyond_the_range_is_clamped_and_noted():
     assert (low.rating, high.rating) == (1.0, 5.0)
     assert inside.rating == pytest.approx(3.0, abs=1e-5) and inside.notes == ()
     assert high.notes == ("brightness: 0.8 clamped to [0.3, 0.5]",)
+    see_through = to_pil(image(0.8))
+    see_through.putalpha(128)
+    composited, clamped = judge.assess(see_through).notes
+    assert "alpha" in composited and "clamped" in clamped
 
 
 def test_a_measured_error_is_the_standard_deviation():
@@ -127,11 +132,13 @@ def test_one_bad_image_leaves_the_others(tmp_path):
 
 
 def test_a_metric_that_writes_into_its_input_changes_nothing():
-    given = image()
+    given = image()[None]
     before = given.clone()
     judge = MetricScorer(lambda x: x.mul_(0.5).mean(), lowest=0, highest=1)
-    assert [judge.assess(given).rating for _ in range(2)] == pytest.approx([2.0, 2.0], abs=1e-5)
+    assert float(judge.values(given)) == pytest.approx(0.25, abs=1e-6)
     assert given.equal(before)
+    twice = judge.score_regions(given[0], [(0, 0, 1, 1)] * 2)
+    assert [region.rating for region in twice] == pytest.approx([2.0, 2.0], abs=1e-5)
 
 
 def test_ratings_do_not_depend_on_the_list():

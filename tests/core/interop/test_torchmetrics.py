@@ -31,12 +31,15 @@ def test_a_metric_of_torchmetrics_gives_its_functions_values():
     assert ratings == pytest.approx((5 - 4 * wanted / 20_000).tolist(), abs=1e-5)
 
 
-def test_a_metric_that_keeps_every_value_keeps_none_here():
+def test_a_metric_that_keeps_every_value_keeps_its_own_and_none_of_the_judges():
     mine = TotalVariation(reduction="none")
+    mine.update(images()[:2])
+    before = mine.compute()
     judge = torchmetrics_scorer(mine, highest=20_000)
-    first, again = judge.values(images()[:1]), judge.values(images()[:1])
-    torch.testing.assert_close(first, again)
-    assert mine.update_count == 0
+    first, again = judge.values(images()[2:]), judge.values(images()[2:])
+    assert first.equal(again) and first.shape == (1,)
+    mine.update(images()[2:])
+    torch.testing.assert_close(mine.compute(), torch.cat([before, first]))
 
 
 def test_a_function_of_torchmetrics_is_a_metric_like_any_other():
