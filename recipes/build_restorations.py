@@ -52,7 +52,7 @@ class Config:
     """Folders or files of clean photographs."""
     out: str = "runs/restorations"
     """Run folder; families lie in its ``families``."""
-    families: int = 240
+    families: int = 480
     """How many; photos are used again when there are fewer."""
     crop: int = 128
     """Side in pixels, a multiple of 4."""

@@ -223,8 +223,8 @@ def _load(run: RunConfig, out: Path | None = None) -> BestOfN:
         if out is not None:
             check_index(out)
         return run.build()
-    # Absent folders, a hub out of reach, weights of another shape, a folder of somebody else's.
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    # Absent folders or libraries, a hub out of reach, weights of another shape.
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         stop(str(error), error)
 
 

@@ -33,9 +33,11 @@ Restore = Callable[[Tensor], Tensor]
 DEGRADATIONS = (
     "mixed", "x4", "noise_jpeg", "mixed", "blur", "kadid:lens_blur:2", "blur_noise", "x2",
     "kadid:jpeg:4", "mixed", "kadid:motion_blur:4", "kadid:white_noise:4", "kadid:jpeg2000:4",
-    "kadid:lens_blur:3", "kadid:gaussian_blur:4",
+    "kadid:lens_blur:3", "kadid:gaussian_blur:4", "none", "none", "kadid:jpeg:1",
+    "kadid:gaussian_blur:1", "kadid:white_noise:1",
 )  # fmt: skip
-"""Presets of :mod:`zoomiqa_core.data.damage.restoration` and cells of KADID-10k."""
+"""Presets of :mod:`zoomiqa_core.data.damage.restoration`, cells of KADID-10k, and ``none``: a judge
+must have seen good inputs that every restoration makes worse."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ def degraded_copy(clean: Tensor, degradation: str, generator: torch.Generator) -
     >>> degraded_copy(clean, "kadid:jpeg:4", generator).shape
     torch.Size([3, 48, 48])
     """
-    if degradation.startswith("kadid:"):
+    if degradation == "none":
+        made = clean
+    elif degradation.startswith("kadid:"):
         _, name, level = degradation.split(":")
         made = distort(clean[None], name, int(level), generator=generator)[0]
     else:
