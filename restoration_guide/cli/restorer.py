@@ -100,8 +100,12 @@ def restorer_arguments(run: Any) -> list[tuple[str, dict[str, Any]]]:
     names = restorer_names(run)
     config = dict(run.restorer_config or {})
     members = config.pop("members", {})
-    if len(names) > 1:
-        config = {}
+    unknown = sorted(set(members) - set(names)) + (sorted(config) if len(names) > 1 else [])
+    if unknown:
+        raise ValueError(
+            f"restorer_config: {', '.join(unknown)} is for none of {', '.join(names)}; of several "
+            "restorers it holds `members`, with the settings of each by its name."
+        )
     settings = {"steps": run.steps, "strength": run.strength, **parsed_options(run.option)}
     loading = {name: getattr(run, name) for name in _LOADING}
     given = {name for name, value in (settings | loading).items() if value is not None}
@@ -128,10 +132,10 @@ _LOADING = ("prompt", "negative_prompt", "controlnet", "dtype", "variant", "tile
 
 
 def _kind(name: str) -> str:
-    from restoration_guide.restorers.load import REALESRGAN
+    from restoration_guide.restorers.ncnn import MODELS
     from restoration_guide.restorers.spandrel import is_model_file
 
-    if name in REALESRGAN:
+    if name in MODELS:
         return "realesrgan"
     return "builtin" if name == "builtin" else "file" if is_model_file(name) else "pipeline"
 

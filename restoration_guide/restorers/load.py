@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     Source = str | os.PathLike[str] | DiffusionPipeline | Callable[..., Any] | Restorer
 
-REALESRGAN = ("realesrgan", "realesrgan-anime")
-
 
 def load_restorer(
     source: Source | Sequence[Source] = "builtin",
@@ -83,7 +81,8 @@ def load_restorer(
     if isinstance(source, Sequence):
         from restoration_guide.restorers.pool import RestorerPool
 
-        _refuse("A list of restorers", options, device=device, dtype=dtype)
+        hint = ": load each by itself and give those"
+        _refuse("A list of restorers", options, hint, device=device, dtype=dtype)
         return RestorerPool(*(load_restorer(each) for each in source))
     # diffusers is heavy: imported only when a restorer is wanted
     from diffusers import DiffusionPipeline
@@ -119,12 +118,12 @@ def _by_name(
     dtype: torch.dtype | None,
     options: dict[str, Any],
 ) -> Restorer:
+    from restoration_guide.restorers.ncnn import MODELS, load_realesrgan
     from restoration_guide.restorers.spandrel import is_model_file, load_model_file
 
-    if name in REALESRGAN:
-        from restoration_guide.restorers.ncnn import load_realesrgan
-
-        _refuse(name, {}, device=None if str(device) == "cpu" else device, dtype=dtype)
+    if name in MODELS:
+        hint = ": it computes on the CPU, in its own precision"
+        _refuse(name, {}, hint, device=None if str(device) == "cpu" else device, dtype=dtype)
         return load_realesrgan(name, **options)
     if is_model_file(name) and not Path(name).expanduser().is_dir():
         return load_model_file(name, device=device, dtype=dtype, **options)
@@ -138,13 +137,10 @@ def _by_name(
     return _wrapped(pipe, name, options)
 
 
-def _refuse(name: str, options: Mapping[str, Any], **more: Any) -> None:
+def _refuse(name: str, options: Mapping[str, Any], hint: str = "", **more: Any) -> None:
     given = [*options, *(key for key, value in more.items() if value is not None)]
     if given:
-        raise ValueError(
-            f"{name} takes no {', '.join(given)}"
-            + ("." if name in REALESRGAN else ": load each by itself and give those.")
-        )
+        raise ValueError(f"{name} takes no {', '.join(given)}{hint}.")
 
 
 def _loaded_pipeline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from restoration_guide.restorers.base import (
     Observer,
     Preview,
     Restorer,
+    Settings,
     ask_observer,
     check_request,
     reason_unobservable,
@@ -89,6 +91,24 @@ class RestorerPool:
         count = len(self.members)
         length = count * math.lcm(*(len(member.plan) for member in self.members))
         return tuple(self._settings(i % count, i // count) for i in range(length))
+
+    @plan.setter
+    def plan(self, plan: Sequence[Any]) -> None:
+        """Only the members that the entries name go on, each with its own entries for a plan."""
+        names = dict.fromkeys(entry["restorer"] for entry in plan)
+        by_name = {member.name: member for member in self.members}
+        members: list[Any] = [copy.copy(by_name[name]) for name in names]
+        for member in members:
+            own = [
+                {name: value for name, value in entry.items() if name != "restorer"}
+                for entry in plan
+                if entry["restorer"] == member.name
+            ]
+            dataclasses = isinstance(member.plan[0], Settings)
+            member.plan = tuple(Settings(**entry) if dataclasses else entry for entry in own)
+        self.members = tuple(members)
+        if self.plan[: len(plan)] != tuple(plan):
+            raise ValueError("The members of a pool take turns: its plan must, too.")
 
     @property
     def config(self) -> dict[str, Any]:

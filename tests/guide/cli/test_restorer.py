@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,25 @@ def test_every_kind_has_its_options(
 def test_an_option_that_no_restorer_has(monkeypatch: Any, photo_file: Path, line, words) -> None:
     (found,) = given(monkeypatch, photo_file, *line)
     assert words in " ".join(found["error"].split())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"members": {"bultin": {}}}, "bultin is for none of builtin, a.pth"),
+        ({"plan": []}, "plan is for none of builtin, a.pth; of several restorers it holds"),
+    ],
+)
+def test_settings_for_no_member_are_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        restorer({"restorer": ["builtin", "a.pth"], "restorer_config": config})
+
+
+def test_a_missing_extra_ends_with_one(photo_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    words = ["best-of-n", str(photo_file), "--restorer", "x2.pth", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and "zoomiqa-restoration-guide[spandrel]" in result.stderr
 
 
 def restorer(options: dict[str, Any], file: Path | None = None) -> Any:

@@ -61,7 +61,7 @@ def test_the_variant_for_drawings_is_another_network() -> None:
 @with_ncnn
 def test_it_computes_on_the_cpu() -> None:
     load_restorer("realesrgan", device="cpu")
-    with pytest.raises(ValueError, match="realesrgan takes no device"):
+    with pytest.raises(ValueError, match="realesrgan takes no device: it computes on the CPU"):
         load_restorer("realesrgan", device="cuda")
     with pytest.raises(ValueError, match="realesrgan takes no dtype"):
         load_restorer("realesrgan", dtype=torch.bfloat16)

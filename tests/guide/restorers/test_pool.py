@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from restoration_guide import BestOfN, PruneConfig, RestorerPool
+from restoration_guide import BestOfN, PruneConfig, QualityGate, RestorerPool, run_gated
 from restoration_guide.restorers import MemberError, load_restorer
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 from zoomiqa_core.images.errors import ImageLimits, TooLargeError
@@ -113,6 +113,21 @@ def test_a_pool_without_previews_says_whose_they_are(pipe: Any, stubs: Any) -> N
     pool = RestorerPool(BuiltinRestorer(pipe), Silent())
     with pytest.raises(ValueError, match="silent shows none: its restore\\(\\) takes no observer"):
         BestOfN(pool, stubs.Scorer(), deadline_s=1)
+
+
+def test_every_attempt_of_a_gate_is_another_members(members: list[Any], stubs: Any) -> None:
+    pool = RestorerPool(*members)
+    gate = QualityGate(stubs.Scorer(), min_rating=5)
+    run = run_gated(gate, pool, image()[0])
+    assert [each.settings["restorer"] for each in run.attempts] == ["builtin", "noisy", "darker"]
+    assert len(pool.members) == 3 and len(members[0].plan) == 12  # as they were
+    other = RestorerPool(*members)
+    other.plan = other.plan[3:6]
+    (first, *_) = other.restore(image(), n=1, seed=0)
+    (own, *_) = BuiltinRestorer(members[0].pipe, plan=members[0].plan[1:2]).restore(image(), n=1)
+    assert torch.equal(first.image, own.image) and len(other.plan) == 3
+    with pytest.raises(ValueError, match="take turns: its plan must, too"):
+        other.plan = (pool.plan[0], pool.plan[3], pool.plan[1])
 
 
 def test_what_is_no_pool(members: list[Any]) -> None:
