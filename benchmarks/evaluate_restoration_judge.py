@@ -25,6 +25,8 @@ from benchmarks.timing import interleaved_seconds, threads
 from recipes.train_restoration_judge import greyscale, measure
 from restoration_guide.gate.calibration import conformal_threshold
 from restoration_guide.gate.verdict import GateConfig
+from restoration_guide.search.choice import ChoiceRule, choose
+from restoration_guide.search.selection import Row
 from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.data.damage.distortions.codec import jpeg
 from zoomiqa_core.evaluation.correlation import srcc
@@ -45,8 +47,8 @@ class Judged(NamedTuple):
     label: np.ndarray
     ratings: dict[str, np.ndarray]
     std: np.ndarray
-    bound: np.ndarray
-    """Lower bound of the gain, as a gate forms it."""
+    gain: np.ndarray
+    gain_std: np.ndarray
 
 
 def interval(values: Sequence[float], seed: int = 0) -> str:
@@ -142,9 +144,9 @@ def judge_all(judge: RestorationJudge, rates: dict[str, Rate], families: list[Fa
         out = judge(images, degraded)
         ratings = {name: rate(images, degraded).numpy() for name, rate in rates.items()}
         ratings["judge"] = out.rating.numpy()
-        bound = out.gain - GateConfig.confidence * out.gain_std
         label = mixture_rating(distances).numpy()
-        found.append(Judged(family, label, ratings, out.rating_std.numpy(), bound.numpy()))
+        said = (out.rating_std.numpy(), out.gain.numpy(), out.gain_std.numpy())
+        found.append(Judged(family, label, ratings, *said))
     return found
 
 
@@ -159,7 +161,8 @@ def gate_rates(judged: list[Judged], target: float, seed: int) -> list[list[obje
         kinds = np.array(one.family.kinds)
         shown = ~np.isin(kinds, ("clean", "input"))
         better = one.label > one.label[kinds == "input"][0] + 0.1
-        results.append((one.bound[shown], better[shown]))
+        bound = one.gain - GateConfig.confidence * one.gain_std
+        results.append((bound[shown], better[shown]))
     accepts, rejects = [], []
     for _ in range(1000):
         order = rng.permutation(len(results))
@@ -177,6 +180,41 @@ def gate_rates(judged: list[Judged], target: float, seed: int) -> list[list[obje
         ["gate at 5 %: false accepts, mean", float(np.mean(accepts))],
         ["gate at 5 %: false rejects, mean", float(np.mean(rejects))],
     ]
+
+
+def choices(judged: list[Judged], probabilities: Sequence[float]) -> str:
+    """What the choice among the bundled restorer's candidates gains by ``min_probability``.
+
+    Gains of the label over the input. An input is undamaged where it equals the clean photo.
+    """
+    rows = []
+    for probability in probabilities:
+        rule = ChoiceRule(min_probability=probability)
+        gains, kept, undamaged_kept = [], [], []
+        for one in judged:
+            kinds = one.family.kinds
+            source = kinds.index("input")
+            rows_of = [Row("input", 3.0, 0.0)] + [
+                Row(i, 3.0, 0.0, gain=float(one.gain[i]), gain_std=float(one.gain_std[i]))
+                for i, kind in enumerate(kinds)
+                if kind.startswith("builtin")
+            ]
+            index = choose(rows_of, rule).index
+            if torch.equal(one.family.clean, one.family.degraded):
+                undamaged_kept.append(index == "input")
+                continue
+            label = one.label - one.label[source]
+            best = max(0.0, *(label[int(row.index)] for row in rows_of[1:]))
+            mean = np.mean([label[int(row.index)] for row in rows_of[1:]])
+            gains.append((0.0 if index == "input" else label[int(index)], mean, best))
+            kept.append(index == "input")
+        got, random, oracle = np.mean(gains, 0)
+        share = (got - random) / (oracle - random)
+        rows.append(
+            [str(probability), got, random, oracle, share, np.mean(kept), np.mean(undamaged_kept)]
+        )
+    heads = ["probability", "gain", "random's", "oracle's", "share of headroom", "inputs kept"]
+    return table([*heads, "undamaged kept"], rows)
 
 
 @torch.no_grad()
@@ -316,7 +354,8 @@ def main(argv: list[str] | None = None) -> None:
             ["photos", len(families)],
         ],
     )
-    finish(options, "\n\n".join([ordering, fooling, cost]))
+    choice = choices(judged, (0.5, 0.6, 0.75, 0.9))
+    finish(options, "\n\n".join([ordering, choice, fooling, cost]))
 
 
 if __name__ == "__main__":
