@@ -168,12 +168,16 @@ def candidate_generator(seed: int, index: int) -> torch.Generator:
 def plan_with(
     plan: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """A plan whose every entry has these settings; entries that become equal are left out.
+    """A plan whose every entry has these settings; entries that they make equal are left out.
+
+    Without settings the plan stays as it is: equal entries in it differ by their seeds.
 
     >>> plan_with([{"steps": 1, "strength": 1.0}, {"steps": 5, "strength": 1.0}], {"steps": 3})
     [{'steps': 3, 'strength': 1.0}]
     """
     entries = [{**entry, **options} for entry in plan]
+    if not options:
+        return entries
     return [entry for place, entry in enumerate(entries) if entry not in entries[:place]]
 
 

@@ -330,3 +330,9 @@ def test_shipped_weights_denoise(shipped: BuiltinRestorer) -> None:
     made = list(shipped.restore(degraded, n=len(shipped.plan), seed=0))
     assert all(error(c.image) < error(degraded[0]) for c in made)
     assert error(made[0].image) < 0.3 * error(degraded[0])
+
+
+def test_a_plan_keeps_its_equal_entries(pipe: TinyRestorationPipeline) -> None:
+    plan = (Settings(1, 1.0, 0.5, False), Settings(4, 1.0, 0.5, False)) * 2
+    assert BuiltinRestorer(pipe, plan=plan).plan == plan
+    assert len(BuiltinRestorer(pipe, plan=plan, options={"strength": 0.5}).plan) == 2
