@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from benchmarks.tables import arguments, finish, table
-from recipes.train_restoration_judge import imagenet_backbone, measure
 from zoomiqa_core.data.damage.kadid import DISTORTIONS, LEVELS, distort
 from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.images.sources import find_images
 from zoomiqa_core.restoration.labels import TEACHERS, mixture_rating
+from zoomiqa_core.restoration.measured import imagenet_backbone, measure
 from zoomiqa_core.restoration.model import RestorationJudge
 
 

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from benchmarks.tables import arguments, finish, table
 from benchmarks.timing import interleaved_seconds, threads
-from recipes.train_restoration_judge import greyscale, measure
 from restoration_guide.gate.calibration import conformal_threshold
 from restoration_guide.gate.verdict import GateConfig
 from restoration_guide.search.choice import ChoiceRule, choose
@@ -33,6 +32,7 @@ from zoomiqa_core.evaluation.correlation import srcc
 from zoomiqa_core.proxy.inference import for_inference
 from zoomiqa_core.proxy.model import QualityProxy
 from zoomiqa_core.restoration.labels import mixture_rating
+from zoomiqa_core.restoration.measured import greyscale, measure
 from zoomiqa_core.restoration.model import RestorationJudge, difference_std
 from zoomiqa_core.restoration.pool import Family, find_families, load_family
 

@@ -194,7 +194,7 @@ def test_families_are_labelled_by_the_teacher(families: Path) -> None:
 
 
 def test_the_labels_are_those_the_judge_is_trained_on(families: Path) -> None:
-    from recipes.train_restoration_judge import measure
+    from zoomiqa_core.restoration.measured import measure
     from zoomiqa_core.restoration.pool import load_family
 
     folder = families / "00000_lake"
