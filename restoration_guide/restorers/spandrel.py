@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from restoration_guide.restorers.network import DEFAULT_TILE, Network, NetworkRestorer
-
-if TYPE_CHECKING:
-    from spandrel import ImageModelDescriptor
 
 SUFFIXES = (".safetensors", ".pth", ".ckpt")
 """Endings of the files. TorchScript (``.pt``) is not among them: it holds code."""
@@ -54,30 +52,29 @@ def load_model_file(
         FileNotFoundError: There is no such file.
         ValueError: The file holds no network that restores images; the message says what instead.
     """
-    model = _read(Path(path).expanduser())
+    library, model = _read(Path(path).expanduser())
     refusal = _refusal(model)
     if refusal is not None:
         raise ValueError(f"{path} holds {model.architecture.name}, {refusal}.")
-    from spandrel import ModelTiling, UnsupportedDtypeError
 
     try:
         model.to(device=device, dtype=dtype or torch.float32).eval()
-    except UnsupportedDtypeError as error:
+    except library.UnsupportedDtypeError as error:
         raise ValueError(f"{path} holds {model.architecture.name}: no {dtype} for it") from error
     model.model.requires_grad_(False)
 
     def run(image: Tensor) -> Tensor:
         return model(image.to(model.device, model.dtype)).to("cpu", torch.float32)
 
-    tile = DEFAULT_TILE if model.tiling is ModelTiling.SUPPORTED else None
+    tile = DEFAULT_TILE if model.tiling is library.ModelTiling.SUPPORTED else None
     network = Network(run, model.scale, model.input_channels)
     return NetworkRestorer(network, **{"name": os.fspath(path), "tile": tile, **options})
 
 
-def _read(path: Path) -> Any:
-    """What spandrel makes of a file."""
+def _read(path: Path) -> tuple[Any, Any]:
+    """The module spandrel, and what it makes of a file."""
     try:
-        from spandrel import ModelLoader, UnsupportedModelError
+        library = importlib.import_module("spandrel")  # this file has its name
     except ImportError as error:
         raise ImportError(
             f"{path}: reading it takes spandrel: pip install 'zoomiqa-restoration-guide[spandrel]'"
@@ -85,8 +82,8 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
     try:
-        return ModelLoader().load_from_file(path)
-    except UnsupportedModelError as error:
+        return library, library.ModelLoader().load_from_file(path)
+    except library.UnsupportedModelError as error:
         raise ValueError(
             f"{path} holds no image model that spandrel knows: expected the weights of a "
             "restoration or super-resolution network. A diffusion model in one file is loaded by "
@@ -100,7 +97,7 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _refusal(model: ImageModelDescriptor[Any]) -> str | None:
+def _refusal(model: Any) -> str | None:
     """Why a model cannot restore photos; None when it can."""
     purpose = model.purpose
     if purpose not in ("SR", "Restoration"):

@@ -72,8 +72,8 @@ class ChoiceRule:
 
     def value(self, row: Row) -> float:
         """What the choice among better candidates maximises."""
-        select: Any = self.select
-        if callable(select):
+        select = self.select
+        if not isinstance(select, str):
             return float(select(row))
         if select == "consensus":
             return -row.consensus_distance

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,8 @@ def test_an_undamaged_photo_that_comes_back_untouched_has_no_distance() -> None:
     photo = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     limits = FidelityLimits(math.inf, -math.inf)
     for restore, distance in ((same, None), (better, psnr(photo * 0.5 + 0.25, photo))):
-        search = BestOfN(load_restorer(restore), Contrast(), n=1, limits=limits)
+        judge: Any = Contrast()
+        search = BestOfN(load_restorer(restore), judge, n=1, limits=limits)
         found = evaluate_best_of_n.distance_when_undamaged(search, photo, 0)
         assert found == (None if distance is None else pytest.approx(float(distance), abs=1e-3))
 
