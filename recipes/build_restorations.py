@@ -41,7 +41,7 @@ from zoomiqa_core.restoration.pool import (
     save_family,
 )
 from zoomiqa_core.runs.folder import RunFolder
-from zoomiqa_core.runs.random import below
+from zoomiqa_core.runs.random import below, numbered_generator
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def build(config: Config, families: Path, say: Callable[[str], None] = print) ->
         folder = families / f"{number:05d}_{pool.paths[index].stem.replace(' ', '')}"
         if folder.is_dir():
             continue
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        generator = numbered_generator(config.seed, number)
         clean = pool.crop(index, config.crop, generator=generator)
         other = pool.crop(below(len(pool), generator), config.crop, generator=generator)
         degradation = DEGRADATIONS[below(len(DEGRADATIONS), generator)]

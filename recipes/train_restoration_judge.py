@@ -36,6 +36,7 @@ from zoomiqa_core.restoration.model import RestorationJudge
 from zoomiqa_core.restoration.pool import find_families, load_family
 from zoomiqa_core.restoration.training import FitConfig, calibrate, fit
 from zoomiqa_core.runs.folder import RunFolder
+from zoomiqa_core.runs.random import numbered_generator
 
 HELD_OUT_EVERY = 8
 """One photo in this many is never fitted."""
@@ -118,13 +119,12 @@ def main(arguments: list[str] | None = None) -> None:
         for number, path in track(
             list(enumerate(attackable)), title, disable=not sys.stderr.isatty()
         ):
-            seed = (config.seed * 1009 + attempt) * 1_000_003 + number
             made = attacked_family(
                 judge,
                 load_family(path),
                 config.attack_levels,
                 config.attack_steps,
-                torch.Generator().manual_seed(seed),
+                numbered_generator(config.seed * 1009 + attempt, number),
             )
             taught.append(without_kinds(made, config.held_out_kinds))
         restart(judge, config.seed)

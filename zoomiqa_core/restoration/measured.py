@@ -15,6 +15,7 @@ from zoomiqa_core.restoration.labels import mixture_rating, teacher_distances
 from zoomiqa_core.restoration.model import RestorationJudge
 from zoomiqa_core.restoration.pool import Family, load_family
 from zoomiqa_core.runs.files import atomic_path
+from zoomiqa_core.runs.random import numbered_generator
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def measured_family(
     judge: RestorationJudge, path: Path, kept: Path, number: int, seed: int
 ) -> list[Measured]:
     """The family, mirrored half the time, and every third family in greyscale as well."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    generator = numbered_generator(seed, number)
     family = load_family(path)
     found = []
     for name, make in (("colour", lambda: family), ("grey", lambda: greyscale(family, generator))):
