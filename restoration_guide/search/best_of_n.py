@@ -173,6 +173,7 @@ class BestOfN:
         seed: int = 0,
         *,
         progress: Callable[[Candidate], None] | None = None,
+        judged: Callable[[Candidate, Row], None] | None = None,
     ) -> Selection:
         """Search.
 
@@ -180,6 +181,8 @@ class BestOfN:
             image: the degraded image, of a size within ``restorer.limits``.
             seed: candidate i of a seed is the same image whatever ``n`` and ``batch_size``.
             progress: called with each candidate as it is finished.
+            judged: called with each finished candidate and its row, as soon as its batch is judged.
+                A ``KeyboardInterrupt`` that it raises ends the search as Ctrl-C does.
 
         Returns:
             The selection. If the restorer fails after some candidates, the choice is among those,
@@ -201,18 +204,28 @@ class BestOfN:
         with watch.measure("judging"):
             judgement = judge_images(self.scorer, [source], source)[0]
         pruner = self._pruner(source, seed, watch)
-        with watch.measure("restoring"):
-            candidates, error = self._restore(source, seed, progress, pruner)
         assessments: dict[Index, Assessment] = {"input": judgement}
         rows: list[Row] = []
-        for first in range(0, len(candidates), self.config.batch_size):
-            batch = candidates[first : first + self.config.batch_size]
-            try:
-                rows += self._rows(batch, source, assessments, watch)
-            except KeyboardInterrupt as interrupt:
-                error = interrupt
-                rows += [_not_judged(candidate, source) for candidate in candidates[first:]]
-                break
+        begun = 0  # candidates that the judge was asked about
+
+        def judge(batch: Sequence[Candidate]) -> None:
+            nonlocal begun
+            begun += len(batch)
+            made = self._rows(batch, source, assessments, watch)
+            rows.extend(made)
+            if judged is not None:
+                known = with_gains([Row("input").judged(judgement), *made])[1:]
+                for candidate, row in zip(batch, known, strict=True):
+                    judged(candidate, row)
+
+        with watch.measure("restoring"):
+            candidates, error = self._restore(source, seed, progress, judge, pruner)
+        try:
+            if waiting := candidates[begun:]:
+                judge(waiting)
+        except KeyboardInterrupt as interrupt:
+            error = interrupt
+        rows += [_not_judged(candidate, source) for candidate in candidates[len(rows) :]]
         rows += [] if pruner is None else pruner.ended
         rows.sort(key=lambda row: int(row.index))
         rows = with_gains([Row("input").judged(judgement), *rows])
@@ -272,9 +285,10 @@ class BestOfN:
         source: Tensor,
         seed: int,
         progress: Callable[[Candidate], None] | None,
+        judge: Callable[[Sequence[Candidate]], None],
         pruner: Pruner | None,
     ) -> tuple[list[Candidate], BaseException | None]:
-        """Finished candidates, and what stopped the restorer early."""
+        """Finished candidates, judged in whole batches, and what stopped the restorer early."""
         finished: list[Candidate] = []
         n, batch_size = self.config.n, self.config.batch_size
         watched = {} if pruner is None else {"observer": pruner}
@@ -288,6 +302,8 @@ class BestOfN:
                 finished.append(candidate)
                 if progress is not None:
                     progress(candidate)
+                if len(finished) % batch_size == 0:
+                    judge(finished[-batch_size:])
                 if pruner is not None and not pruner.finish(candidate):
                     break
         except KeyboardInterrupt as interrupt:

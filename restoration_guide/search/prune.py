@@ -127,7 +127,6 @@ class Pruner:
         self._pools: list[list[tuple[bool, float, int]]] = [[] for _ in config.at]
         """For each rung what was seen there: (repeats another, -value, index), the best first."""
         self._nfe: dict[int, int] = {}
-        self._finished = 0
         self._alive: dict[int, Preview] = {}
         self._rows: dict[int, Row] = {}
         """Rows of the previews seen last, as far as they were judged."""
@@ -141,7 +140,6 @@ class Pruner:
         """Take note of a finished candidate; False when the deadline is past, which ends all."""
         self._nfe[candidate.index] = candidate.nfe or 0
         self._alive.pop(candidate.index, None)
-        self._finished += 1
         if time.perf_counter() < self.deadline:
             return True
         for preview in list(self._alive.values()):
@@ -203,7 +201,7 @@ class Pruner:
             now = time.perf_counter()
             pace = max(now - self.started, 1e-9) / max(self.spent, 1)
             unseen = sum(preview.index not in self._rows for preview in alive)
-            judging = self.judging_s * (self._finished + len(alive) + unseen)
+            judging = self.judging_s * (len(alive) + unseen)
             seconds = self.deadline - now - judging
             left = min(left, seconds / pace)
         return left

@@ -271,9 +271,47 @@ def test_ctrl_c_while_judging_keeps_what_was_judged(photo, stubs) -> None:
     with pytest.raises(SearchInterrupted) as caught:
         BestOfN(stubs.Restorer(), Interrupted(), n=4)(photo)
     selection = caught.value.selection
-    assert selection.choice in (0, 1) and len(selection.candidates) == 4
-    assert selection.skipped == {"judgement_failed": 2}
-    assert selection.row(3).detail == "interrupted" and selection.error == "KeyboardInterrupt"
+    assert selection.choice in (0, 1) and len(selection.candidates) == 3
+    assert selection.skipped == {"judgement_failed": 1}
+    assert selection.row(2).detail == "interrupted" and selection.error == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_each_candidate_is_handed_over_with_its_row_as_soon_as_it_is_judged(
+    photo, stubs, batch_size
+) -> None:
+    events: list[object] = []
+
+    def judged(candidate, row) -> None:
+        assert candidate.index == row.index
+        events.append(row)
+
+    search = BestOfN(stubs.Restorer(), stubs.Scorer(), n=4, batch_size=batch_size)
+    result = search(photo, progress=lambda made: events.append(made.index), judged=judged)
+    assert tuple(row for row in events if not isinstance(row, int)) == result.rows[1:]
+    order = [event if isinstance(event, int) else f"row {event.index}" for event in events]
+    if batch_size == 1:
+        assert order == [0, "row 0", 1, "row 1", 2, "row 2", 3, "row 3"]
+    else:
+        assert order == [0, 1, 2, "row 0", "row 1", "row 2", 3, "row 3"]
+
+
+def test_a_callback_can_end_the_search(photo, stubs) -> None:
+    def judged(candidate, row) -> None:
+        if row.index == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SearchInterrupted) as caught:
+        BestOfN(stubs.Restorer(), stubs.Scorer(), n=9)(photo, judged=judged)
+    selection = caught.value.selection
+    assert selection.choice in (0, 1) and len(selection.candidates) == 2 and not selection.skipped
+
+
+def test_ctrl_c_judges_the_part_of_a_batch_that_was_finished(photo, stubs) -> None:
+    script = [stubs.smooth, stubs.smooth, KeyboardInterrupt()]
+    with pytest.raises(SearchInterrupted) as caught:
+        BestOfN(stubs.Restorer(script), stubs.Scorer(), n=8, batch_size=8)(photo)
+    assert caught.value.selection.choice in (0, 1)
 
 
 def test_ctrl_c_hands_over_what_was_finished(photo, stubs) -> None:
