@@ -39,7 +39,7 @@ from zoomiqa_core.training.zoom_rollouts import (
     unfold,
 )
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
-from zoomiqa_core.zoom_iqa.local.decoding import vision_token_ids
+from zoomiqa_core.zoom_iqa.local.families.registry import family_of
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
 from zoomiqa_core.zoom_iqa.sampling import Sampling
@@ -327,7 +327,8 @@ def _make_trainer() -> type:
                     "pass peft_config"
                 )
             self.tools = _Rounds()
-            banned = vision_token_ids(self.accelerator.unwrap_model(self.model).config)
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            banned = family_of(unwrapped, self.processing_class).control_ids
             self.generation_kwargs["suppress_tokens"] = banned
             self.generation_config.suppress_tokens = banned
 

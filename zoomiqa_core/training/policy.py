@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoomiqa_core.training.vision_chunks import join_chunks
+from zoomiqa_core.zoom_iqa.local.families.registry import family_class
 from zoomiqa_core.zoom_iqa.local.model_files import model_file
 from zoomiqa_core.zoom_iqa.prompts import Prompts, save_prompts
 
@@ -100,10 +101,9 @@ def load_policy(
         join_chunks(whole.model.visual)
     processor = AutoProcessor.from_pretrained(path, padding_side="left")
     if max_pixels is not None:
-        size = dict(processor.image_processor.size)
-        if max_pixels < size["shortest_edge"]:
-            raise ValueError(f"max_pixels must be at least {size['shortest_edge']}")
-        processor.image_processor.size = {**size, "longest_edge": max_pixels}
+        family = family_class(whole.config.model_type)
+        for name, value in family.pixel_options(processor, max_pixels).items():
+            setattr(processor.image_processor, name, value)
     return model, processor
 
 

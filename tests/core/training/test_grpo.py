@@ -194,12 +194,10 @@ def test_contexts_are_the_judges_token_for_token(ragged):
                 assert request is not None
                 prompt = backend.encoder.encode(request, known)
                 assert prompt.ids.tolist() == context
-                prefix = prefixes.read_prompts(trainer.model, [prompt], backend.pad_id)
+                prefix = prefixes.read_prompts(backend.family, [prompt])
                 reply = torch.tensor([ids[n][start:end]])
                 first = prefix.logits[:, None]
-                logits = torch.cat([first, prefixes.extend(trainer.model, prefix, reply)], 1)[
-                    :, :-1
-                ]
+                logits = torch.cat([first, prefixes.extend(prefix, reply)], 1)[:, :-1]
                 said = logits.log_softmax(-1).gather(-1, reply[..., None])[0, :, 0]
                 torch.testing.assert_close(said, drawn[n, start:end], atol=1e-4, rtol=0)
                 again.read(look.text)

@@ -28,7 +28,6 @@ class Generated(NamedTuple):
 
 @torch.inference_mode()
 def sample_replies(
-    model: Any,
     prefix: Prefix,
     seeds: Sequence[int],
     sampling: Sampling,
@@ -48,14 +47,13 @@ def sample_replies(
     >>> vlm = zi.load_scorer("tiny").backend
     >>> chain = Chain(Image.new("RGB", (64, 64)), BUILTIN, "How good is this photo?")
     >>> prompt = vlm.encoder.encode(chain.request, {})
-    >>> prefix = read_prompts(vlm.model, [prompt, prompt], vlm.pad_id)
+    >>> prefix = read_prompts(vlm.family, [prompt, prompt])
     >>> short = Sampling(max_new_tokens=4)
-    >>> replies = sample_replies(vlm.model, prefix, [1, 1], short, end_ids=vlm.end_ids)
+    >>> replies = sample_replies(prefix, [1, 1], short, end_ids=vlm.end_ids)
     >>> len(replies[0].ids), replies[0].ended, replies[0].ids == replies[1].ids  # equal seeds
     (4, False, True)
 
     Args:
-        model: the model of the prefix.
         prefix: from :func:`~zoomiqa_core.zoom_iqa.local.prefix.read_prompts`; modified.
         seeds: one per row.
         sampling: how tokens are sampled.
@@ -98,7 +96,7 @@ def sample_replies(
             select_rows(prefix, remaining)
             rows = [rows[index] for index in remaining]
             tokens = [tokens[index] for index in remaining]
-        extend(model, prefix, torch.tensor(tokens)[:, None])
+        extend(prefix, torch.tensor(tokens)[:, None])
     return replies
 
 
@@ -122,16 +120,6 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     # Scaled by the last value, which rounding may keep from 1.
     target = (uniform.to(cumulative.device) * cumulative[:, -1])[:, None]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-
-
-def vision_token_ids(config: Any) -> list[int]:
-    """Tokens that mark images and videos, which no reply may contain.
-
-    Args:
-        config: of a Qwen2.5-VL or Qwen3-VL.
-    """
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return [token for name in names if (token := getattr(config, name, None)) is not None]
 
 
 def _logits_processor(sampling: Sampling, banned_ids: Sequence[int]) -> Any:

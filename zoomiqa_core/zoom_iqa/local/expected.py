@@ -52,7 +52,7 @@ def rating_prefix(tokenizer: Any) -> RatingPrefix:
 
 @torch.inference_mode()
 def expected_rating(
-    model: Any, state: Prefix, prefix: RatingPrefix, *, min_digit_mass: float = MIN_DIGIT_MASS
+    state: Prefix, prefix: RatingPrefix, *, min_digit_mass: float = MIN_DIGIT_MASS
 ) -> list[Assessment]:
     """Mean and standard deviation of the rating's distribution, for every row of the batch.
 
@@ -65,13 +65,12 @@ def expected_rating(
     >>> reply = rating_prefix(vlm.processor.tokenizer)
     >>> chain = Chain(Image.new("RGB", (64, 64)), BUILTIN, "How good is this photo?")
     >>> prompt = vlm.encoder.encode(chain.request, {}, beginning=reply.ids)
-    >>> state = read_prompts(vlm.model, [prompt], vlm.pad_id)
-    >>> (assessment,) = expected_rating(vlm.model, state, reply)
+    >>> state = read_prompts(vlm.family, [prompt])
+    >>> (assessment,) = expected_rating(state, reply)
     >>> assessment.valid, 1 <= assessment.rating <= 5
     (True, True)
 
     Args:
-        model: the model of the state.
         state: processed prompts that end with ``prefix.ids``; modified.
         prefix: of the model's tokenizer.
         min_digit_mass: see :func:`~zoomiqa_core.zoom_iqa.rating_digits.digits_to_assessment`.
@@ -82,7 +81,7 @@ def expected_rating(
     batch = len(first)
     select_rows(state, [row for row in range(batch) for _ in WHOLE_PARTS])
     steps = torch.tensor([[prefix.digits[d], prefix.point] for d in WHOLE_PARTS]).repeat(batch, 1)
-    after = extend(model, state, steps)[:, -1].softmax(-1)[:, list(prefix.digits)]
+    after = extend(state, steps)[:, -1].softmax(-1)[:, list(prefix.digits)]
     second = after.cpu().double().view(batch, whole, 10)
     return [
         digits_to_assessment(first[row, 1 : whole + 1], second[row], min_digit_mass)

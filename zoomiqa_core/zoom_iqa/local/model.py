@@ -12,8 +12,9 @@ import torch
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
-from zoomiqa_core.zoom_iqa.local.decoding import sample_replies, vision_token_ids
+from zoomiqa_core.zoom_iqa.local.decoding import sample_replies
 from zoomiqa_core.zoom_iqa.local.expected import RatingPrefix, expected_rating, rating_prefix
+from zoomiqa_core.zoom_iqa.local.families.registry import family_class, family_of
 from zoomiqa_core.zoom_iqa.local.memory import OUT_OF_MEMORY, halve_when_full
 from zoomiqa_core.zoom_iqa.local.model_files import model_file
 from zoomiqa_core.zoom_iqa.local.prefix import Prefix, read_prompts, select_rows
@@ -21,14 +22,11 @@ from zoomiqa_core.zoom_iqa.local.prompt_encoding import (
     EncodedImages,
     PromptEncoder,
     TokenizerLock,
-    aspect_problem,
 )
 from zoomiqa_core.zoom_iqa.prompts import PROMPTS_FILE, Prompts, load_prompts
 from zoomiqa_core.zoom_iqa.rating_digits import MIN_DIGIT_MASS
 from zoomiqa_core.zoom_iqa.sampling import Sampling
 
-MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
-"""Supported values of ``model_type`` in ``config.json``."""
 TINY = Path(__file__).resolve().parents[2] / "weights" / "tiny"
 """The bundled small judge (``load_scorer("tiny")``)."""
 TINY_SAMPLING = Sampling(temperature=0.5, max_new_tokens=256)
@@ -50,13 +48,13 @@ class Reply(NamedTuple):
 
 
 class LocalVLM:
-    """The backend of a judge that runs a transformers model (Qwen2.5-VL or Qwen3-VL).
+    """The backend of a judge that runs an image-text-to-text model of transformers.
 
     An image is encoded once for all its chains and rounds; a prompt that several chains share is
     processed once. When memory runs out, batches are halved; the replies do not change.
 
     Args:
-        model: ``Qwen2_5_VLForConditionalGeneration`` or ``Qwen3VLForConditionalGeneration``.
+        model: of a family in :mod:`zoomiqa_core.zoom_iqa.local.families`.
         processor: its processor.
         sampling: how tokens are sampled.
         batch_size: number of chains per batch.
@@ -94,18 +92,17 @@ class LocalVLM:
         self.name = name
         self._lock = TokenizerLock()
         self._fitting: dict[int, int] = {}
-        self.encoder = PromptEncoder(model, processor, self._lock, max_pixels)
+        self.family = family_of(model, processor, max_pixels)
+        self.encoder = PromptEncoder(self.family, self._lock)
         tokenizer = processor.tokenizer
-        self.pad_id = tokenizer.pad_token_id
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.end_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
-        self._banned_ids = vision_token_ids(model.config)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """Settings that may change a reply, as plain values."""
-        return {"sampling": asdict(self.sampling), "pixels": self.encoder.pixels["longest_edge"]}
+        return {"sampling": asdict(self.sampling), "pixels": self.family.max_pixels}
 
     @classmethod
     def from_pretrained(
@@ -136,9 +133,7 @@ class LocalVLM:
         name, folder = str(path), Path(path).expanduser()
         path = folder if folder.is_dir() else name
         if model_file(path, "config.json"):  # an adapter's folder has none: its base model does
-            kind = AutoConfig.from_pretrained(path).model_type
-            if kind not in MODEL_TYPES:
-                raise ValueError(f"{name} is a {kind}; expected one of {', '.join(MODEL_TYPES)}")
+            family_class(AutoConfig.from_pretrained(path).model_type)
         model: Any = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation=attention
         )
@@ -157,7 +152,7 @@ class LocalVLM:
         """Reply to requests in one batch.
 
         Raises:
-            ValueError: no such image, see :func:`.prompt_encoding.aspect_problem`.
+            ValueError: no such image, see :meth:`.families.base.Family.problem`.
             torch.OutOfMemoryError: use smaller batches; :meth:`run` does so by itself.
         """
         return self._generate(requests, {})
@@ -172,7 +167,7 @@ class LocalVLM:
         with self._lock:
             begun = self.processor.tokenizer(beginning, add_special_tokens=False)["input_ids"]
         prompt = self.encoder.encode(request, {}, begun)
-        prefix = read_prompts(self.model, [prompt], self.pad_id)
+        prefix = read_prompts(self.family, [prompt])
         return self._sample(prefix, [request.seed])[0]
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
@@ -188,7 +183,7 @@ class LocalVLM:
     def _answer(self, chains: Sequence[Chain], known: EncodedImages) -> None:
         accepted = []
         for chain in chains:
-            if problem := aspect_problem(chain.image):
+            if problem := self.family.problem(chain.image):
                 chain.fail("bad_shape", problem)
             else:
                 accepted.append(chain)
@@ -209,15 +204,15 @@ class LocalVLM:
     def _expect(
         self, chains: Sequence[Chain], prefix: RatingPrefix, known: EncodedImages
     ) -> Iterator[Assessment]:
-        problems = [aspect_problem(chain.image) for chain in chains]
+        problems = [self.family.problem(chain.image) for chain in chains]
         accepted = [chain for chain, problem in zip(chains, problems, strict=True) if not problem]
 
         def read(part: Sequence[Chain]) -> list[Assessment]:
             prompts = [
                 self.encoder.encode(request, known, prefix.ids) for request in _requests(part)
             ]
-            state = read_prompts(self.model, prompts, self.pad_id)
-            return expected_rating(self.model, state, prefix, min_digit_mass=self.min_digit_mass)
+            state = read_prompts(self.family, prompts)
+            return expected_rating(state, prefix, min_digit_mass=self.min_digit_mass)
 
         results = iter(halve_when_full(read, accepted, self._fitting, self._pixels))
         for problem in problems:
@@ -228,26 +223,25 @@ class LocalVLM:
 
     def _pixels(self, chain: Chain) -> int:
         """How many pixels of the chain's image the model sees, at most."""
-        return min(chain.image.width * chain.image.height, self.encoder.pixels["longest_edge"])
+        return min(chain.image.width * chain.image.height, self.family.max_pixels)
 
     def _generate(self, requests: Sequence[Request], known: EncodedImages) -> list[Reply]:
         """Replies in order. Requests with equal prompts share one forward pass over it."""
         distinct: list[Request] = []
         rows = [_index_of(request, distinct) for request in requests]
         prompts = [self.encoder.encode(request, known) for request in distinct]
-        prefix = read_prompts(self.model, prompts, self.pad_id)
+        prefix = read_prompts(self.family, prompts)
         select_rows(prefix, rows)
         return self._sample(prefix, [request.seed for request in requests])
 
     def _sample(self, prefix: Prefix, seeds: Sequence[int]) -> list[Reply]:
         """One reply per row of the prefix."""
         sampled = sample_replies(
-            self.model,
             prefix,
             seeds,
             self.sampling,
             end_ids=self.end_ids,
-            banned_ids=self._banned_ids,
+            banned_ids=self.family.control_ids,
         )
         with self._lock:
             texts = [

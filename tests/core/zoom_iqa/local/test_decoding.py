@@ -28,10 +28,10 @@ def prompts(vlm: LocalVLM, *sizes: tuple[int, int]) -> list:
 
 
 def replies(vlm, prompted, rows, seeds, sampling=SHORT, **settings):
-    prefix = read_prompts(vlm.model, prompted, vlm.pad_id)
+    prefix = read_prompts(vlm.family, prompted)
     select_rows(prefix, rows)
     settings.setdefault("end_ids", vlm.end_ids)
-    return sample_replies(vlm.model, prefix, seeds, sampling, **settings)
+    return sample_replies(prefix, seeds, sampling, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_log_probs_are_those_of_a_teacher_forced_pass(vlm):
 def read_prompts_logits(vlm, prompt) -> torch.Tensor:
     """(L, V) logits by the model's own forward, with pixels, as a training runs it."""
     inputs = vlm.processor.image_processor(
-        [picture(*reversed_size(prompt))], size=vlm.encoder.pixels, return_tensors="pt"
+        [picture(*reversed_size(prompt))], return_tensors="pt", **vlm.family.image_options
     )
     ids = prompt.ids[None]
     image_tokens = (ids == vlm.model.config.image_token_id).long()
@@ -99,7 +99,7 @@ def read_prompts_logits(vlm, prompt) -> torch.Tensor:
 
 def reversed_size(prompt) -> tuple[int, int]:
     """The test pictures by the grid the processor makes of them."""
-    _, rows, columns = prompt.grids[0].tolist()
+    (_, rows, columns), *_ = prompt.images[0].inputs.tensors["image_grid_thw"].tolist()
     return {(4, 6): (96, 64), (4, 10): (140, 56)}[rows, columns]
 
 
@@ -114,10 +114,10 @@ def test_zero_temperature_and_top_k_of_one_take_the_likeliest(vlm):
     prompted = prompts(vlm, (96, 64))
     greedy = replies(vlm, prompted, [0], [1], Sampling(temperature=0, max_new_tokens=6))
     assert greedy == replies(vlm, prompted, [0], [2], Sampling(top_k=1, max_new_tokens=6))
-    prefix = read_prompts(vlm.model, prompted, vlm.pad_id)
+    prefix = read_prompts(vlm.family, prompted)
     for token in greedy[0].ids:
         assert token == int(prefix.logits.argmax())
-        extend(vlm.model, prefix, torch.tensor([[token]]))
+        extend(prefix, torch.tensor([[token]]))
 
 
 def test_a_repetition_penalty_divides_what_was_said_whatever_the_padding(vlm):
@@ -154,10 +154,10 @@ def test_rows_that_end_early_leave_the_others_as_they_were(vlm):
 def test_a_row_that_stops_being_finite_fails_alone(vlm):
     prompted = prompts(vlm, (96, 64))
     good = replies(vlm, prompted, [0], [1])
-    prefix = read_prompts(vlm.model, prompted, vlm.pad_id)
+    prefix = read_prompts(vlm.family, prompted)
     select_rows(prefix, [0, 0])
     prefix.logits[1] = math.nan
-    left, right = sample_replies(vlm.model, prefix, [1, 2], SHORT, end_ids=vlm.end_ids)
+    left, right = sample_replies(prefix, [1, 2], SHORT, end_ids=vlm.end_ids)
     assert left.ids == good[0].ids and left.finite
     assert right.ids == [] and not right.finite
 
@@ -204,13 +204,13 @@ def test_an_expected_rating_is_read_where_there_is_no_fp64(monkeypatch):
     def rate(kind):
         monkeypatch.setattr(expected, "extend", lambda *_: second.as_subclass(kind))
         state: Any = SimpleNamespace(logits=first.as_subclass(kind))
-        return expected.expected_rating(None, state, prefix, min_digit_mass=0)
+        return expected.expected_rating(state, prefix, min_digit_mass=0)
 
     assert rate(OnMps) == rate(torch.Tensor)
 
 
 def test_taking_every_row_as_it_is_copies_no_cache(vlm):
-    prefix = read_prompts(vlm.model, prompts(vlm, (96, 64), (140, 56)), vlm.pad_id)
+    prefix = read_prompts(vlm.family, prompts(vlm, (96, 64), (140, 56)))
     keys = prefix.cache.layers[0].keys.data_ptr()
     select_rows(prefix, [0, 1])
     assert prefix.cache.layers[0].keys.data_ptr() == keys

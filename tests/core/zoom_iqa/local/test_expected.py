@@ -99,5 +99,5 @@ def test_probabilities_that_are_not_numbers_are_a_failure(monkeypatch):
     monkeypatch.setattr(expected, "select_rows", lambda *_: None)
     monkeypatch.setattr(expected, "extend", lambda *_: torch.zeros(5, 2, 12))
     prefix = expected.RatingPrefix((), tuple(range(10)), 11)
-    (said,) = expected_rating(None, state, prefix)
+    (said,) = expected_rating(state, prefix)
     assert said.error == "not_finite"

@@ -17,7 +17,7 @@ from zoomiqa_core.zoom_iqa.chain import Request
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 from zoomiqa_core.zoom_iqa.local import model as vlm
 from zoomiqa_core.zoom_iqa.local import prefix as prefixes
-from zoomiqa_core.zoom_iqa.local import prompt_encoding
+from zoomiqa_core.zoom_iqa.local.families.qwen_vl import QwenVL
 from zoomiqa_core.zoom_iqa.local.memory import halve_when_full
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, PromptsError, save_prompts
@@ -85,16 +85,15 @@ def test_threads_get_what_one_thread_gets(answering):
 
 def test_an_image_is_encoded_once_and_a_shared_prompt_read_once(answering, monkeypatch):
     encoded, read = [], []
+    encode = QwenVL.encode
 
-    def encode(model, pixels, grids):
-        encoded.append(len(grids))
-        return prefixes.encode_images(model, pixels, grids)
-
-    def prefill(model, prompts, pad_id):
+    def prefill(family, prompts):
         read.append(len(prompts))
-        return prefixes.read_prompts(model, prompts, pad_id)
+        return prefixes.read_prompts(family, prompts)
 
-    monkeypatch.setattr(prompt_encoding, "encode_images", encode)
+    monkeypatch.setattr(
+        QwenVL, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images)
+    )
     monkeypatch.setattr(vlm, "read_prompts", prefill)
     said = judge(answering, samples=8, retries=0).assess(IMAGES[:2])
     zooms = sum(look.bbox is not None for one in said for look in one.chains.rounds[:1])
@@ -151,11 +150,11 @@ def test_when_memory_runs_out_the_judgement_is_the_same(answering, monkeypatch):
 
     tried = []
 
-    def prefill(model, prompts, pad_id):
+    def prefill(family, prompts):
         tried.append(len(prompts))
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return prefixes.read_prompts(model, prompts, pad_id)
+        return prefixes.read_prompts(family, prompts)
 
     monkeypatch.setattr(vlm, "read_prompts", prefill)
     small = judge(answering, samples=6, batch_size=18)
@@ -166,7 +165,7 @@ def test_when_memory_runs_out_the_judgement_is_the_same(answering, monkeypatch):
 
 
 def test_what_fits_nowhere_is_a_failure_with_a_name(answering, monkeypatch):
-    def prefill(model, prompts, pad_id):
+    def prefill(family, prompts):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(vlm, "read_prompts", prefill)
@@ -216,9 +215,10 @@ def test_prompts_are_tokenised_as_the_processor_does(tiny):
         text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         inputs = processor(text=[text], images=images, return_tensors="pt")
         assert prompt.ids.tolist() == inputs["input_ids"][0].tolist()
-        assert prompt.grids.tolist() == inputs["image_grid_thw"].tolist()
+        grids = [image.inputs.tensors["image_grid_thw"] for image in prompt.images]
+        assert torch.cat(grids).tolist() == inputs["image_grid_thw"].tolist()
         with torch.no_grad():
-            own = prefixes.read_prompts(model, [prompt], backend.pad_id).logits
+            own = prefixes.read_prompts(backend.family, [prompt]).logits
             theirs = model(**inputs).logits[:, -1]
         torch.testing.assert_close(own, theirs, atol=1e-5, rtol=0)
 
@@ -227,7 +227,8 @@ def test_the_pixel_budget_bounds_what_the_model_sees(tiny):
     small = LocalVLM(*tiny, max_pixels=28 * 28 * 6)
     large = LocalVLM(*tiny)
     request = Request(messages(BUILTIN, "?"), (picture(300, 200),), 0)
-    counts = [backend.encoder.encode(request, {}).grids.prod() // 4 for backend in (small, large)]
+    encoded = [backend.encoder.encode(request, {}).images[0] for backend in (small, large)]
+    counts = [len(image.features.tokens) for image in encoded]
     assert counts[0] <= 6 < counts[1] <= 16
     with pytest.raises(ValueError, match="at least 3136"):
         LocalVLM(*tiny, max_pixels=100)
@@ -266,7 +267,7 @@ def test_a_lora_adapters_folder_is_a_judge_too(tiny, tmp_path):
 
 def test_other_models_and_other_settings_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="is a bert; expected one of qwen2_5_vl, qwen3_vl"):
+    with pytest.raises(ValueError, match=r"no family of models has the type bert; .* qwen3_vl"):
         load_scorer(tmp_path, prompts="builtin")
     with pytest.raises(TypeError, match="the judge proxy takes no settings, got batch_size"):
         load_scorer("proxy", batch_size=2)
@@ -337,7 +338,7 @@ def test_qwen3_vl_runs_too(tiny):
     chat = messages(BUILTIN, "How good?", "Dull.</think>")
     request = Request(chat, (IMAGES[0], IMAGES[1]), 0)
     prompt = backend.encoder.encode(request, {})
-    own = prefixes.read_prompts(model, [prompt], backend.pad_id).logits
+    own = prefixes.read_prompts(backend.family, [prompt]).logits
     text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     inputs = processor(text=[text], images=IMAGES[:2], return_tensors="pt")
     with torch.no_grad():
