@@ -1,0 +1,1 @@
+"""The judges, the gate and the picker inside other people's programs."""
