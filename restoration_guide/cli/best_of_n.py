@@ -12,6 +12,7 @@ import typer
 
 from restoration_guide.cli.attempt import attempt
 from restoration_guide.cli.restorer import RestorerOptions
+from restoration_guide.cli.scaled import restore_on_ray
 from zoomiqa_core.cli.inputs import (
     check_output,
     check_picture,
@@ -28,6 +29,7 @@ from zoomiqa_core.cli.options import (
     stop,
     with_options,
 )
+from zoomiqa_core.cli.scaled import RayOptions
 
 if TYPE_CHECKING:
     from restoration_guide.cli.config import RunConfig
@@ -98,6 +100,7 @@ def best_of_n(
     context: typer.Context,
     inputs: Inputs,
     options: BestOfNOptions,
+    ray: RayOptions,
     out: Annotated[
         Path,
         typer.Option(
@@ -136,6 +139,9 @@ def best_of_n(
     from zoomiqa_core.runs.launch import interrupted_once, launched_process
 
     run = resolve_or_stop(RunConfig, config, given_options(context, options))
+    if ray.on_ray():
+        restore_on_ray(inputs, str(out), run, ray)
+        return
     if is_picture(out):
         _restore_to(out.expanduser(), run, find_inputs(inputs).paths, overwrite)
         return

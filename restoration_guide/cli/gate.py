@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from restoration_guide.cli.scaled import gate_on_ray
 from zoomiqa_core.cli.options import (
     AsJson,
     ConfigFile,
@@ -15,9 +16,11 @@ from zoomiqa_core.cli.options import (
     SeededJudgeOptions,
     given_options,
     image_limits,
+    stop,
     with_options,
 )
 from zoomiqa_core.cli.results import Results, printable, progress, report
+from zoomiqa_core.cli.scaled import RayOptions
 
 if TYPE_CHECKING:
     from restoration_guide.cli.pairs import Pair
@@ -57,10 +60,17 @@ def gate(
         typer.Argument(help="Restored image, a folder of them, or a report folder of best-of-n."),
     ],
     options: GateOptions,
+    ray: RayOptions,
     config: ConfigFile = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Ray: folder or URI of the verdicts.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge restored images against their inputs: accept, retry, keep_input or reject.
+
+    With --engine ray, BEFORE and AFTER may also be the same Parquet files or tars, whose two
+    columns --column names, inputs first.
 
     Exit codes: 0 when a result was accepted or an input kept, 1 on errors, 2 when neither image of
     any pair may be used.
@@ -69,6 +79,13 @@ def gate(
     from restoration_guide.cli.pairs import image_pairs
 
     run = resolve_or_stop(GateRunConfig, config, given_options(context, options))
+    if ray.on_ray():
+        if out is None or as_json:
+            stop("--engine ray writes Parquet: give --out DIR, without --json")
+        gate_on_ray(before, after, out, run, ray)
+        return
+    if out is not None:
+        stop("--out needs --engine ray; --json prints all verdicts")
     pairs = image_pairs(before, after)
     sizes = image_limits(run.max_megapixels)
     decide = run.build()

@@ -131,16 +131,20 @@ class JudgeOptions:
         typer.Option(help="Zoom-IQA judges: chains per image; four or more give a spread."),
     ] = None
 
-    def load(self) -> Scorer:
-        """The judge; what prevents loading it ends the program with an error."""
-        from zoomiqa_core import scorer
+    def settings(self) -> dict[str, Any]:
+        """What ``load_scorer`` takes besides the name and the device."""
         from zoomiqa_core.zoom_iqa.judge import JudgeConfig
 
         sampling = _given(samples=self.samples, seed=getattr(self, "seed", None))
         config = {"config": JudgeConfig(**sampling)} if sampling else {}
-        settings = _given(prompts=self.prompts, model=self.model)
+        return _given(prompts=self.prompts, model=self.model) | config
+
+    def load(self) -> Scorer:
+        """The judge; what prevents loading it ends the program with an error."""
+        from zoomiqa_core import scorer
+
         try:
-            return scorer.load_scorer(self.scorer, device=self.device, **settings, **config)
+            return scorer.load_scorer(self.scorer, device=self.device, **self.settings())
         # An absent folder or library, a hub out of reach, a missing device: all end the program.
         except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             stop(f"cannot load the scorer {self.scorer!r}: {error}", error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +19,13 @@ from zoomiqa_core.cli.options import (
     Inputs,
     MaxMegapixels,
     SeededJudgeOptions,
+    image_limits,
     limit_arguments,
     stop,
     with_options,
 )
 from zoomiqa_core.cli.results import Results, printable, progress, report, report_notes
+from zoomiqa_core.cli.scaled import RayOptions, run_scaled
 
 if TYPE_CHECKING:
     from zoomiqa_core.scorer import Scorer
@@ -35,7 +38,11 @@ COLUMNS: tuple[str, ...] = ("name", "rating", "rating_std", "score", "valid", "e
 def score(
     inputs: Inputs,
     judge: SeededJudgeOptions,
+    ray: RayOptions,
     as_json: AsJson = False,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Ray: folder or URI of the results.")
+    ] = None,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a table to FILE as well.")
     ] = None,
@@ -52,6 +59,13 @@ def score(
     ] = False,
 ) -> None:
     """Rate images: rating ± standard deviation (1–5), score (0–100), name."""
+    if ray.on_ray():
+        if out is None or as_json or csv_file or words:
+            stop("--engine ray writes Parquet: give --out DIR, without --json, --csv and --words")
+        _score_on_ray(inputs, out, judge, ray, batch, max_megapixels, expected)
+        return
+    if out is not None:
+        stop("--out needs --engine ray; --csv FILE writes a table, --json prints all results")
     found = find_inputs(inputs)
     if csv_file is not None:
         check_output(csv_file.parent)
@@ -118,6 +132,28 @@ def regions(
             record = {"name": str(path), "regions": [asdict(region) for region in rated]}
             results.add(record, "\n".join(lines), valid=bool(lines))
     results.finish()
+
+
+def _score_on_ray(
+    inputs: list[str],
+    out: str,
+    judge: SeededJudgeOptions,
+    ray: RayOptions,
+    batch: int,
+    max_megapixels: float | None,
+    expected: bool,
+) -> None:
+    from zoomiqa_core.scale.ray_data import JudgeBatch
+
+    how: dict[str, Any] = {"mode": "expected"} if expected else {}
+    if max_megapixels is not None:
+        how["limits"] = image_limits(max_megapixels)
+    make = partial(JudgeBatch, judge.scorer, device=judge.device, **judge.settings(), **how)
+    settings = {**asdict(judge), "command": "score", "expected": expected}
+    settings |= {"max_megapixels": max_megapixels, "column": ray.column, "key": ray.key}
+    del settings["device"]
+    units, lost = ray.units(inputs)
+    run_scaled(units, lost, make, JudgeBatch.fields, out, settings, ray, batch if batch > 1 else 16)
 
 
 def _is_zoom_iqa(scorer: Scorer) -> bool:

@@ -29,6 +29,7 @@ from zoomiqa_core.images.errors import (
 from zoomiqa_core.images.sources import (
     DEFAULT_LIMITS,
     DecodedImage,
+    EncodedImage,
     ImageSource,
     check_layout,
     read_image,
@@ -53,7 +54,7 @@ def is_single_image(images: ImageInput) -> bool:
     """
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim in (2, 3)
-    return isinstance(images, str | os.PathLike | Image.Image)
+    return isinstance(images, str | os.PathLike | Image.Image | EncodedImage)
 
 
 def each_image(images: ImageInput) -> Iterator[ImageSource]:
@@ -141,7 +142,7 @@ def read_or_fail(
     try:
         return read_to_judge(source, limits=limits)
     except ImageError as error:
-        is_file = isinstance(source, str | os.PathLike | Image.Image)
+        is_file = isinstance(source, str | os.PathLike | Image.Image | EncodedImage)
         mistake = isinstance(error, BadTypeError | BadShapeError | BadValuesError)
         not_finite = isinstance(error, NotFiniteError)
         if isinstance(error, ClosedImageError) or (mistake and not is_file and not not_finite):

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageFile
@@ -85,10 +84,8 @@ def low_bytes(image: Image.Image) -> Image.Image | None:
     return low
 
 
-def is_heif(path: str | Path) -> bool:
-    """Whether a file's content is HEIC or HEIF."""
-    with open(path, "rb") as file:
-        head = file.read(12)
+def is_heif(head: bytes) -> bool:
+    """Whether a file that starts with these 12 bytes is HEIC or HEIF."""
     return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"hevc", b"mif1")
 
 

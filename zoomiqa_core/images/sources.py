@@ -9,10 +9,11 @@ Embedded colour profiles and colour tags are converted to sRGB (:mod:`~.colour`)
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ __all__ = [
     "DecodedImage",
     "DirectoryImageError",
     "EmptyImageError",
+    "EncodedImage",
     "ImageError",
     "ImageLimits",
     "ImageSource",
@@ -91,7 +93,24 @@ __all__ = [
 DEFAULT_LIMITS = ImageLimits()
 NO_LIMITS = ImageLimits(max_pixels=sys.maxsize, max_side=sys.maxsize)
 
-ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file that are in memory, as in a table or an archive.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (6, 4), "red").save(file, "PNG")
+    >>> image = read_image(EncodedImage(file.getvalue(), "shard.tar/red.png"))
+    >>> image.name, tuple(image.pixels.shape)
+    ('shard.tar/red.png', (3, 4, 6))
+    """
+
+    data: bytes = field(repr=False)
+    name: str
+    """What results and messages call it."""
+
+
+ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor | EncodedImage
 """Whatever :func:`read_image` accepts."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -102,10 +121,11 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
     """Read one image from any supported source.
 
     Args:
-        source: A path (``~`` is expanded); a PIL image of any mode; an array (H, W) or
-            (H, W, 1–4), with alpha as the last of 2 or 4 channels; a tensor (3, H, W), grey
-            (1, H, W) or (H, W), or a batch of one of these. Arrays and tensors are uint8,
-            uint16, or floating point in [0, 1]; an overshoot of at most 1e-3 is clamped.
+        source: A path (``~`` is expanded); a PIL image of any mode; the bytes of a file as an
+            :class:`EncodedImage`; an array (H, W) or (H, W, 1–4), with alpha as the last of 2 or 4
+            channels; a tensor (3, H, W), grey (1, H, W) or (H, W), or a batch of one of these.
+            Arrays and tensors are uint8, uint16, or floating point in [0, 1]; an overshoot of at
+            most 1e-3 is clamped.
         limits: Sizes accepted, checked before decoding. The default ones guard against files that
             decode to more than memory holds; arrays and tensors, which are in memory, may be
             larger.
@@ -133,6 +153,8 @@ def read_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> 
     check_layout(source)
     if isinstance(source, str | os.PathLike):
         return _read_file(source, limits)
+    if isinstance(source, EncodedImage):
+        return _read_encoded(source, limits)
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", ""))
         with pillow_settings(limits):
@@ -154,7 +176,7 @@ def check_layout(source: ImageSource) -> None:
         check_array(source)
     elif isinstance(source, Tensor):
         check_tensor(source)
-    elif not isinstance(source, str | os.PathLike | Image.Image):
+    elif not isinstance(source, str | os.PathLike | Image.Image | EncodedImage):
         raise BadTypeError(
             f"expected a path, PIL image, array or tensor, got {type(source).__name__}; "
             "open bytes and file objects with PIL.Image.open first"
@@ -165,7 +187,7 @@ def source_name(source: ImageSource) -> str:
     """What to call a source that could not be read: its path, or the kind of object."""
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source)
-    return type(source).__name__
+    return source.name if isinstance(source, EncodedImage) else type(source).__name__
 
 
 def to_batch(source: ImageSource) -> Tensor:
@@ -229,17 +251,32 @@ def _read_file(source: str | os.PathLike, limits: ImageLimits) -> DecodedImage:
     name = os.fsdecode(source)
     path = os.path.expanduser(name)
     _check_file(path, name)
+    with decoding_errors(name), open(path, "rb") as file:
+        formats = _decoders(file.read(12), name)
+    with decoding_errors(name), pillow_settings(limits), Image.open(path, formats=formats) as image:
+        return replace(from_pil(image, name, limits), name=name)
+
+
+def _read_encoded(source: EncodedImage, limits: ImageLimits) -> DecodedImage:
+    name = source.name
+    if not source.data:
+        raise EmptyImageError(f"{name}: no bytes; fetch or export it again")
+    formats, file = _decoders(source.data[:12], name), io.BytesIO(source.data)
+    with decoding_errors(name), pillow_settings(limits), Image.open(file, formats=formats) as image:
+        return replace(from_pil(image, name, limits), name=name)
+
+
+def _decoders(head: bytes, name: str) -> list[str]:
+    """Pillow's decoders for a file that starts with these 12 bytes."""
     Image.init()
-    if is_heif(path):
+    if is_heif(head):
         if not can_read_heif():
             raise UnknownFormatError(
                 f"{name}: a HEIC or HEIF image; pip install pillow-heif, or convert it to PNG or "
                 "JPEG"
             )
         register_heif()
-    formats = [decoder for decoder in FORMATS if decoder in Image.OPEN]
-    with decoding_errors(name), pillow_settings(limits), Image.open(path, formats=formats) as image:
-        return replace(from_pil(image, name, limits), name=name)
+    return [decoder for decoder in FORMATS if decoder in Image.OPEN]
 
 
 def _check_file(path: str, name: str) -> None:

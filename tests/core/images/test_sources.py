@@ -23,6 +23,7 @@ from zoomiqa_core.images.sources import (
     BadShapeError,
     BadTypeError,
     BadValuesError,
+    EncodedImage,
     ImageError,
     ImageLimits,
     TooLargeError,
@@ -605,3 +606,21 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
     write_text_atomic(path, "new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
+def test_bytes_in_memory_read_as_their_file(tmp_path: Path, fmt: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    path = tmp_path / f"a.{fmt.lower()}"
+    Image.fromarray(pixels).save(path, fmt)
+    encoded = EncodedImage(path.read_bytes(), str(path))
+    from_file, from_memory = read_image(path), read_image(encoded)
+    assert torch.equal(from_memory.pixels, from_file.pixels)
+    assert (from_memory.name, from_memory.notes) == (from_file.name, from_file.notes)
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"", "empty"), (b"text", "unknown_format")])
+def test_bytes_that_are_no_image_are_named(data: bytes, code: str) -> None:
+    with pytest.raises(ImageError, match=r"shard\.tar/a\.png") as raised:
+        read_image(EncodedImage(data, "shard.tar/a.png"))
+    assert raised.value.code == code

@@ -1,0 +1,1 @@
+"""Judging on more than one machine with Ray Data: sources, batch classes, results that resume."""
