@@ -28,17 +28,18 @@ from zoomiqa_core.training.kl_coverage import (
     KLCoverageMixin,
     rating_positions,
 )
+from zoomiqa_core.training.policy import hold_batch_norms, is_sharded
 from zoomiqa_core.training.resampling import ResamplingMixin
 from zoomiqa_core.training.rewards import RewardConfig, reward_functions
+from zoomiqa_core.training.rollout_images import RolloutImages
 from zoomiqa_core.training.zoom_rollouts import (
     draw_replies,
     fold,
-    images_per_round,
     read_replies,
-    render,
     unfold,
 )
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
+from zoomiqa_core.zoom_iqa.local.families.base import ImageInputs
 from zoomiqa_core.zoom_iqa.local.families.registry import family_of
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN, Prompts
 from zoomiqa_core.zoom_iqa.protocol import MAX_ROUNDS
@@ -99,11 +100,14 @@ class ZoomRolloutMixin(Base):
     max_rounds = MAX_ROUNDS
     generation: Generation = "judge"
     _chains: Sequence[Chain] = ()
+    _images: RolloutImages
     _model_mask: Tensor | None = None
+    _scored_rollouts: Sequence[int] = ()
+    """Which roll-out each row is that is scored now."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         pictures = {
-            x["image_id"]: x["images"][0] for x in inputs
+            x["image_id"]: x["picture"] for x in inputs
         }  # one object per image, so that it is encoded once
         seeds = torch.randint(
             2**62, (len(inputs),)
@@ -119,16 +123,24 @@ class ZoomRolloutMixin(Base):
             )
             for x, seed in zip(inputs, seeds, strict=True)
         ]
+        family = family_of(_base_of(self.accelerator, self.model), self.processing_class)
+        self._images = RolloutImages(family, whole=not is_sharded(self.accelerator))
         output = super()._generate_and_score_completions(inputs)
-        if "pixel_values" not in output or "tool_mask" not in output:
-            raise RuntimeError("TRL dropped the images of the batch or the mask of the rounds")
+        output["rollout"] = torch.arange(len(inputs), device=output["completion_ids"].device)
         output["rating_mask"] = self._rating_mask(output)
         return output
+
+    def _tokenize_prompts(self, prompts: Any) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Tokens of the first round, as the judge's; TRL's prompts are the chains', in order."""
+        requests = [request for chain in self._chains if (request := chain.request)]
+        return self._rendered(requests)
 
     def _tool_call_loop(
         self, prompts, prompt_ids, completion_ids, completions, logprobs, images, multimodal_fields
     ):
         """Generate the later rounds, with the arguments and return values of TRL's own loop.
+
+        TRL knows of no images: it would prepare them for one conversation per row.
 
         All processes call the generation equally often, even without roll-outs to continue: under
         FSDP and ZeRO-3 a call is collective and would block if a process made none.
@@ -136,8 +148,10 @@ class ZoomRolloutMixin(Base):
         rows = [list(ids) for ids in completion_ids]
         model_mask = [[1] * len(ids) for ids in rows]
         drawn = None if logprobs is None else [list(row) for row in logprobs]
-        extra_images: list[list[Any]] = [[] for _ in rows]
         zooms = 0
+        for n, chain in enumerate(self._chains):
+            if request := chain.request:
+                self._images.add(n, request)
         read_replies(self._chains, rows, self._tokenizer)
         for _ in range(self.max_rounds - 1):
             waiting = [n for n, chain in enumerate(self._chains) if chain.request]
@@ -153,17 +167,18 @@ class ZoomRolloutMixin(Base):
             for index, n in enumerate(waiting):
                 rows[n] += [*asked[index], *replies[index]]
                 model_mask[n] += [0] * len(asked[index]) + [1] * len(replies[index])
-                extra_images[n] += requests[index].images
+                self._images.add(n, requests[index])
                 if drawn is not None:
                     drawn[n] += [*[0.0] * len(asked[index]), *log_probs[index]]
             read_replies([self._chains[n] for n in waiting], replies, self._tokenizer)
             zooms += len(waiting)
         self._model_mask = _padded(model_mask)
+        self._scored_rollouts = list(range(len(rows)))
         turns = [
             [{"role": "assistant", "content": round_.text} for round_ in chain.rounds]
             for chain in self._chains
         ]
-        return model_mask, turns, rows, drawn, zooms, 0, extra_images
+        return model_mask, turns, rows, drawn, zooms, 0, []
 
     def _anywhere(self, here: bool) -> bool:
         """Whether ``here`` is true on any process."""
@@ -172,15 +187,19 @@ class ZoomRolloutMixin(Base):
 
     def _answer(self, requests: Sequence[Request]) -> tuple[list[list[int]], Any, Any]:
         """Tokens of the requests and of their replies, and the replies' log-probabilities."""
-        asked = [render(request, self.processing_class) for request in requests]
-        replies, log_probs = self._generate_single_turn(
-            [prompt.ids for prompt in asked],
-            [list(request.images) for request in requests],
-            {name: torch.cat([p.inputs[name] for p in asked]) for name in asked[0].inputs},
-            num_generations=1,
-            has_tool_images=True,
-        )
-        return [prompt.ids for prompt in asked], replies, log_probs
+        asked, _, fields = self._rendered(requests)
+        return asked, *self._generate_single_turn(asked, None, fields, 1)
+
+    def _rendered(self, requests: Sequence[Request]) -> tuple[list[list[int]], None, Any]:
+        """Tokens of the requests and, where ``generate`` runs, their images as its arguments."""
+        asked = [self._images.tokens(request) for request in requests]
+        if self.generation == "judge":
+            return asked, None, {}
+        family = self._images.family
+        fields = family.pixel_arguments([self._images.prepare(request) for request in requests])
+        types = [family.token_types(torch.tensor([ids])) for ids in asked]
+        rows = {name: [row[name][0].tolist() for row in types] for name in types[0]}
+        return asked, None, {**fields, **rows}
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         """Replies to the open requests of the chains, which are TRL's prompts in the same order."""
@@ -200,40 +219,65 @@ class ZoomRolloutMixin(Base):
         batch_size: int | None = None,
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
-        pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if pixel_values is None or image_grid_thw is None or self._model_mask is None:
-            raise RuntimeError(
-                "the batch has no images: TRL drops all of them when the image tokens of one row "
-                "do not match"
-            )
-        config = self.accelerator.unwrap_model(model).config
+        """TRL's function for rows of several rounds, each scored in its own context."""
+        if self._model_mask is None:
+            raise RuntimeError("TRL scored tokens before it generated any")
         own = self._model_mask.to(input_ids.device)
         start = input_ids.shape[1] - logits_to_keep
         rounds = unfold(input_ids, attention_mask, own, start, self._tokenizer.pad_token_id)
-        image_id, merge = config.image_token_id, config.vision_config.spatial_merge_size
-        counts = images_per_round(rounds.spans, input_ids, image_grid_thw, image_id, merge)
-        log_probs, entropies, aux = super()._get_per_token_logps_and_entropies(
-            model,
-            rounds.input_ids,
-            rounds.attention_mask,
-            rounds.length,
-            batch_size=batch_size,
-            compute_entropy=compute_entropy,
-            compute_aux_loss=compute_aux_loss,
-            pixel_values=pixel_values,
-            image_grid_thw=image_grid_thw,
-            num_images=counts,
-            mm_token_type_ids=(rounds.input_ids == image_id).long(),
-        )
+        images = self._images.of_rounds(rounds.spans, self._scored_rollouts, input_ids)
+        log_probs, entropies, aux_losses = [], [], []
+        for first in range(0, len(images), batch_size or len(images)):
+            part = slice(first, first + (batch_size or len(images)))
+            out = self._score_rounds(
+                model,
+                rounds.input_ids[part],
+                rounds.attention_mask[part],
+                rounds.length,
+                images[part],
+                compute_aux_loss,
+            )
+            log_probs.append(out.log_probs[:, -rounds.length :])
+            entropies.append(out.entropy[:, -rounds.length :] if compute_entropy else None)
+            aux_losses.append(out.aux_loss if compute_aux_loss else None)
         shape = len(input_ids), start, logits_to_keep
-        folded = fold(log_probs, rounds, *shape)
-        return folded, None if entropies is None else fold(entropies, rounds, *shape), aux
+        return (
+            fold(torch.cat(log_probs), rounds, *shape),
+            fold(torch.cat(entropies), rounds, *shape) if compute_entropy else None,
+            torch.stack(aux_losses).mean() if compute_aux_loss else None,
+        )
+
+    def _score_rounds(
+        self,
+        model: Any,
+        ids: Tensor,
+        mask: Tensor,
+        length: int,
+        images: Sequence[Sequence[ImageInputs]],
+        router: bool,
+    ) -> Any:
+        """Log-probabilities and entropies of the last ``length`` tokens of single rounds."""
+        family = self._images.family
+        flat = [image for images in images for image in images]
+        labels = ids.masked_fill(mask == 0, -100)
+        labels[:, :-length] = -100
+        with self.accelerator.autocast():
+            return model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=family.position_ids(ids, mask, flat),
+                labels=labels,
+                fused_lm_head=True,
+                **family.token_types(ids),
+                **self._images.arguments(images),
+                **({"output_router_logits": True} if router else {}),
+            )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._model_mask = inputs["tool_mask"] * inputs["completion_mask"]
+        self._scored_rollouts = inputs["rollout"].tolist()
         return super()._compute_loss(model, inputs)
 
     def _rating_mask(self, output: dict[str, Any]) -> Tensor:
@@ -258,6 +302,14 @@ class _Rounds(list):
 
     def __bool__(self) -> bool:
         return True
+
+
+def _base_of(accelerator: Any, model: Any) -> Any:
+    """The model itself, without the wrappers of distributed training and of adapters."""
+    from peft import PeftModel
+
+    model = accelerator.unwrap_model(model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _padded(masks: Sequence[Sequence[int]]) -> Tensor:
@@ -326,8 +378,9 @@ def _make_trainer() -> type:
                     "no parameter is trainable: load a LoRA adapter with is_trainable=True, or "
                     "pass peft_config"
                 )
+            hold_batch_norms(self.model)
             self.tools = _Rounds()
-            unwrapped = self.accelerator.unwrap_model(self.model)
+            unwrapped = _base_of(self.accelerator, self.model)
             banned = family_of(unwrapped, self.processing_class).control_ids
             self.generation_kwargs["suppress_tokens"] = banned
             self.generation_config.suppress_tokens = banned

@@ -205,9 +205,6 @@ class KLCoverageMixin(Base):
                 output["completion_ids"].shape[1],
                 batch_size=self.args.per_device_train_batch_size,
                 compute_entropy=True,
-                pixel_values=output["pixel_values"],
-                image_grid_thw=output["image_grid_thw"],
-                num_images=output["num_images"],
             )
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         columns = self.accelerator.pad_across_processes(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal
+
+import torch
 
 from zoomiqa_core.training.vision_chunks import join_chunks
 from zoomiqa_core.zoom_iqa.local.families.registry import family_class
@@ -13,10 +16,10 @@ from zoomiqa_core.zoom_iqa.prompts import Prompts, save_prompts
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+LORA_TARGETS = (
+    r".*(language_model|text_model)\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+)
 """Linear layers of the language model; the vision tower gets no adapters."""
-VISION_MODULES = frozenset({"visual", "vision_tower", "vision_model"})
-"""Names of vision towers in transformers' models."""
 PROJECTORS = ("merger", "projector", "connector", "resampler")
 """Parts of names of the modules that map vision features to the language model."""
 
@@ -26,7 +29,7 @@ class LoraSettings:
     """Low-rank adapters (Hu et al., arXiv 2106.09685).
 
     >>> LoraSettings(rank=16, alpha=32)
-    LoraSettings(rank=16, alpha=32, targets='.*language_model...')
+    LoraSettings(rank=16, alpha=32, targets='.*(language_model|text_model)...')
     """
 
     rank: int = 64
@@ -97,6 +100,7 @@ def load_policy(
         # With is_trainable=False, the default, nothing would be trained, without a warning.
         model = PeftModel.from_pretrained(load(base), str(path), is_trainable=True)
         whole = model.get_base_model()
+    hold_batch_norms(whole)
     if whole.config.model_type == "qwen2_5_vl":
         join_chunks(whole.model.visual)
     processor = AutoProcessor.from_pretrained(path, padding_side="left")
@@ -107,28 +111,53 @@ def load_policy(
     return model, processor
 
 
+def hold_batch_norms(model: Any) -> None:
+    """Keep batch normalisation in evaluation mode, also while the model trains.
+
+    Otherwise an image's features in training would depend on the other images of its batch, and
+    differ from those with which replies are generated.
+
+    >>> layer = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+    >>> hold_batch_norms(layer)
+    >>> layer.train()[0].training
+    False
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.train = MethodType(_stay_in_evaluation, module)
+            module.train()
+
+
+def _stay_in_evaluation(self: Any, mode: bool = True) -> Any:
+    self.training = False
+    return self
+
+
 def freeze_vision(model: Any) -> None:
     """Freeze the vision tower, but not the projector that feeds the language model.
 
+    Args:
+        model: of a family in :mod:`zoomiqa_core.zoom_iqa.local.families`, which names the tower.
+
     Raises:
-        ValueError: no parameter belongs to a vision tower of a known name.
+        ValueError: no family has the model's type, or no parameter belongs to its vision tower.
     """
+    names = family_class(model.config.model_type).vision_modules
     frozen = 0
     for name, parameter in model.named_parameters():
         modules = name.split(".")
-        if VISION_MODULES.intersection(modules) and not any(
+        if set(names).intersection(modules) and not any(
             part in module for module in modules for part in PROJECTORS
         ):
             parameter.requires_grad_(False)
             frozen += 1
     if not frozen:
-        known = ", ".join(sorted(VISION_MODULES))
         children = sorted({".".join(n.split(".")[:2]) for n, _ in model.named_parameters()})
         raise ValueError(
-            f"no vision tower found in {type(model).__name__}: expected a module called {known}, "
-            f"got {', '.join(children)}. Train with train_vision=true, or add its name to "
-            "VISION_MODULES"
+            f"no vision tower found in {type(model).__name__}: expected a module called "
+            f"{' or '.join(names)}, got {', '.join(children)}. Train with train_vision=true"
         )
+    hold_batch_norms(model)
 
 
 def is_sharded(accelerator: Any) -> bool:

@@ -313,23 +313,25 @@ def reward_functions(config: RewardConfig, max_rounds: int = MAX_ROUNDS) -> list
     and ``distinct_ratings`` (of an image's parsable roll-outs, mean over images).
     """
 
-    def outcomes(completions: Sequence[Any], images: Sequence[Any]) -> list[Outcome]:
+    def outcomes(completions: Sequence[Any], pictures: Sequence[Any]) -> list[Outcome]:
         return [
-            read_outcome(_replies(completion), pictures[0].size, max_rounds)
-            for completion, pictures in zip(completions, images, strict=True)
+            read_outcome(_replies(completion), image.size, max_rounds)
+            for completion, image in zip(completions, pictures, strict=True)
         ]
 
     def format(completions: Sequence[Any], **_: Any) -> list[float | None]:
         return _finite(format_reward(_replies(turns), max_rounds) for turns in completions)
 
-    def score(completions, images, mos, **_: Any) -> list[float | None]:
+    def score(completions, picture, mos, **_: Any) -> list[float | None]:
         return _finite(
             score_reward(outcome.rating, label, config.score_kind)
-            for outcome, label in zip(outcomes(completions, images), mos, strict=True)
+            for outcome, label in zip(outcomes(completions, picture), mos, strict=True)
         )
 
-    def rank(completions, images, mos, image_id, label_source, **kwargs: Any) -> list[float | None]:
-        columns = zip(image_id, label_source, mos, outcomes(completions, images), strict=True)
+    def rank(
+        completions, picture, mos, image_id, label_source, **kwargs: Any
+    ) -> list[float | None]:
+        columns = zip(image_id, label_source, mos, outcomes(completions, picture), strict=True)
         local = [
             Sample(str(image), source, float(label), outcome.rating, outcome.zoomed)
             for image, source, label, outcome in columns
@@ -339,10 +341,10 @@ def reward_functions(config: RewardConfig, max_rounds: int = MAX_ROUNDS) -> list
             _log(samples, log_metric)
         return _finite(ranks_of(local, samples))
 
-    def grounding(completions, images, region_truth, **_: Any) -> list[float | None]:
+    def grounding(completions, picture, region_truth, **_: Any) -> list[float | None]:
         return [
             grounding_reward(outcome, boxes) if boxes else None
-            for outcome, boxes in zip(outcomes(completions, images), region_truth, strict=True)
+            for outcome, boxes in zip(outcomes(completions, picture), region_truth, strict=True)
         ]
 
     return [format, score, rank, grounding]

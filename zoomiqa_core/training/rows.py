@@ -90,7 +90,7 @@ def rollout_dataset(
     picture: Callable[[RecordT], Image.Image],
     prompts: Prompts = BUILTIN,
 ) -> Any:
-    """Rows for ``ZoomGRPOTrainer``: the first prompt with its image, and the rewards' columns.
+    """Rows for ``ZoomGRPOTrainer``: the first prompt, its picture, and the rewards' columns.
 
     Images keep their size: the processor scales them, as it does for the judge, and a crop is cut
     from the original.
@@ -109,7 +109,7 @@ def rollout_dataset(
         request = Chain(image, prompts, record.question).request
         return {
             "prompt": request.messages if request else [],
-            "images": [image],
+            "picture": image,
             "question": record.question,
             "mos": float(record.mos),
             "label_source": record.label_source,

@@ -15,7 +15,6 @@ which it was sampled, which is the judge's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -45,25 +44,6 @@ class Unfolded(NamedTuple):
     length: int
     """R, the length of the longest reply."""
     spans: list[Span]
-
-
-@dataclass(frozen=True)
-class RenderedPrompt:
-    """A request as model input: tokens and pixels."""
-
-    ids: list[int]
-    inputs: dict[str, Tensor]
-    """``pixel_values`` and ``image_grid_thw`` of its images, in order."""
-
-
-def render(request: Request, processor: Any) -> RenderedPrompt:
-    """Encode a request to the same tokens as the judge's ``prompt_encoding``."""
-    text = processor.apply_chat_template(
-        request.messages, tokenize=False, add_generation_prompt=True
-    )
-    inputs = processor(text=[text], images=list(request.images), return_tensors="pt")
-    images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
-    return RenderedPrompt(inputs["input_ids"][0].tolist(), images)
 
 
 def draw_replies(
@@ -199,38 +179,3 @@ def fold(values: Tensor, unfolded: Unfolded, rows: int, prompt_length: int, widt
         start, end = (place - prompt_length for place in span.reply)
         out[span.row, start:end] = values[number, : end - start]
     return out
-
-
-def images_per_round(
-    spans: Sequence[Span], input_ids: Tensor, grids: Tensor, image_id: int, merge: int
-) -> list[int]:
-    """Number of images in each round's prompt.
-
-    Args:
-        spans: the rounds.
-        input_ids: (B, P + C).
-        grids: (images, 3) patches of each image, in the order of the rounds.
-        image_id: the image token.
-        merge: patches a side that are merged into one image token.
-
-    Raises:
-        ValueError: the image tokens of a round do not match whole images. TRL would silently train
-            without any image.
-    """
-    sizes = (grids.prod(-1) // merge**2).tolist()
-    counts, place = [], 0
-    for span in spans:
-        tokens = int((input_ids[span.row, slice(*span.context)] == image_id).sum())
-        first = place
-        while tokens > 0 and place < len(sizes):
-            tokens -= sizes[place]
-            place += 1
-        if tokens:
-            raise ValueError(
-                f"the image tokens of row {span.row} do not match its images: was a prompt "
-                "truncated, or did the model write an image token?"
-            )
-        counts.append(place - first)
-    if place != len(sizes):
-        raise ValueError(f"expected image tokens of {len(sizes)} images, got those of {place}")
-    return counts

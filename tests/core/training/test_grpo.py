@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -83,9 +84,10 @@ def rolled_out(trainer):
     return trainer._generate_and_score_completions(rows)
 
 
-def scored(trainer, batch, method=None):
+def scored(trainer, batch, method=None, **pixels):
     """Log-probabilities of a batch as the training computes them."""
     trainer._model_mask = batch["tool_mask"] * batch["completion_mask"]
+    trainer._scored_rollouts = batch["rollout"].tolist()
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     return (method or trainer._get_per_token_logps_and_entropies)(
@@ -93,10 +95,7 @@ def scored(trainer, batch, method=None):
         ids,
         mask,
         batch["completion_ids"].shape[1],
-        pixel_values=batch["pixel_values"],
-        image_grid_thw=batch["image_grid_thw"],
-        num_images=batch["num_images"],
-        mm_token_type_ids=(ids == trainer.model.config.image_token_id).long(),
+        **pixels,
     )[0]
 
 
@@ -170,8 +169,13 @@ def test_scoring_the_row_as_one_conversation_would_not(ragged):
     trainer, batch, drawn = ragged
     own = batch["tool_mask"] * batch["completion_mask"]
     plain = trl.GRPOTrainer._get_per_token_logps_and_entropies.__get__(trainer)
+    rows = [[*chain.from_iterable(rounds)] for rounds in trainer._images._rollouts]
+    pixels = trainer._images.family.pixel_arguments(rows)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    types = trainer._images.family.token_types(ids)
     with torch.no_grad():
-        gap = ((scored(trainer, batch, plain) - drawn) * own).abs()
+        said = scored(trainer, batch, plain, **pixels, **types, num_images=[*map(len, rows)])
+    gap = ((said - drawn) * own).abs()
     first = torch.tensor([row[0][1] for row in map(runs, own.tolist())])
     later = torch.arange(own.shape[1]) >= first[:, None]
     assert float(gap[~later].max()) <= 1e-4 < float(gap[later].max())
@@ -246,7 +250,8 @@ def test_replies_hold_no_vision_tokens_and_rows_the_whole_prompts(ragged):
     banned = torch.tensor(trainer.processing_class.tokenizer.convert_tokens_to_ids(list(VISION)))
     assert not torch.isin(batch["completion_ids"][own], banned).any()
     shown = (batch["completion_ids"] == trainer.model.config.image_token_id).sum(1)
-    assert [count > 0 for count in shown.tolist()] == [n == 3 for n in batch["num_images"]]
+    rounds = [len(rounds) for rounds in trainer._images._rollouts]
+    assert [count > 0 for count in shown.tolist()] == [count == 2 for count in rounds]
 
 
 def test_rating_tokens_are_marked(ragged):
@@ -295,30 +300,26 @@ def test_a_roll_out_hidden_from_the_attention_is_an_error(ragged):
         scored(trainer, {**batch, "completion_mask": hidden})
 
 
-def test_a_cut_prompt_and_lost_images_are_errors(ragged):
+def test_a_cut_prompt_is_an_error(ragged):
     trainer, batch, _ = ragged
     ids = batch["completion_ids"].clone()
-    row = batch["num_images"].index(3)
+    row = [len(rounds) for rounds in trainer._images._rollouts].index(2)
     place = (ids[row] == trainer.model.config.image_token_id).nonzero()[0]
     ids[row, place] = trainer.processing_class.tokenizer.pad_token_id
     with pytest.raises(ValueError, match="do not match its images"):
         scored(trainer, {**batch, "completion_ids": ids})
-    with pytest.raises(RuntimeError, match="the batch has no images"):
-        scored(trainer, {**batch, "pixel_values": None})
 
 
-def test_an_image_token_in_a_reply_would_lose_all_images(taught, tmp_path):
-    """The control of the ban: without it TRL drops the images of the batch, and we say so."""
+def test_an_image_token_in_a_reply_is_an_error(taught, tmp_path):
+    """The control of the ban."""
     model = copy.deepcopy(taught[0])
     with torch.no_grad():
         model.lm_head.bias[model.config.image_token_id] = 9.0
     trainer = trainer_of(taught, tmp_path, model=model, generation="transformers")
     rolled_out(trainer)  # banned: nothing happens
     trainer.generation_config.suppress_tokens = None
-    with pytest.raises(
-        (RuntimeError, ValueError), match=r"dropped the images|the batch has no images"
-    ):
-        rolled_out(trainer)
+    with pytest.raises(ValueError, match="did the model write an image token"):
+        scored(trainer, rolled_out(trainer))
 
 
 def test_a_frozen_adapter_is_refused(taught, tmp_path):

@@ -1,5 +1,7 @@
 """The model in training: what is frozen, how it is loaded, and gathering sharded weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,8 +14,9 @@ from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
 class Named(torch.nn.Module):
     """Stands for a model of another family: one linear layer per name."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, model_type: str, *names: str) -> None:
         super().__init__()
+        self.config = SimpleNamespace(model_type=model_type)
         for name in names:
             module = self
             for part in name.split("."):
@@ -24,15 +27,16 @@ class Named(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("vision", "projector"),
+    ("kind", "vision", "projector"),
     [
-        ("model.visual.blocks", "model.visual.merger"),
-        ("model.vision_tower.layers", "model.multi_modal_projector"),
-        ("model.vision_model.encoder", "model.connector"),
+        ("qwen3_vl", "model.visual.blocks", "model.visual.merger"),
+        ("fast_vlm", "model.vision_tower.layers", "model.multi_modal_projector"),
     ],
 )
-def test_vision_towers_of_several_families_are_frozen_without_their_projectors(vision, projector):
-    model = Named(vision, projector, "model.language_model.layers")
+def test_vision_towers_of_several_families_are_frozen_without_their_projectors(
+    kind, vision, projector
+):
+    model = Named(kind, vision, projector, "model.language_model.layers")
     freeze_vision(model)
     learning = {n.removesuffix(".weight") for n, p in model.named_parameters() if p.requires_grad}
     assert learning == {projector, "model.language_model.layers"}
@@ -40,7 +44,7 @@ def test_vision_towers_of_several_families_are_frozen_without_their_projectors(v
 
 def test_a_model_without_a_known_vision_tower_is_refused():
     with pytest.raises(ValueError, match=r"no vision tower found in Named.* got model\.eyes"):
-        freeze_vision(Named("model.eyes.layers"))
+        freeze_vision(Named("fast_vlm", "model.eyes.layers"))
 
 
 def test_the_attention_is_the_one_asked_for(tmp_path):

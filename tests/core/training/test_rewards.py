@@ -241,7 +241,7 @@ def test_rewards_of_a_batch_are_counted_and_finite():
     logged: dict[str, float] = {}
     columns = {
         "completions": completions,
-        "images": [[picture()]] * 4,
+        "picture": [picture()] * 4,
         "mos": [3.5, 3.5, 4.75, 4.75],
         "label_source": ["people"] * 4,
         "image_id": ["a", "a", "b", "b"],

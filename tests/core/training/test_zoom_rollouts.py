@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoomiqa_core.training.zoom_rollouts import Span, find_rounds, fold, images_per_round, unfold
+from zoomiqa_core.training.zoom_rollouts import Span, find_rounds, fold, unfold
 
 # Row 0: prompt 1 2 | reply 3 4, prompt 5 6 7, reply 8. Row 1, its prompt padded: 9 | 10, padding.
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8], [0, 9, 10, 0, 0, 0, 0, 0]])
@@ -32,17 +32,6 @@ def test_values_go_back_to_their_tokens_with_their_gradients():
     assert rows.tolist() == (IDS[:, 2:] * OWN).tolist()
     rows.sum().backward()
     assert values.grad.tolist() == [[1, 1], [1, 0], [1, 0]]  # padding has none
-
-
-def test_images_are_dealt_to_their_rounds():
-    grids = torch.tensor([[1, 2, 2], [1, 2, 4], [1, 2, 2]])  # 1, 2 and 1 tokens
-    ids = torch.tensor([[5, 77, 1, 1, 77, 77, 77, 1]])
-    spans = [Span(0, (0, 2), (2, 4)), Span(0, (4, 7), (7, 8))]
-    assert images_per_round(spans, ids, grids, image_id=77, merge=2) == [1, 2]
-    with pytest.raises(ValueError, match="row 0 do not match"):
-        images_per_round(spans, ids.masked_fill(ids == 77, 5), grids[:2] + 1, 5, 2)
-    with pytest.raises(ValueError, match="image tokens of 3 images, got those of 1"):
-        images_per_round(spans[:1], ids, grids, 77, 2)
 
 
 def test_a_row_without_a_reply_is_refused():

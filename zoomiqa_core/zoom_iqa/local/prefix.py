@@ -68,17 +68,19 @@ def read_prompts(family: Family, prompts: Sequence[Prompt]) -> Prefix:
         ids[row, length - len(prompt.ids) :] = prompt.ids
         mask[row, length - len(prompt.ids) :] = 1
         filled[row] = torch.where(mask[row] > 0, ids[row], prompt.ids[0])
-    inputs, next_position = family.batch(
-        ids, mask, [image for prompt in prompts for image in prompt.images]
-    )
+    images = [image for prompt in prompts for image in prompt.images]
+    positions = family.position_ids(ids, mask, [image.inputs for image in images])
+    next_position = positions.view(-1, *ids.shape).amax((0, 2)) + 1
     mask, padded = mask.to(device), not bool(mask.all())
     cache = new_cache()
     out = model(
         input_ids=ids.to(device),
         attention_mask=mask if padded else None,
+        position_ids=positions.to(device),
         use_cache=True,
         logits_to_keep=1,
-        **inputs,
+        **family.token_types(ids.to(device)),
+        **family.feature_arguments([image.features for image in images]),
         **{_cache_name(model): cache},
     )
     logits = out.logits[:, -1].float()
@@ -95,7 +97,7 @@ def extend(prefix: Prefix, ids: Tensor) -> Tensor:
     logits = model(
         input_ids=ids,
         attention_mask=prefix.mask if prefix.padded else None,
-        position_ids=prefix.family.positions(prefix.next_position, ids.shape[1]),
+        position_ids=prefix.family.next_positions(prefix.next_position, ids.shape[1]),
         use_cache=True,
         **{_cache_name(model): prefix.cache},
     ).logits.float()

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from zoomiqa_core.zoom_iqa.chain import Request
-from zoomiqa_core.zoom_iqa.local.families.base import EncodedImage, Family, Prompt
+from zoomiqa_core.zoom_iqa.local.families.base import EncodedImage, Family, ImageInputs, Prompt
 
-EncodedImages = dict[int, EncodedImage]
-"""The images of one call, by ``id``."""
+EncodedImages = dict[tuple[int, bool], EncodedImage]
+"""The images of one call, by :meth:`Family.image_key`."""
 
 
 class TokenizerLock:
@@ -56,7 +56,13 @@ class PromptEncoder:
             known: images that are already encoded; those of the request are added.
             beginning: tokens that the reply starts with.
         """
-        images = tuple(self._encoded(image, known) for image in request.images)
+        count = len(request.images)
+        images = tuple(self._encoded(image, count, known) for image in request.images)
+        ids = self.tokens(request, [image.inputs for image in images])
+        return Prompt(torch.tensor([*ids, *beginning]), images)
+
+    def tokens(self, request: Request, images: Sequence[ImageInputs]) -> list[int]:
+        """Tokens of a request whose images are prepared."""
         processor = self._family.processor
         with self._lock:
             chat = processor.apply_chat_template(
@@ -64,14 +70,14 @@ class PromptEncoder:
             )
             text, *rest = chat.split(processor.image_token)
             for image, part in zip(images, rest, strict=True):
-                text += image.inputs.text + part
-            ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(torch.tensor([*ids, *beginning]), images)
+                text += image.text + part
+            return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     @torch.inference_mode()
-    def _encoded(self, image: Image.Image, known: EncodedImages) -> EncodedImage:
-        if id(image) not in known:
-            inputs = self._family.prepare(image)
+    def _encoded(self, image: Image.Image, count: int, known: EncodedImages) -> EncodedImage:
+        key = self._family.image_key(image, count)
+        if key not in known:
+            inputs = self._family.prepare(image, count)
             (features,) = self._family.encode([inputs])
-            known[id(image)] = EncodedImage(image, inputs, features)
-        return known[id(image)]
+            known[key] = EncodedImage(image, inputs, features)
+        return known[key]

@@ -7,7 +7,7 @@ language model. A family changes what differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -51,15 +51,6 @@ class Prompt(NamedTuple):
     """In order."""
 
 
-class Batch(NamedTuple):
-    """Prompts as arguments of the model's forward pass."""
-
-    inputs: dict[str, Any]
-    """Features of the images, positions, and whatever else the family needs beside tokens."""
-    next_position: Tensor
-    """(B,) position of the token after the prompt."""
-
-
 class Family:
     """A model with its processor, and how it takes images.
 
@@ -82,6 +73,8 @@ class Family:
     """Fields of the model's configuration with tokens that no reply may contain."""
     max_aspect: ClassVar[int | None] = None
     """Maximum ratio of the sides that the image processor accepts."""
+    depends_on_count: ClassVar[bool] = False
+    """Whether an image is prepared differently when the prompt has another one beside it."""
 
     def __init__(self, model: Any, processor: Any, max_pixels: int | None = None) -> None:
         self.model = model
@@ -121,6 +114,11 @@ class Family:
         return self.model.config.image_token_id
 
     @property
+    def image_token(self) -> str:
+        """The same as text."""
+        return self.processor.tokenizer.convert_ids_to_tokens(self.image_token_id)
+
+    @property
     def pad_id(self) -> int:
         """The padding token."""
         return self.processor.tokenizer.pad_token_id
@@ -131,6 +129,12 @@ class Family:
         config = self.model.config
         named = (getattr(config, name, None) for name in self.control_tokens)
         return [token for token in named if token is not None]
+
+    def vision_parameters(self) -> Iterator[Any]:
+        """Parameters that the visual features depend on: all but the language model's."""
+        for name, parameter in self.model.model.named_parameters():
+            if not name.startswith(f"{self.language_module}."):
+                yield parameter
 
     def problem(self, image: Image.Image) -> str | None:
         """Why the model does not take this image; None when it does."""
@@ -143,8 +147,17 @@ class Family:
             "model accepts; crop the image first"
         )
 
-    def prepare(self, image: Image.Image) -> ImageInputs:
-        """Resize and normalise an image, and expand its token."""
+    def image_key(self, image: Image.Image, count: int) -> tuple[int, bool]:
+        """Equal for two requests that show the same image in the same way.
+
+        Args:
+            image: must stay alive while the key is used.
+            count: number of images in the request.
+        """
+        return id(image), self.depends_on_count and count > 1
+
+    def prepare(self, image: Image.Image, count: int = 1) -> ImageInputs:
+        """Resize and normalise an image of a request with ``count`` images; expand its token."""
         options = {**getattr(self.processor, "images_kwargs", {}), **self.image_options}
         inputs = self.processor.image_processor([image], return_tensors="pt", **options)
         text = self.processor.replace_image_token(inputs, 0)
@@ -181,21 +194,29 @@ class Family:
         tokens: Any = torch.cat([feature.tokens for feature in features])[None]
         return BaseModelOutputWithPooling(pooler_output=tokens)
 
-    def batch(self, ids: Tensor, mask: Tensor, images: Sequence[EncodedImage]) -> Batch:
-        """Arguments of a forward pass over whole prompts.
+    def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[ImageInputs]) -> Tensor:
+        """Positions of the tokens of whole prompts, as the model takes them: (B, L).
 
         Args:
             ids: (B, L), padded.
             mask: (B, L) 1 on tokens, 0 on padding.
             images: of all rows, in order.
         """
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        inputs = {
-            "position_ids": positions.to(self.model.device),
-            "mm_encoder_outputs": {"image": self.encoder_output([i.features for i in images])},
-        }
-        return Batch(inputs, positions.amax(-1) + 1)
+        return (mask.cumsum(-1) - 1).clamp(min=0)
 
-    def positions(self, start: Tensor, count: int) -> Tensor:
+    def next_positions(self, start: Tensor, count: int) -> Tensor:
         """Positions of ``count`` text tokens from ``start`` (B,), as the model takes them."""
         return start[:, None] + torch.arange(count, device=start.device)
+
+    def token_types(self, ids: Tensor) -> dict[str, Tensor]:
+        """Arguments of the forward pass that mark image tokens, where the model needs them."""
+        return {}
+
+    def pixel_arguments(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
+        """The images of each row as arguments of the model's own forward pass."""
+        images = [image.tensors for row in rows for image in row]
+        return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+
+    def feature_arguments(self, features: Sequence[VisualFeatures]) -> dict[str, Any]:
+        """Encoded images of all rows as arguments of the model's forward pass."""
+        return {"mm_encoder_outputs": {"image": self.encoder_output(features)}}

@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoomiqa_core.zoom_iqa.local.families.base import (
-    Batch,
-    EncodedImage,
-    Family,
-    ImageInputs,
-    VisualFeatures,
-)
+from zoomiqa_core.zoom_iqa.local.families.base import Family, ImageInputs, VisualFeatures
 
 
 class QwenVL(Family):
@@ -50,11 +44,8 @@ class QwenVL(Family):
 
     def encode(self, images: Sequence[ImageInputs]) -> list[VisualFeatures]:
         """Visual features of each image; the patches of all are one sequence."""
-        tensors = {
-            name: torch.cat([image.tensors[name] for image in images])
-            for name in ("pixel_values", "image_grid_thw")
-        }
-        out = self.model.model.get_image_features(**self.on_device(tensors), return_dict=True)
+        tensors = self.on_device(self.pixel_arguments([images]))
+        out = self.model.model.get_image_features(**tensors, return_dict=True)
         deep = getattr(out, "deepstack_features", None) or []
         return [
             VisualFeatures(tokens, tuple(layer[index] for layer in deep))
@@ -72,18 +63,20 @@ class QwenVL(Family):
             out.deepstack_features = [tuple(layer) for layer in layers]
         return out
 
-    def batch(self, ids: Tensor, mask: Tensor, images: Sequence[EncodedImage]) -> Batch:
-        """Arguments of a forward pass; positions follow the images' grids."""
-        positions, _ = self.model.model.get_rope_index(
+    def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[ImageInputs]) -> Tensor:
+        """(3, B, L) positions in time, height and width, which follow the images' grids."""
+        grids = [image.tensors["image_grid_thw"] for image in images]
+        return self.model.model.get_rope_index(
             ids,
             mm_token_type_ids=(ids == self.image_token_id).long(),
-            image_grid_thw=torch.cat([i.inputs.tensors["image_grid_thw"] for i in images]),
+            image_grid_thw=torch.cat(grids).to(ids.device),
             attention_mask=mask,
-        )
-        inputs = super().batch(ids, mask, images).inputs
-        inputs["position_ids"] = positions.to(self.model.device)
-        return Batch(inputs, positions.amax((0, 2)) + 1)
+        )[0]
 
-    def positions(self, start: Tensor, count: int) -> Tensor:
+    def next_positions(self, start: Tensor, count: int) -> Tensor:
         """Text has the same position on all three axes."""
-        return super().positions(start, count).expand(3, -1, -1)
+        return super().next_positions(start, count).expand(3, -1, -1)
+
+    def token_types(self, ids: Tensor) -> dict[str, Tensor]:
+        """1 on image tokens."""
+        return {"mm_token_type_ids": (ids == self.image_token_id).long()}
