@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from restoration_guide.app.config import AppConfig
+    from restoration_guide.app.launch import launch_app
     from restoration_guide.fidelity.measure import Fidelity, FidelityLimits, measure_fidelity
     from restoration_guide.gate.gate import QualityGate
     from restoration_guide.gate.run import RetryPolicy, run_gated
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from restoration_guide.search.selection import Row, Selection
 
 __all__ = [
+    "AppConfig",
     "BestOfN",
     "BestOfNConfig",
     "Candidate",
@@ -49,6 +52,7 @@ __all__ = [
     "Verdict",
     "choose",
     "compose_regions",
+    "launch_app",
     "load_restorer",
     "measure_fidelity",
     "run_gated",
@@ -56,6 +60,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "AppConfig": "app.config",
+    "launch_app": "app.launch",
     "BestOfN": "search.best_of_n",
     "BestOfNConfig": "search.best_of_n",
     "RestorationError": "search.best_of_n",

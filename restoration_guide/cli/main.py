@@ -8,6 +8,7 @@ the others.
 
 from __future__ import annotations
 
+from restoration_guide.cli.app import serve
 from restoration_guide.cli.best_of_n import DEMO_PHOTO, best_of_n, demo
 from restoration_guide.cli.calibrate import calibrate_gate
 from restoration_guide.cli.gate import gate
@@ -22,6 +23,7 @@ app.command("best-of-n")(best_of_n)
 app.command("gate")(gate)
 app.command("calibrate-gate")(calibrate_gate)
 app.command("prompts")(prompts)
+app.command("app")(serve)
 app.command("demo")(demo)
 
 if __name__ == "__main__":
