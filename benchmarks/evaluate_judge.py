@@ -27,9 +27,9 @@ import torch
 from benchmarks import evaluate_alarm, judge_measures, peers, tables, timing
 from benchmarks.attack_proxy import ATTACKS, attack_table, attacked_images
 from benchmarks.damaged_photos import damage, read_photos
-from benchmarks.evaluate_pruning import Progress, Recorder, progress_of, rank_correlations
 from benchmarks.judge_measures import MONOTONE
 from benchmarks.judge_speed import forward, forward_backward
+from benchmarks.previews import Progress, Recorder, progress_of, rank_correlations
 from zoomiqa_core.alarm import Alarm
 from zoomiqa_core.evaluation.correlation import Estimate
 from zoomiqa_core.images.sources import find_images

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
         BestOfN,
         BestOfNConfig,
         RestorationError,
-        SearchInterrupted,
     )
-    from restoration_guide.search.choice import Choice, ChoiceRule, choose
+    from restoration_guide.search.choice import Choice, ChoiceRule, NoCandidateError, choose
     from restoration_guide.search.compose import ComposeConfig, compose_regions
+    from restoration_guide.search.pick import PickConfig, pick_best
     from restoration_guide.search.prune import PruneConfig
-    from restoration_guide.search.selection import Row, Selection
+    from restoration_guide.search.selection import Row, SearchInterrupted, Selection
 
 __all__ = [
     "AppConfig",
@@ -38,6 +38,8 @@ __all__ = [
     "ComposeConfig",
     "Fidelity",
     "FidelityLimits",
+    "NoCandidateError",
+    "PickConfig",
     "PruneConfig",
     "QualityGate",
     "ReportExistsError",
@@ -55,6 +57,7 @@ __all__ = [
     "launch_app",
     "load_restorer",
     "measure_fidelity",
+    "pick_best",
     "run_gated",
     "write_report",
 ]
@@ -65,10 +68,12 @@ _LAZY = {
     "BestOfN": "search.best_of_n",
     "BestOfNConfig": "search.best_of_n",
     "RestorationError": "search.best_of_n",
-    "SearchInterrupted": "search.best_of_n",
     "Choice": "search.choice",
     "ChoiceRule": "search.choice",
+    "NoCandidateError": "search.choice",
     "choose": "search.choice",
+    "PickConfig": "search.pick",
+    "pick_best": "search.pick",
     "ComposeConfig": "search.compose",
     "compose_regions": "search.compose",
     "Fidelity": "fidelity.measure",
@@ -86,6 +91,7 @@ _LAZY = {
     "RetryPolicy": "gate.run",
     "run_gated": "gate.run",
     "Row": "search.selection",
+    "SearchInterrupted": "search.selection",
     "Selection": "search.selection",
     "Verdict": "gate.verdict",
 }

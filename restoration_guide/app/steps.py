@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from restoration_guide.search.best_of_n import BestOfN, SearchInterrupted
+from restoration_guide.search.best_of_n import BestOfN
+from restoration_guide.search.selection import SearchInterrupted
 
 if TYPE_CHECKING:
     from restoration_guide.restorers.base import Candidate

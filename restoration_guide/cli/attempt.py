@@ -27,7 +27,7 @@ def attempt(
 ) -> Failure | None:
     """Make one image's result and print it; why there is none, if there is none."""
     from restoration_guide.report.index import Failure
-    from restoration_guide.search.best_of_n import SearchInterrupted
+    from restoration_guide.search.selection import SearchInterrupted
     from zoomiqa_core.images.errors import ImageError
 
     def show(selection: Selection) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from restoration_guide.report.folder import check_folder, config_hash, is_done, run_identity
 from restoration_guide.report.index import Job
 from restoration_guide.report.write import keep_candidate, write_report
-from restoration_guide.search.best_of_n import BestOfN, SearchInterrupted
+from restoration_guide.search.best_of_n import BestOfN
+from restoration_guide.search.selection import SearchInterrupted
 from zoomiqa_core.images.sources import read_image
 from zoomiqa_core.runs.launch import Process
 

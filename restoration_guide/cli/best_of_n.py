@@ -54,15 +54,9 @@ class DemoOptions:
 
 
 @dataclass(frozen=True)
-class BestOfNOptions(RestorerOptions, DemoOptions):
-    """Options of ``restoration-guide best-of-n``; the defaults are those of its settings."""
+class ChoiceOptions:
+    """Options of the choice among candidates, and of the pictures that are read and written."""
 
-    scorer: Annotated[
-        str,
-        typer.Option(
-            help='Judge: "restoration", "proxy" or "tiny" (bundled), a folder, or a hub id.'
-        ),
-    ] = "restoration"
     second: Annotated[
         str | None, typer.Option(help="A second judge, which chooses among the best candidates.")
     ] = None
@@ -87,12 +81,35 @@ class BestOfNOptions(RestorerOptions, DemoOptions):
         float | None,
         typer.Option(
             help="Largest image that is read, in millions of pixels.",
-            show_default="the restorer's",
+            show_default="64, or the restorer's limit",
         ),
     ] = None
     threads: Annotated[
         int | None, typer.Option(help="Number of torch threads.", show_default="torch's own")
     ] = None
+
+
+@dataclass(frozen=True)
+class BestOfNOptions(ChoiceOptions, RestorerOptions, DemoOptions):
+    """Options of ``restoration-guide best-of-n``; the defaults are those of its settings."""
+
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help='Judge: "restoration", "proxy" or "tiny" (bundled), a folder, or a hub id.'
+        ),
+    ] = "restoration"
+    target_gain: Annotated[
+        float | None,
+        typer.Option(help="End the search when the best gain is probably this many points."),
+    ] = None
+    min_improvement: Annotated[
+        float,
+        typer.Option(help="End it when one more is expected to add less; 0 makes all candidates."),
+    ] = 0.0
+    refine: Annotated[
+        int, typer.Option(help="Then judge so many other strengths of the best candidate.")
+    ] = 0
 
 
 @with_options
@@ -208,7 +225,7 @@ def _restore_to(out: Path, run: RunConfig, paths: Sequence[Path], overwrite: boo
             done.append(restore_picture(path, out, search, settings, advance))
             return done[0]
 
-        failure = attempt(job, settings["n"], make)
+        failure = attempt(job, settings["n"] + settings["refine"], make)
     if failure is not None:
         _finish([failure.status])
     judged = done[0].row("input").status == "ok" and any(
@@ -250,7 +267,7 @@ def _restore(
             job, search, settings, resume=resume, overwrite=overwrite, progress=advance
         )
 
-    return attempt(job, settings["n"], make, brief)
+    return attempt(job, settings["n"] + settings["refine"], make, brief)
 
 
 def _finish(statuses: Sequence[str]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from restoration_guide.cli.restorer import (
     DTYPES,
     parsed_options,
+    read_plan,
     restorer_arguments,
     restorer_names,
 )
@@ -20,6 +22,8 @@ from restoration_guide.gate.verdict import GateConfig
 from restoration_guide.report.folder import NOT_IN_FILE
 from restoration_guide.restorers import load_restorer
 from restoration_guide.search.best_of_n import BestOfN, BestOfNConfig
+from restoration_guide.search.pick import PickConfig, pick_best
+from restoration_guide.search.selection import Selection
 from zoomiqa_core.cli.options import JudgeOptions, SeededJudgeOptions, stop
 from zoomiqa_core.scorer import load_scorer
 
@@ -55,6 +59,9 @@ class RunConfig(BestOfNConfig):
     """Strength of every candidate; None for those of the plan."""
     option: Any = None
     """Further settings of every candidate, by name."""
+    plan: Any = None
+    """List of settings that the candidates of one restorer cycle through, or the YAML file with
+    it; None for the restorer's own."""
     restorer_config: Any = None
     """Further arguments of :func:`~restoration_guide.restorers.load_restorer` (``plan``,
     ``options``, ``tile``), as a report records them, or, of several restorers,
@@ -81,6 +88,7 @@ class RunConfig(BestOfNConfig):
         names = restorer_names(self)
         object.__setattr__(self, "restorer", names if len(names) > 1 else names[0])
         object.__setattr__(self, "option", parsed_options(self.option) or None)
+        object.__setattr__(self, "plan", read_plan(self.plan))
         if names == ["builtin"] and (self.prompt or self.negative_prompt):
             raise ValueError("the builtin restorer takes no prompt; choose a pipeline that does.")
         if self.dtype not in (None, *DTYPES):
@@ -111,6 +119,37 @@ class RunConfig(BestOfNConfig):
             self.n,
             second=None if self.second is None else load_scorer(self.second, device=self.device),
             limits=self.fidelity,
+            **settings,
+        )
+
+
+@dataclass(frozen=True)
+class PickRunConfig(PickConfig):
+    """Settings of ``restoration-guide pick``: the choice's and the judges'."""
+
+    scorer: str | None = None
+    """Name of the judge; None for ``"restoration"``, or ``"proxy"`` where there is no input."""
+    second: str | None = None
+    """Name of a second judge, which chooses among the best; None for none."""
+    device: str = "cpu"
+    """Where the judges compute."""
+    max_megapixels: float | None = None
+    """Largest image that is read, in millions of pixels; None for 64."""
+    bits: int = 8
+    """Bits per channel of the chosen picture, 8 or, of a PNG, 16."""
+    threads: int | None = None
+    """Number of torch threads; None leaves torch's default."""
+
+    def build(self, *, with_input: bool) -> Callable[..., Selection]:
+        """Load the judges: what takes an input and images."""
+        name = self.scorer or ("restoration" if with_input else "proxy")
+        settings = {each.name: getattr(self, each.name) for each in fields(PickConfig)}
+        limits = settings.pop("fidelity")
+        return partial(
+            pick_best,
+            judge=load_scorer(name, device=self.device),
+            second=None if self.second is None else load_scorer(self.second, device=self.device),
+            limits=limits,
             **settings,
         )
 

@@ -12,6 +12,7 @@ from restoration_guide.cli.app import serve
 from restoration_guide.cli.best_of_n import DEMO_PHOTO, best_of_n, demo
 from restoration_guide.cli.calibrate import calibrate_gate
 from restoration_guide.cli.gate import gate
+from restoration_guide.cli.pick import pick
 from restoration_guide.cli.prompts import prompts
 from zoomiqa_core.cli.options import new_program
 
@@ -20,6 +21,7 @@ __all__ = ["DEMO_PHOTO", "app"]
 app = new_program("Restore images N ways, judge every candidate, keep the best one or the input.")
 
 app.command("best-of-n")(best_of_n)
+app.command("pick")(pick)
 app.command("gate")(gate)
 app.command("calibrate-gate")(calibrate_gate)
 app.command("prompts")(prompts)

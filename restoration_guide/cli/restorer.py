@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -53,6 +54,52 @@ class RestorerOptions:
             help="Another setting of every candidate, e.g. guidance_scale=5; repeatable.",
         ),
     ] = None
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="YAML",
+            help="File with a list of settings, which the candidates of one restorer cycle "
+            "through.",
+        ),
+    ] = None
+
+
+def read_plan(plan: Any) -> list[dict[str, Any]] | None:
+    r"""Settings that candidates cycle through, from a YAML file or a list.
+
+    >>> _ = Path("plan.yaml").write_text("- {steps: 3, strength: 0.5}\n- {steps: 1}")
+    >>> read_plan("plan.yaml")
+    [{'steps': 3, 'strength': 0.5}, {'steps': 1}]
+    >>> _ = Path("plan.yaml").write_text("steps: 3")
+    >>> read_plan("plan.yaml")
+    Traceback (most recent call last):
+    ValueError: plan.yaml: expected a list of settings, such as `- {steps: 3, strength: 0.5}` in ...
+
+    Raises:
+        ValueError: no such file, or another content.
+    """
+    import yaml
+
+    if plan is None:
+        return None
+    source = "plan"
+    if isinstance(plan, str | Path):
+        source = str(plan)
+        try:
+            plan = yaml.safe_load(Path(plan).expanduser().read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{source}: cannot read a plan: {error}") from error
+    if not isinstance(plan, list) or not plan:
+        raise ValueError(
+            f"{source}: expected a list of settings, such as `- {{steps: 3, strength: 0.5}}` in a "
+            f"line for each candidate, got {type(plan).__name__}."
+        )
+    for number, entry in enumerate(plan, start=1):
+        if not isinstance(entry, Mapping) or not all(isinstance(name, str) for name in entry):
+            raise ValueError(
+                f"{source}: entry {number} is {entry!r}, expected settings as `{{NAME: VALUE}}`."
+            )
+    return [dict(entry) for entry in plan]
 
 
 def parsed_options(option: Any) -> dict[str, Any]:
@@ -106,6 +153,11 @@ def restorer_arguments(run: Any) -> list[tuple[str, dict[str, Any]]]:
             f"restorer_config: {', '.join(unknown)} is for none of {', '.join(names)}; of several "
             "restorers it holds `members`, with the settings of each by its name."
         )
+    if run.plan is not None and len(names) > 1:
+        raise ValueError(
+            f"a plan is of one restorer, and there are {', '.join(names)}; give each its own by "
+            "--config, under restorer_config: {members: {NAME: {plan: […]}}}."
+        )
     settings = {"steps": run.steps, "strength": run.strength, **parsed_options(run.option)}
     loading = {name: getattr(run, name) for name in _LOADING}
     given = {name for name, value in (settings | loading).items() if value is not None}
@@ -113,6 +165,11 @@ def restorer_arguments(run: Any) -> list[tuple[str, dict[str, Any]]]:
     for name in names:
         has = given - _unknown(name, given)
         own = dict(members.get(name, config))
+        if run.plan is not None:
+            own["plan"] = run.plan
+            _check_plan(
+                run.plan, name, {key for key, value in settings.items() if value is not None}
+            )
         own |= {key: value for key, value in loading.items() if key in has}
         _set(own, _kind(name), {key: value for key, value in settings.items() if key in has})
         if run.device != "cpu" and _kind(name) != "realesrgan":
@@ -126,6 +183,20 @@ def restorer_arguments(run: Any) -> list[tuple[str, dict[str, Any]]]:
             "tile, a pipeline the arguments of its call."
         )
     return arguments
+
+
+def _check_plan(plan: list[dict[str, Any]], name: str, given: set[str]) -> None:
+    """Name what an entry for the builtin restorer lacks; other restorers check theirs."""
+    if _kind(name) != "builtin":
+        return
+    wanted = set(SETTINGS_OF_BUILTIN)
+    for number, entry in enumerate(plan, start=1):
+        if set(entry) | (given & wanted) != wanted:
+            raise ValueError(
+                f"plan: entry {number} has {', '.join(entry) or 'nothing'}; the builtin restorer "
+                f"needs {', '.join(SETTINGS_OF_BUILTIN)}, e.g. {{steps: 3, strength: 0.5, "
+                "temperature: 0.3, churn: false}, or an option of the same name for all."
+            )
 
 
 _LOADING = ("prompt", "negative_prompt", "controlnet", "dtype", "variant", "tile")

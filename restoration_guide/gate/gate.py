@@ -161,7 +161,7 @@ class QualityGate:
     def _of_selection(self, selection: Selection, final: bool) -> Verdict:
         """The choice of a search; what the same judge said there is not asked again."""
         same = selection.scorer is self.judges[0]
-        source, chosen, said = selection.input, selection.choice, selection.assessments
+        source, chosen, said = selection.image("input"), selection.choice, selection.assessments
         before = tuple(
             said["input"] if same and judge is self.judges[0] else judge_image(judge, source)
             for judge in self.judges

@@ -99,19 +99,20 @@ def image_row(folder: Path, name: str = "") -> dict[str, Any]:
 
 def _reported(record: Mapping[str, Any]) -> dict[str, Any]:
     rows = {row["index"]: row for row in record["rows"]}
-    before, chosen = rows["input"], rows[record["choice"]]
-    judged = before["rating"] is not None and any(
+    before, chosen = rows.get("input"), rows[record["choice"]]
+    rated = before is None or before["rating"] is not None
+    judged = rated and any(
         row["rating"] is not None for index, row in rows.items() if index != "input"
     )
     kept = record["choice"] == "input"
     status = "unjudged" if not judged else "kept" if kept else "restored"
-    gain = chosen["rating"] - before["rating"] if judged else None
+    gain = chosen["rating"] - before["rating"] if judged and before else None
     return {
         "name": record["image"]["name"],
         "status": "stopped" if record["error"] else status,
         "detail": record["reason"],
         "choice": record["choice"],
-        "rating_before": before["rating"],
+        "rating_before": before and before["rating"],
         "rating_after": chosen["rating"],
         "gain": gain,
         **{term: chosen[term] for term in record["fidelity_terms"] if term in chosen},

@@ -19,7 +19,7 @@ from restoration_guide.report.wording import (
     outcome_in_words,
     rating_share,
 )
-from restoration_guide.search.selection import Row, Selection
+from restoration_guide.search.selection import OK, Row, Selection
 from zoomiqa_core.images.sources import to_pil
 
 if TYPE_CHECKING:
@@ -80,12 +80,13 @@ def render_page(selection: Selection, record: dict[str, Any], comparison: Image.
         }
         for entry, row in zip(record["rows"], selection.rows, strict=True)
     ]
+    before = None if selection.choice == "input" else selection.input
     return render(
         "report.html.j2",
         record=record,
         outcome=outcome_in_words(selection),
         comparison=jpeg_uri(comparison),
-        before=jpeg_uri(to_pil(selection.input), SLIDER_SIDE),
+        before=None if before is None else jpeg_uri(to_pil(before), SLIDER_SIDE),
         after=jpeg_uri(to_pil(selection.best), SLIDER_SIDE),
         rows=rows,
         terms=columns(record["rows"], record["fidelity_terms"], SHOWN_APART),
@@ -113,7 +114,7 @@ def jpeg_uri(picture: Image.Image, side: int | None = None) -> str:
 
 def picture_of(selection: Selection, row: Row) -> Tensor | None:
     """(3, H, W) of a row; None where it has no pixels that can be shown."""
-    if row.index != "input" and row.fidelity is None:
+    if row.index != "input" and row.fidelity is None and row.status != OK:
         return None
     try:
         return selection.image(row.index)

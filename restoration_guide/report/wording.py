@@ -124,14 +124,15 @@ def name_of(index: Index) -> str:
 
 def outcome_in_words(selection: Selection) -> str:
     """The choice: ``candidate 3 of 8 chosen, rating 3.29 → 3.89`` or ``input kept, rating …``."""
-    before, after = selection.row("input"), selection.row(selection.choice)
+    after = selection.row(selection.choice)
     if selection.choice == "input":
-        return f"input kept, {rating_in_words(before)}"
+        return f"input kept, {rating_in_words(after)}"
     count = sum(isinstance(row.index, int) for row in selection.rows)
-    return (
-        f"{name_of(selection.choice)} of {count} chosen, "
-        f"rating {before.rating:.2f} → {after.rating:.2f}"
-    )
+    chosen = f"{name_of(selection.choice)} of {count} chosen"
+    if selection.input is None:
+        return f"{chosen}, {rating_in_words(after)}"
+    before = selection.row("input")
+    return f"{chosen}, rating {before.rating:.2f} → {after.rating:.2f}"
 
 
 def rating_in_words(row: Row) -> str:

@@ -108,7 +108,8 @@ def write_report(
     """
     folder = Path(directory).expanduser()
     config = plain({**selection.config, "seed": selection.seed, **(settings or {})})
-    identity = run_identity(selection.input, config)
+    shown = selection.best if selection.input is None else selection.input
+    identity = run_identity(shown, config)
     check_folder(folder, identity, overwrite)
     figures: dict[Index, ReferenceFigures] = {}
     if reference is not None:
@@ -117,7 +118,9 @@ def write_report(
     with replaced(folder) as built:
         write_text_atomic(built / CONFIG, _yaml(config))
         candidates = {}
-        for row in selection.rows[1:]:
+        for row in selection.rows:
+            if row.index == "input":
+                continue
             image = picture_of(selection, row)
             if image is not None:
                 number = row.index if isinstance(row.index, str) else f"{row.index:02d}"
@@ -174,7 +177,7 @@ def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) ->
         entry["settings"] = {key: plain(value) for key, value in entry["settings"].items()}
         known = figures.get(entry["index"])
         table.append({**entry, **{name: getattr(known, name, None) for name in names}})
-    height, width = selection.input.shape[-2:]
+    height, width = selection.best.shape[-2:]
     timing = selection.timing
     return {
         "image": {
@@ -211,15 +214,12 @@ def describe(selection: Selection, figures: Mapping[Index, ReferenceFigures]) ->
 
 
 def compare(selection: Selection) -> Image.Image:
-    """The comparison picture of the input and the chosen image, or of the input that was kept."""
-    kept = selection.choice == "input"
-    before, after = selection.row("input"), selection.row(selection.choice)
-    shown = (before,) if kept else (before, after)
+    """The comparison picture of the input and the chosen image, or of the only one there is."""
+    after = selection.row(selection.choice)
+    shown = [selection.row(index) for index in _compared(selection)]
     maps, bbox, regions = [None] * len(shown), None, [""] * len(shown)
-    note = (
-        f"restorer {selection.config['restorer']}, judge {selection.config['scorer']}, "
-        f"seed {selection.seed}"
-    )
+    note = f"restorer {selection.config['restorer']}, judge {selection.config['scorer']}"
+    note += "" if selection.seed is None else f", seed {selection.seed}"
     try:
         drawn = [selection.quality_map(row.index) for row in shown]
         if drawn[0] is not None and all(quality_map is not None for quality_map in drawn):
@@ -229,10 +229,14 @@ def compare(selection: Selection) -> Image.Image:
     except Exception as error:  # a judge that cannot draw does not cost the report
         bbox, note = None, f"{note}; no quality map: {type(error).__name__}: {error}"
     views = [
-        View(heading, rating_in_words(row), selection.image(row.index), quality_map, region)
-        for heading, row, quality_map, region in zip(
-            ("Input", "Best"), shown, maps, regions, strict=False
+        View(
+            "Input" if row.index == "input" else "Best",
+            rating_in_words(row),
+            selection.image(row.index),
+            quality_map,
+            region,
         )
+        for row, quality_map, region in zip(shown, maps, regions, strict=True)
     ]
     reason = selection.reason
     if after.fidelity is not None:
@@ -248,9 +252,8 @@ def compare(selection: Selection) -> Image.Image:
 
 
 def draw_preview(selection: Selection) -> Image.Image:
-    """Input and best side by side, small; only the input where it was kept."""
-    shown: tuple[Index, ...] = ("input", selection.choice)
-    images = [to_pil(selection.image(index)) for index in dict.fromkeys(shown)]
+    """Input and best side by side, small; the best alone where it is the input or has none."""
+    images = [to_pil(selection.image(index)) for index in _compared(selection)]
     for image in images:
         image.thumbnail((2 * PREVIEW_HEIGHT, PREVIEW_HEIGHT))
     width = sum(image.width for image in images) + PREVIEW_GAP * (len(images) - 1)
@@ -258,6 +261,12 @@ def draw_preview(selection: Selection) -> Image.Image:
     for number, image in enumerate(images):
         preview.paste(image, (number * (image.width + PREVIEW_GAP), 0))
     return preview
+
+
+def _compared(selection: Selection) -> list[Index]:
+    """The input, where there is one, and the chosen image, where it is another."""
+    first: list[Index] = [] if selection.input is None else ["input"]
+    return list(dict.fromkeys([*first, selection.choice]))
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

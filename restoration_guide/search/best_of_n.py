@@ -1,87 +1,54 @@
 """Best of N: restore N ways, judge every candidate, keep the best one or the input.
 
-The rule of :mod:`restoration_guide.search.choice` chooses among the candidates within the fidelity
-limits. A second, slower judge may decide among the best few. A candidate that cannot be used is
-skipped and counted under one of these names; it never gets a default rating:
-
-=================  =================================================================
-status             a candidate …
-=================  =================================================================
-ok                 … that may be chosen
-wrong_size         … whose shape is not the input's (3, H, W)
-not_finite         … with NaN or infinite pixels
-out_of_range       … with pixels outside [0, 1]
-constant           … that is black or one flat colour while the input is not
-judgement_failed   … the judge failed on
-unfaithful         … beyond a fidelity limit
-pruned             … ended half-way (:mod:`restoration_guide.search.prune`); rated by its preview
-=================  =================================================================
+Candidates are made here, all of them or as many as the strategy needs
+(:mod:`restoration_guide.search.strategy`, :mod:`restoration_guide.search.prune`);
+:mod:`restoration_guide.search.pick` judges them and chooses.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from restoration_guide.fidelity.colour import is_grey
-from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
-from restoration_guide.restorers.base import Restorer, check_observable
-from restoration_guide.search.choice import (
-    ChoiceRule,
-    choose,
-    finalists,
-    with_consensus,
-    with_gains,
-)
-from restoration_guide.search.judging import check_judge, describe_error, judge_images
+from restoration_guide.fidelity.measure import FidelityLimits
+from restoration_guide.restorers.base import Candidate, Restorer, check_observable
+from restoration_guide.search.judging import check_judge, describe_error
+from restoration_guide.search.pick import PickConfig, Picking
 from restoration_guide.search.prune import NO_RUNGS, PruneConfig, Pruner
-from restoration_guide.search.screening import matched_colour, screened
-from restoration_guide.search.selection import OK, Index, Row, Selection
-from restoration_guide.search.timing import Stopwatch
-from zoomiqa_core.assessment import Assessment
+from restoration_guide.search.selection import Row, Selection
+from restoration_guide.search.strategy import Strategy, refined
 from zoomiqa_core.images.sources import ImageSource, read_image
 
 if TYPE_CHECKING:
-    from restoration_guide.restorers.base import Candidate
     from zoomiqa_core.scorer import Scorer
 
 
 @dataclass(frozen=True)
-class BestOfNConfig(ChoiceRule):
-    """Settings of a search, those of the choice included.
+class BestOfNConfig(Strategy, PickConfig):
+    """Settings of a search, those of the choice and the strategy included.
 
-    >>> BestOfNConfig(n=4, min_gain=0.1).finalists
+    >>> BestOfNConfig(n=4, min_gain=0.1, refine=2).finalists
     3
     """
 
     n: int = 8
-    """Number of candidates."""
-    batch_size: int = 1
-    """Candidates that may be restored and judged together. On an accelerator more is faster, takes
-    as many times the memory, and changes candidates by rounding at most. On the CPU the builtin
-    restorer and judge work one by one, so there it has no effect."""
-    finalists: int = 3
-    """How many of the best the second judge is shown, where there is one."""
-    fidelity: FidelityLimits = field(default_factory=FidelityLimits)
+    """Number of candidates, at most."""
     prune: PruneConfig | None = None
     """Ends candidates half-way; None makes every candidate to its end."""
     deadline_s: float | None = None
     """Seconds after which to choose among what is finished by then; None waits for all."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.n, self.batch_size, self.finalists) < 1:
-            raise ValueError(
-                f"n, batch_size and finalists count candidates, ≥ 1; got n={self.n}, "
-                f"batch_size={self.batch_size}, finalists={self.finalists}."
-            )
+        PickConfig.__post_init__(self)
+        Strategy.__post_init__(self)
+        if self.n < 1:
+            raise ValueError(f"n counts candidates, ≥ 1; got n={self.n}.")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise ValueError(f"deadline_s is a time in seconds, > 0; got {self.deadline_s}.")
 
@@ -97,21 +64,6 @@ class RestorationError(RuntimeError):
     Traceback (most recent call last):
     restoration_guide.search.best_of_n.RestorationError: broken failed ... ValueError: no weights
     """
-
-
-class SearchInterrupted(KeyboardInterrupt):
-    """Ctrl-C during the search; ``selection`` holds the choice among the judged candidates.
-
-    Catch it to save what was found so far, e.g. ``stopped.selection.save("best.png")``. An
-    ``except Exception`` lets it pass, as it does Ctrl-C:
-
-    >>> issubclass(SearchInterrupted, KeyboardInterrupt)
-    True
-    """
-
-    def __init__(self, selection: Selection) -> None:
-        super().__init__(f"interrupted after {len(selection.candidates)} candidates")
-        self.selection = selection
 
 
 class BestOfN:
@@ -132,9 +84,10 @@ class BestOfN:
         n: number of candidates.
         second: a second judge, e.g. a Zoom-IQA model, that chooses among the first one's best.
         limits: fidelity limits; None for the measured defaults.
-        settings: any other of :class:`BestOfNConfig`, e.g. ``select="rating"``, ``prune``
-            or ``deadline_s``. The time that is left before the deadline is spent as evaluations at
-            the pace so far, so that it is passed by one evaluation and the last judgements at most.
+        settings: any other of :class:`BestOfNConfig`, e.g. ``select="rating"``,
+            ``target_gain=0.5``, ``refine``, ``prune`` or ``deadline_s``. The time that is left
+            before the deadline is spent as evaluations at the pace so far, so that it is passed by
+            one evaluation and the last judgements at most.
 
     Raises:
         TypeError: there is no such setting, or what was given is no restorer or judge.
@@ -179,7 +132,8 @@ class BestOfN:
 
         Args:
             image: the degraded image, of a size within ``restorer.limits``.
-            seed: candidate i of a seed is the same image whatever ``n`` and ``batch_size``.
+            seed: candidate i of a seed is the same image whatever ``n`` and ``batch_size``. Those
+                from ``n`` on are refinements and depend on the choice among the others.
             progress: called with each candidate as it is finished.
             judged: called with each finished candidate and its row, as soon as its batch is judged.
                 A ``KeyboardInterrupt`` that it raises ends the search as Ctrl-C does.
@@ -198,83 +152,25 @@ class BestOfN:
         seed = operator.index(seed)
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}.")
-        watch = Stopwatch()
         decoded = read_image(image, limits=self.restorer.limits)
-        source = decoded.pixels
-        with watch.measure("judging"):
-            judgement = judge_images(self.scorer, [source], source)[0]
-        pruner = self._pruner(source, seed, watch)
-        assessments: dict[Index, Assessment] = {"input": judgement}
-        rows: list[Row] = []
-        begun = 0  # candidates that the judge was asked about
+        picking = Picking(decoded, self.scorer, self.config, second=self.second, judged=judged)
+        pruner = self._pruner(picking, seed)
+        with picking.watch.measure("restoring"):
+            error, note = self._restore(picking, seed, progress, pruner)
+        if error is None and self.config.refine:
+            error = self._refine(picking, progress)
+        return picking.select(config=self._resolved_config(), seed=seed, error=error, note=note)
 
-        def judge(batch: Sequence[Candidate]) -> None:
-            nonlocal begun
-            begun += len(batch)
-            made = self._rows(batch, source, assessments, watch)
-            rows.extend(made)
-            if judged is not None:
-                known = with_gains([Row("input").judged(judgement), *made])[1:]
-                for candidate, row in zip(batch, known, strict=True):
-                    judged(candidate, row)
-
-        with watch.measure("restoring"):
-            candidates, error = self._restore(source, seed, progress, judge, pruner)
-        try:
-            if waiting := candidates[begun:]:
-                judge(waiting)
-        except KeyboardInterrupt as interrupt:
-            error = interrupt
-        rows += [_not_judged(candidate, source) for candidate in candidates[len(rows) :]]
-        rows += [] if pruner is None else pruner.ended
-        rows.sort(key=lambda row: int(row.index))
-        rows = with_gains([Row("input").judged(judgement), *rows])
-        images = {candidate.index: candidate for candidate in candidates}
-        if self.config.select == "consensus":
-            rows = with_consensus(rows, lambda index: _pixels(images[int(index)]), self.config)
-        second_assessments: dict[Index, Assessment] = {}
-        if not isinstance(error, KeyboardInterrupt):
-            try:
-                with watch.measure("judging"):
-                    rows, second_assessments = self._ask_second(rows, images, source)
-            except KeyboardInterrupt as interrupt:
-                error = interrupt
-
-        choice = choose(rows, self.config)
-        described = None if error is None else describe_error(error)
-        stopped = "" if error is None else f"; the search stopped early: {described}"
-        selection = Selection(
-            input=source,
-            choice=choice.index,
-            reason=choice.reason + stopped,
-            rows=tuple(rows),
-            candidates=tuple(sorted(candidates, key=lambda candidate: candidate.index)),
-            assessments=assessments,
-            second_assessments=second_assessments,
-            config=self._resolved_config(),
-            seed=seed,
-            timing=watch.read(),
-            name=decoded.name,
-            notes=decoded.notes,
-            decoded=decoded,
-            error=described,
-            scorer=self.scorer,
-            second=self.second,
-        )
-        if isinstance(error, KeyboardInterrupt):
-            raise SearchInterrupted(selection) from None
-        return selection
-
-    def _pruner(self, source: Tensor, seed: int, watch: Stopwatch) -> Pruner | None:
+    def _pruner(self, picking: Picking, seed: int) -> Pruner | None:
         """What ends candidates half-way, by the same rows that the choice is made by."""
-        config = self.config
+        config, watch = self.config, picking.watch
         if config.prune is None and config.deadline_s is None:
             return None
         return Pruner(
             config.prune or NO_RUNGS,
             self.restorer.plan,
             seed,
-            rate=lambda previews: self._rows(previews, source, {}, watch),
+            rate=picking.rate,
             value=lambda row: row.rating,
             deadline=watch.start + (config.deadline_s or math.inf),
             judging_s=watch.seconds["judging"],
@@ -282,111 +178,85 @@ class BestOfN:
 
     def _restore(
         self,
-        source: Tensor,
+        picking: Picking,
         seed: int,
         progress: Callable[[Candidate], None] | None,
-        judge: Callable[[Sequence[Candidate]], None],
         pruner: Pruner | None,
-    ) -> tuple[list[Candidate], BaseException | None]:
-        """Finished candidates, judged in whole batches, and what stopped the restorer early."""
-        finished: list[Candidate] = []
-        n, batch_size = self.config.n, self.config.batch_size
+    ) -> tuple[BaseException | None, str]:
+        """Make candidates; what stopped the restorer early, and why no more were wanted."""
+        n, batch_size, note = self.config.n, self.config.batch_size, ""
         watched = {} if pruner is None else {"observer": pruner}
-        grey = is_grey(source)
+        picking.skipped = [] if pruner is None else pruner.ended
         stream = self.restorer.restore(  # arguments that it refuses are the caller's error
-            source[None], n=n, seed=seed, batch_size=batch_size, **watched
+            _source(picking)[None], n=n, seed=seed, batch_size=batch_size, **watched
         )
+        finished = picking.candidates
         try:
-            for candidate in islice(stream, n):
-                candidate = matched_colour(candidate, grey)
-                finished.append(candidate)
+            for candidate in itertools.islice(stream, n):
+                candidate = picking.take(candidate)
                 if progress is not None:
                     progress(candidate)
                 if len(finished) % batch_size == 0:
-                    judge(finished[-batch_size:])
+                    picking.judge()
                 if pruner is not None and not pruner.finish(candidate):
+                    break
+                if note := self._enough(picking, n - len(finished) - len(picking.skipped)):
+                    if pruner is not None:
+                        pruner.end_all("the search was ended")
                     break
         except KeyboardInterrupt as interrupt:
             if not finished:
                 raise
-            return finished, interrupt
+            return interrupt, note
         except Exception as error:  # whatever a restorer raises, finished candidates count
             if not finished and not (pruner and pruner.ended):
                 raise RestorationError(
                     f"{self.restorer.name} failed before it had finished any of {n} candidates: "
                     f"{describe_error(error)}"
                 ) from error
-            return finished, error
-        return finished, None
+            return error, note
+        return None, note
 
-    def _rows(
-        self,
-        batch: Sequence[Candidate],
-        source: Tensor,
-        assessments: dict[Index, Assessment],
-        watch: Stopwatch,
-    ) -> list[Row]:
-        """Screen, measure and judge a batch of candidates; adds to ``assessments``."""
-        rows = {candidate.index: screened(candidate, source) for candidate in batch}
-        images = {
-            candidate.index: _pixels(candidate)
-            for candidate in batch
-            if rows[candidate.index].status == OK
-        }
-        if not images:
-            return list(rows.values())
-        with watch.measure("fidelity"):
-            fidelities = measure_fidelity(torch.stack(list(images.values())), source[None])
-        with watch.measure("judging"):
-            judgements = judge_images(self.scorer, list(images.values()), source)
-        for index, fidelity, judgement in zip(images, fidelities, judgements, strict=True):
-            assessments[index] = judgement
-            row = replace(rows[index], fidelity=fidelity).judged(judgement)
-            broken = "; ".join(fidelity.violations(self.config.fidelity))
-            if broken and row.status == OK:
-                row = replace(row, status="unfaithful", detail=broken)
-            rows[index] = row
-        return list(rows.values())
+    def _enough(self, picking: Picking, left: int) -> str:
+        """Why the candidates so far are enough; empty to go on."""
+        reason = self.config.reason_to_stop([*picking.lower_gains().values()], left)
+        return f"ended after {self.config.n - left} of {self.config.n}: {reason}" if reason else ""
 
-    def _ask_second(
-        self, rows: list[Row], images: Mapping[int, Candidate], source: Tensor
-    ) -> tuple[list[Row], dict[Index, Assessment]]:
-        """The rows with the second judge's ratings of the input and the finalists."""
-        best = finalists(rows, self.config, self.config.finalists)
-        if self.second is None or not best:
-            return rows, {}
-        indices: list[Index] = ["input", *(row.index for row in best)]
-        pixels = [source, *(_pixels(images[int(row.index)]) for row in best)]
-        judgements = dict(zip(indices, judge_images(self.second, pixels, source), strict=True))
-        rows = [
-            row.judged_again(judgements[row.index]) if row.index in judgements else row
-            for row in rows
-        ]
-        return rows, judgements
+    def _refine(
+        self, picking: Picking, progress: Callable[[Candidate], None] | None
+    ) -> KeyboardInterrupt | None:
+        """Judge neighbours of the best candidate; the Ctrl-C that ended it."""
+        try:
+            picking.judge()
+            gains = picking.lower_gains()
+            if not gains:
+                return None
+            best = max(gains, key=lambda index: (gains[index], -index))
+            made = next(each for each in picking.candidates if each.index == best)
+            source, numbers = _source(picking), itertools.count(self.config.n)
+
+            def rate(strength: float) -> float | None:
+                blended = source + strength * (made.image.to(source) - source)
+                settings = {"refined from": best, "strength of it": strength}
+                index, image = next(numbers), blended.clamp(0, 1)
+                candidate = picking.take(Candidate(index, made.seed, settings, image, 0.0, 0))
+                if progress is not None:
+                    progress(candidate)
+                picking.judge()
+                return picking.lower_gains().get(index)
+
+            refined(gains[best], rate, self.config.refine)
+        except KeyboardInterrupt as interrupt:
+            return interrupt
+        return None
 
     def _resolved_config(self) -> dict[str, Any]:
         own = getattr(self.restorer, "config", None)  # words, plan and options of a pipeline
-        return {
-            **asdict(self.config),
-            "select": select if isinstance(select := self.config.select, str) else _name(select),
-            "restorer": self.restorer.name,
-            **({"restorer_config": own} if own else {}),
-            "scorer": _name(self.scorer),
-            "second": None if self.second is None else _name(self.second),
-        }
+        return {"restorer": self.restorer.name, **({"restorer_config": own} if own else {})}
 
 
-def _not_judged(candidate: Candidate, source: Tensor) -> Row:
-    """The row of a candidate that was finished when Ctrl-C ended the judging."""
-    row = screened(candidate, source)
-    return (
-        replace(row, status="judgement_failed", detail="interrupted") if row.status == OK else row
-    )
-
-
-def _pixels(candidate: Candidate) -> Tensor:
-    return candidate.image.detach().float().cpu().clamp(0, 1)
-
-
-def _name(judge: Any) -> str:
-    return getattr(judge, "name", getattr(judge, "__name__", type(judge).__name__))
+def _source(picking: Picking) -> Tensor:
+    """The input's pixels, which a search always has."""
+    if picking.source is None:
+        raise ValueError("a search needs an input")
+    return picking.source

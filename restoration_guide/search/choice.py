@@ -6,9 +6,9 @@
 2. Which of these? By ``select``: the highest lower bound of the gain, the highest rating, the one
    nearest to the mean of the better ones, or the highest value of the caller's own function.
 
-The gain is what the judge says of candidate against input. A judge that sees the input
-(``load_scorer("restoration")``) gives it with its standard deviation; of another judge it is the
-difference of two ratings, with the standard deviation of the candidate's.
+The gain is what the judge says of candidate against input
+(:func:`~restoration_guide.search.judging.gain_of`). Images without an input, such as samples of a
+text-to-image model, are compared by their ratings alone: :func:`choose_rated`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from restoration_guide.search.judging import gain_of
 from restoration_guide.search.selection import OK, Index, Row
 
 RULES = ("gain", "rating", "consensus")
@@ -101,12 +102,7 @@ def with_gains(rows: Sequence[Row]) -> list[Row]:
         ValueError: no row is the input.
     """
     source = _input_of(rows)
-    return [
-        row
-        if math.isfinite(row.gain) or row.index == "input"
-        else replace(row, gain=row.rating - source.rating, gain_std=row.rating_std)
-        for row in rows
-    ]
+    return [row if row.index == "input" else _with_gain(row, source) for row in rows]
 
 
 def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
@@ -147,18 +143,72 @@ def choose(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
     return Choice(best.index, f"candidate {best.index} is best: {figures}{_by(order, rule)}")
 
 
+def choose_rated(rows: Sequence[Row], rule: ChoiceRule) -> Choice:
+    """Choose among images that have no input.
+
+    ``select="gain"`` takes the highest lower bound of the rating, ``"rating"`` the highest rating,
+    and a function its highest value.
+
+    >>> rows = [Row(0, 3.6, 0.5), Row(1, 3.55, 0.1), Row(2, status="unreadable")]
+    >>> choose_rated(rows, ChoiceRule())
+    Choice(index=1, reason='candidate 1 is best of 2: rating 3.55 ± 0.10')
+    >>> choose_rated(rows, ChoiceRule(select="rating")).index
+    0
+
+    Raises:
+        NoCandidateError: none can be chosen.
+    """
+    order = ranked(rows, rule)
+    if not order:
+        raise NoCandidateError(f"nothing to choose from, {_skipped_in_words(rows)}")
+    best = order[0]
+    judged = [row for row in order if math.isfinite(row.second_rating or math.nan)]
+    if judged:
+        best = max(judged, key=lambda row: (row.second_rating, -order.index(row)))
+        return Choice(
+            best.index,
+            f"candidate {best.index} is best of {len(judged)} finalists: rating "
+            f"{best.second_rating:.2f} by the second judge",
+        )
+    figures = f"rating {best.rating:.2f} ± {best.rating_std:.2f}"
+    return Choice(best.index, f"candidate {best.index} is best of {len(order)}: {figures}")
+
+
+class NoCandidateError(RuntimeError):
+    """No image could be chosen, and there is no input to keep; the message counts the reasons.
+
+    >>> choose_rated([Row(0, status="unreadable")], ChoiceRule())
+    Traceback (most recent call last):
+    restoration_guide.search.choice.NoCandidateError: nothing to choose from, all 1 were skipped ...
+    """
+
+
+def ranked(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
+    """Every row that can be used, best first.
+
+    First the candidates that may replace the input, in the rule's order, then the input, then the
+    others by their lower bound. Without an input, all by the rule.
+
+    >>> rows = [Row("input", 3.0, 0.1), Row(0, 2.5, 0.1), Row(1, 3.5, 0.1), Row(2, 3.9, 0.1)]
+    >>> [row.index for row in ranked(with_gains(rows), ChoiceRule())]
+    [2, 1, 'input', 0]
+    """
+    usable = [row for row in rows if row.status == OK and row.index != "input"]
+    source = next((row for row in rows if row.index == "input"), None)
+    if source is None:
+        return _sorted(usable, lambda row: _value_alone(row, rule))
+    first = contenders(rows, rule)
+    others = [row for row in usable if row not in first]
+    return [*first, source, *_sorted(others, rule.lower_gain)]
+
+
 def contenders(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
     """The candidates that may replace the input, in the rule's order.
 
     Raises:
         ValueError: no row is the input.
     """
-
-    def place(row: Row) -> tuple[float, float, int]:
-        value = rule.value(row)
-        return (math.inf if math.isnan(value) else -value, -row.rating, int(row.index))
-
-    return sorted(_better(rows, rule), key=place)
+    return _sorted(_better(rows, rule), rule.value)
 
 
 def finalists(rows: Sequence[Row], rule: ChoiceRule, count: int) -> list[Row]:
@@ -169,6 +219,28 @@ def finalists(rows: Sequence[Row], rule: ChoiceRule, count: int) -> list[Row]:
     """
     best = sorted(contenders(rows, rule), key=lambda row: (-row.rating, int(row.index)))
     return best[:count]
+
+
+def _sorted(rows: Sequence[Row], value: Callable[[Row], float]) -> list[Row]:
+    """By value, then rating, the highest first, then by index."""
+
+    def key(row: Row) -> tuple[float, float, int]:
+        found = value(row)
+        return (math.inf if math.isnan(found) else -found, -row.rating, int(row.index))
+
+    return sorted(rows, key=key)
+
+
+def _value_alone(row: Row, rule: ChoiceRule) -> float:
+    """What the choice without an input maximises."""
+    if rule.select == "gain":
+        return row.rating - rule.confidence * row.rating_std
+    return rule.value(row)
+
+
+def _with_gain(row: Row, source: Row) -> Row:
+    gain, std = gain_of(source, row)
+    return replace(row, gain=gain, gain_std=std)
 
 
 def _better(rows: Sequence[Row], rule: ChoiceRule) -> list[Row]:
@@ -241,10 +313,7 @@ def _why_kept(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> str:
     candidates = [row for row in rows if row.index != "input"]
     usable = [row for row in candidates if row.status == OK]
     if not usable:
-        counts = sorted(Counter(row.status for row in candidates).items())
-        skipped = ", ".join(f"{count} {status}" for status, count in counts)
-        why = f"all {len(candidates)} were skipped ({skipped})" if counts else "none was finished"
-        return f"no candidate to choose from, {why}"
+        return f"no candidate to choose from, {_skipped_in_words(candidates)}"
     if source.status != OK:
         return (
             f"it could not be judged ({source.detail}), so no candidate can be shown to be better"
@@ -255,6 +324,12 @@ def _why_kept(rows: Sequence[Row], source: Row, rule: ChoiceRule) -> str:
         f"the best candidate ({best.index}) has a gain of {best.gain:+.2f} ± {best.gain_std:.2f}, "
         f"and a probability of {rule.min_probability:.0%} to be better{over} is asked for"
     )
+
+
+def _skipped_in_words(candidates: Sequence[Row]) -> str:
+    counts = sorted(Counter(row.status for row in candidates).items())
+    skipped = ", ".join(f"{count} {status}" for status, count in counts)
+    return f"all {len(candidates)} were skipped ({skipped})" if counts else "none was finished"
 
 
 def _second_choice(source: Row, first: Row, finalists: Sequence[Row], rule: ChoiceRule) -> Choice:

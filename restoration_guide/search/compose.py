@@ -20,7 +20,7 @@ from torch.nn import functional
 from restoration_guide.fidelity.measure import FidelityLimits, measure_fidelity
 from restoration_guide.fidelity.terms import gaussian_blur
 from restoration_guide.restorers.base import Candidate
-from restoration_guide.search.choice import ChoiceRule, contenders, with_gains
+from restoration_guide.search.choice import ChoiceRule, contenders, ranked, with_gains
 from restoration_guide.search.judging import judge_images
 from restoration_guide.search.selection import OK, Index, Row, Selection
 from restoration_guide.search.timing import Stopwatch, Timing
@@ -90,18 +90,20 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
         not show. If not, the choice stays and the row is ``"rejected"``, with reasons.
 
     Raises:
-        ValueError: the selection has no judge.
+        ValueError: the selection has no judge, or no input that the composition could be faithful
+            to.
     """
     config = ComposeConfig() if config is None else config
     _scorer(selection)
+    source = _input(selection)
     watch = Stopwatch()
     composition = _compose(selection, config, watch)
     if composition is None:
         return selection
     with watch.measure("fidelity"):
-        fidelity = measure_fidelity(composition.image[None], selection.input[None])[0]
+        fidelity = measure_fidelity(composition.image[None], source[None])[0]
     with watch.measure("judging"):
-        judgement = judge_images(_scorer(selection), [composition.image], selection.input)[0]
+        judgement = judge_images(_scorer(selection), [composition.image], source)[0]
     index = 1 + max(int(row.index) for row in selection.rows if row.index != "input")
     shares = {part: f"{share:.0%}" for part, share in composition.shares.items()}
     parts = ", ".join(f"{part} {share}" for part, share in shares.items() if share != "0%")
@@ -111,16 +113,19 @@ def compose_regions(selection: Selection, config: ComposeConfig | None = None) -
     second: dict[Index, Assessment] = {}
     if selection.second is not None and selection.second_assessments and row.status == OK:
         with watch.measure("judging"):
-            second[index] = judge_images(selection.second, [composition.image], selection.input)[0]
+            second[index] = judge_images(selection.second, [composition.image], source)[0]
         row = row.judged_again(second[index])
     row, choice, reason = _verdict(selection, row, composition, config)
     timing = watch.read()
-    made = Candidate(index, selection.seed, settings, composition.image, timing.total, 0)
+    made = Candidate(index, selection.seed or 0, settings, composition.image, timing.total, 0)
+    rows = (*selection.rows, replace(row, seconds=timing.total))
+    order = [row.index for row in ranked(rows, _rule(selection))]
     return replace(
         selection,
         choice=choice,
         reason=reason,
-        rows=(*selection.rows, replace(row, seconds=timing.total)),
+        rows=rows,
+        ranking=(choice, *(index for index in order if index != choice)),
         candidates=(*selection.candidates, made),
         assessments={**selection.assessments, index: judgement},
         second_assessments={**selection.second_assessments, **second},
@@ -142,7 +147,8 @@ def _compose(selection: Selection, config: ComposeConfig, watch: Stopwatch) -> C
     images = torch.stack([selection.image(index) for index in indices])
     ratings = low_pass(torch.cat(list(maps.values())), config.smoothing)
     grid = ratings.shape[-2:]
-    faithful = local_distance(images, selection.input[None], grid) <= config.max_local_distance
+    source = _input(selection)[None]
+    faithful = local_distance(images, source, grid) <= config.max_local_distance
     weights = local_weights(ratings, indices.index("input"), faithful, config.temperature)
     if bool((weights == 1).all(dim=(1, 2)).any()):
         return None
@@ -154,7 +160,7 @@ def _compose(selection: Selection, config: ComposeConfig, watch: Stopwatch) -> C
         mixed,
         {index: float(weight.mean()) for index, weight in zip(indices, weights, strict=True)},
         seam_step(mixed, images, grid),
-        float(local_distance(mixed[None], selection.input[None], grid).max()),
+        float(local_distance(mixed[None], source, grid).max()),
     )
 
 
@@ -265,7 +271,15 @@ def _second_doubts(selection: Selection, row: Row) -> list[str]:
 
 def _rule(selection: Selection) -> ChoiceRule:
     """The rule that the search chose by."""
-    return ChoiceRule(**{name: selection.config[name] for name in ChoiceRule.__dataclass_fields__})
+    if selection.rule is None:
+        raise ValueError("this selection has no rule to choose by")
+    return selection.rule
+
+
+def _input(selection: Selection) -> Tensor:
+    if selection.input is None:
+        raise ValueError("this selection has no input, to which a composition must be faithful")
+    return selection.input
 
 
 def _scorer(selection: Selection) -> Scorer:

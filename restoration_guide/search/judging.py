@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,25 +65,49 @@ def quality_map(scorer: Scorer, image: Tensor, degraded: Tensor | None = None) -
     return drawn.detach().float().cpu()
 
 
-def region_rating(scorer: Scorer, image: Tensor, bbox: BBox, degraded: Tensor) -> float:
+def region_rating(scorer: Scorer, image: Tensor, bbox: BBox, degraded: Tensor | None) -> float:
     """Rating of one region (normalised xyxy) of (3, H, W)."""
     with torch.no_grad():
         return scorer.score_regions(image, [bbox], **_also_seen(scorer, degraded))[0].rating
 
 
-def gain_of(before: Assessment, after: Assessment) -> tuple[float, float]:
+class Rated(Protocol):
+    """A judgement, or the row of a table that was made of one."""
+
+    @property
+    def rating(self) -> float:
+        """Rating 1–5."""
+        ...
+
+    @property
+    def rating_std(self) -> float:
+        """Standard deviation of the rating; NaN where none is known."""
+        ...
+
+    @property
+    def gain(self) -> float:
+        """Rating above the input's, from a judge that sees the input; NaN from others."""
+        ...
+
+    @property
+    def gain_std(self) -> float:
+        """Standard deviation of the gain."""
+        ...
+
+
+def gain_of(before: Rated, after: Rated) -> tuple[float, float]:
     """Gain of a result over its input and its standard deviation.
 
     A judge that sees the input has said both. Of another one it is the difference of its ratings,
-    with the result's standard deviation; 0 where it gives none.
+    with the result's standard deviation; 0 where it gives none. NaN without a rating.
 
     >>> gain_of(Assessment(3.0, 0.2), Assessment(3.5, 0.25))
     (0.5, 0.25)
     """
     if math.isfinite(after.gain):
         return after.gain, after.gain_std
-    std = after.rating_std
-    return after.rating - before.rating, 0.0 if math.isnan(std) else std
+    gain, std = after.rating - before.rating, after.rating_std
+    return gain, 0.0 if math.isnan(std) and not math.isnan(gain) else std
 
 
 def _also_seen(scorer: Scorer, degraded: Tensor | None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ ended is never taken up again, previews that repeat an earlier candidate's come 
 is made among finished candidates alone, by their own ratings.
 
 A preview is the predicted clean image, smoother than the candidate it becomes, and a judge that was
-trained on photographs ranks previews less surely than candidates. ``benchmarks.evaluate_pruning``
-measures how surely, and what pruning costs.
+trained on photographs ranks previews less surely than candidates. ``benchmarks.evaluate_judge``
+measures how surely, ``benchmarks.evaluate_strategies`` what pruning saves and costs.
 """
 
 from __future__ import annotations
@@ -142,9 +142,13 @@ class Pruner:
         self._alive.pop(candidate.index, None)
         if time.perf_counter() < self.deadline:
             return True
-        for preview in list(self._alive.values()):
-            self._end(preview, "the deadline was past")
+        self.end_all("the deadline was past")
         return False
+
+    def end_all(self, why: str) -> None:
+        """End the candidates that are on their way."""
+        for preview in list(self._alive.values()):
+            self._end(preview, why)
 
     def __call__(self, previews: Sequence[Preview]) -> set[int]:
         """Indices that go on."""

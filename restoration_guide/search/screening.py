@@ -20,28 +20,42 @@ FLAT_RANGE = 2 / 255
 """An image whose channels each span less than this is one flat colour."""
 
 
-def screen(image: Tensor, source: Tensor) -> tuple[str, str]:
+def screen(image: Tensor, source: Tensor | None) -> tuple[str, str]:
     """Status and detail of a candidate's pixels.
+
+    >>> screen(torch.rand(3, 16, 24), torch.rand(3, 8, 12))
+    ('wrong_size', "24 × 16 px, expected the input's 12 × 8; resize it to that size first")
 
     Args:
         image: the candidate, should be (3, H, W) float in [0, 1].
-        source: (3, H, W), the input.
+        source: (3, H, W), the input; None where there is none.
 
     Returns:
         ``("ok", "")``, or a named reason and the figures behind it.
     """
-    if image.shape != source.shape:
-        return "wrong_size", f"shape {tuple(image.shape)}, expected {tuple(source.shape)}"
+    expected = expected_size(source)
+    if image.ndim != 3 or len(image) != 3:
+        return "wrong_size", f"shape {tuple(image.shape)}, expected (3, H, W)"
+    if expected is not None and image.shape[-2:] != expected:
+        size = f"{image.shape[-1]} × {image.shape[-2]} px, expected the input's"
+        fix = "resize it to that size first"
+        return "wrong_size", f"{size} {expected[1]} × {expected[0]}; {fix}"
     broken = int((~torch.isfinite(image)).sum())
     if broken:
         return "not_finite", f"{broken} of {image.numel()} values are NaN or infinite"
     low, high = float(image.min()), float(image.max())
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
         return "out_of_range", f"values span {low:.3g} to {high:.3g}, expected 0 to 1"
-    if is_flat(image) and not is_flat(source):
+    if is_flat(image) and not (source is not None and is_flat(source)):
         colour = ", ".join(f"{value:.2f}" for value in image.mean(dim=(1, 2)).tolist())
-        return "constant", f"one flat colour, RGB ({colour}), where the input has structure"
+        where = "" if source is None else ", where the input has structure"
+        return "constant", f"one flat colour, RGB ({colour}){where}"
     return OK, ""
+
+
+def expected_size(source: Tensor | None) -> tuple[int, int] | None:
+    """Height and width of a usable candidate; None where any size will do."""
+    return None if source is None else (source.shape[-2], source.shape[-1])
 
 
 def matched_colour(candidate: Candidate, grey: bool) -> Candidate:
@@ -58,15 +72,13 @@ def matched_colour(candidate: Candidate, grey: bool) -> Candidate:
     return replace(candidate, image=without_colour(candidate.image), notes=notes)
 
 
-def screened(candidate: Candidate, source: Tensor) -> Row:
+def screened(candidate: Candidate, source: Tensor | None) -> Row:
     """A candidate's row with its status, before it is measured and judged."""
     status, detail = screen(candidate.image.detach().float().cpu(), source)
-    if status != OK:
-        detail = "; ".join((detail, *candidate.notes))
     return Row(
         candidate.index,
         status=status,
-        detail=detail,
+        detail="; ".join(filter(None, (detail, *candidate.notes))),
         seed=candidate.seed,
         settings=candidate.settings_dict,
         seconds=candidate.seconds,

@@ -1,4 +1,4 @@
-"""The outcome of a best-of-N search: the chosen image, the reason, and every figure behind it."""
+"""The outcome of a search or a pick: the chosen image, the reason, and every figure behind it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from torch import Tensor
 from restoration_guide.fidelity.measure import TERMS, Fidelity
 from restoration_guide.search.judging import quality_map, region_rating
 from restoration_guide.search.timing import Timing
-from zoomiqa_core.images.sources import save_image
+from zoomiqa_core.images.sources import save_image, to_pil
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from restoration_guide.restorers.base import Candidate
+    from restoration_guide.search.choice import ChoiceRule
     from zoomiqa_core.assessment import Assessment, BBox
     from zoomiqa_core.images.decoded import DecodedImage
     from zoomiqa_core.scorer import Scorer
@@ -48,9 +51,9 @@ class Row:
     gain_std: float = math.nan
     """Standard deviation of ``gain``."""
     status: str = OK
-    """``"ok"``, or the reason why this row was skipped (see ``best_of_n``)."""
+    """``"ok"``, or the reason why this row was skipped (see ``pick``)."""
     detail: str = ""
-    """The status in words, with figures."""
+    """The status in words, with figures, and what was done to make the candidate usable."""
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The restorer's settings; empty for the input."""
@@ -114,7 +117,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What :class:`~restoration_guide.search.best_of_n.BestOfN` returns.
+    """What :class:`~restoration_guide.search.best_of_n.BestOfN` and ``pick_best`` return.
 
     >>> import torch, zoomiqa_core as zi
     >>> from restoration_guide import BestOfN, load_restorer
@@ -124,22 +127,27 @@ class Selection:
     (torch.Size([3, 48, 48]), 2)
     """
 
-    input: Tensor
-    """(3, H, W) float32 in [0, 1]: the image that came in."""
+    input: Tensor | None
+    """(3, H, W) float32 in [0, 1]: the image that came in; None where images without an input were
+    compared."""
     choice: Index
     """Index of the chosen candidate, or ``"input"``."""
     reason: str
     """Why, with figures."""
     rows: tuple[Row, ...]
-    """The input first, then one row per requested candidate that came, by index."""
+    """The input first, where there is one, then one row per candidate that came, by index."""
     candidates: tuple[Candidate, ...]
     """Every finished candidate, skipped ones included."""
     assessments: Mapping[Index, Assessment]
     """Judgements by index; candidates without usable pixels have none."""
     config: Mapping[str, Any]
     """The resolved settings of the search."""
-    seed: int
+    seed: int | None
+    """Of the search; None for images that existed already."""
     timing: Timing
+    ranking: tuple[Index, ...] = ()
+    """Indices of everything usable, best first: the choice, then candidates that may replace the
+    input, the input, and the others."""
     name: str = ""
     """The path as given; empty for an image that came as an object."""
     notes: tuple[str, ...] = ()
@@ -154,6 +162,8 @@ class Selection:
     """The judge, which also draws the quality maps of a report."""
     second: Scorer | None = field(default=None, repr=False)
     """The second judge, which also rates a composition."""
+    rule: ChoiceRule | None = field(default=None, repr=False)
+    """The rule of the choice."""
 
     @property
     def best(self) -> Tensor:
@@ -194,13 +204,30 @@ class Selection:
         Raises:
             KeyError: no finished candidate has this index.
         """
-        if index == "input":
+        if index == "input" and self.input is not None:
             return self.input
         for candidate in self.candidates:
             if candidate.index == index:
                 return candidate.image.detach().float().cpu().clamp(0, 1)
         finished = [candidate.index for candidate in self.candidates]
-        raise KeyError(f"no finished candidate {index!r}; there are 'input' and {finished}")
+        others = "" if self.input is None else "'input' and "
+        raise KeyError(f"no finished candidate {index!r}; there are {others}{finished}")
+
+    def top(self, k: int) -> list[Tensor]:
+        """The ``k`` best images, (3, H, W) in [0, 1], best first; fewer where fewer are usable.
+
+        >>> import torch, zoomiqa_core as zi
+        >>> from restoration_guide import pick_best
+        >>> image = torch.rand(3, 48, 48)
+        >>> selection = pick_best(image, [image * 0.99, image * 0.98], zi.load_scorer("proxy"))
+        >>> len(selection.top(2)), torch.equal(selection.top(1)[0], selection.best)
+        (2, True)
+        """
+        return [self.image(index) for index in self.ranking[:k]]
+
+    def to_pil(self) -> Image.Image:
+        """The chosen image as an 8-bit PIL image."""
+        return to_pil(self.best)
 
     def row(self, index: Index) -> Row:
         """The row of a candidate or of the input."""
@@ -229,15 +256,40 @@ class Selection:
         return region_rating(self.scorer, self.image(index), bbox, self.input)
 
     def save(self, path: str | os.PathLike[str], *, bits: int = 8) -> Path:
-        """Write the chosen picture and return the path; a file of that name is replaced.
+        """Write the chosen picture, or everything usable into a folder, and return the path.
 
-        It has an sRGB profile, the input's EXIF, and the input's alpha beside the colour.
+        Pictures have an sRGB profile, the input's EXIF, and the input's alpha beside the colour.
 
         Args:
-            path: its suffix names the format: .png, .jpg, .webp or .tiff.
-            bits: per channel; 16 needs a .png path.
+            path: of a picture, whose suffix names the format: .png, .jpg, .webp or .tiff. A path
+                without a suffix is a folder: it gets ``1-candidate-3.png``, ``2-input.png`` and so
+                on in the order of the ranking. Files of these names are replaced.
+            bits: per channel; 16 needs .png.
 
         Raises:
             ValueError: a suffix of another format, or bits that it does not hold.
         """
-        return save_image(self.best, path, like=self.decoded, bits=bits)
+        path = Path(path).expanduser()
+        if path.suffix and not path.is_dir():
+            return save_image(self.best, path, like=self.decoded, bits=bits)
+        path.mkdir(parents=True, exist_ok=True)
+        for place, index in enumerate(self.ranking, start=1):
+            name = "input" if index == "input" else f"candidate-{index}"
+            picture = path / f"{place:0{len(str(len(self.ranking)))}d}-{name}.png"
+            save_image(self.image(index), picture, like=self.decoded, bits=bits)
+        return path
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a search; ``selection`` holds the choice among the judged candidates.
+
+    Catch it to save what was found so far, e.g. ``stopped.selection.save("best.png")``. An
+    ``except Exception`` lets it pass, as it does Ctrl-C:
+
+    >>> issubclass(SearchInterrupted, KeyboardInterrupt)
+    True
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        super().__init__(f"interrupted after {len(selection.candidates)} candidates")
+        self.selection = selection

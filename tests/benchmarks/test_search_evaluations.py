@@ -1,6 +1,7 @@
-"""The statistics of the pruning and composition evaluations, by hand on tiny tables."""
+"""The statistics of the evaluations of strategies and of composition, by hand on tiny tables."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,17 +9,13 @@ import torch
 from benchmarks.damaged_photos import SIDE, Photo, damage
 from benchmarks.evaluate_composition import KINDS, PAIRS, STRIDE, damaged_halves, grouped, summary
 from benchmarks.evaluate_composition import Trial as Composed
-from benchmarks.evaluate_pruning import (
-    Progress,
-    Recorder,
-    Trial,
-    costs,
-    first_within,
-    gains,
-    rank_correlations,
-)
+from benchmarks.evaluate_strategies import Outcome, Remembered, Replay, ratio, run_trial
+from benchmarks.evaluate_strategies import summary as strategies
+from benchmarks.previews import Progress, Recorder, rank_correlations
 from restoration_guide.restorers import Settings
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
+from restoration_guide.search.best_of_n import BestOfN
+from tests.guide.conftest import NoiseScorer
 
 
 def progress(offset: float = 0.0) -> Progress:
@@ -28,55 +25,52 @@ def progress(offset: float = 0.0) -> Progress:
     return Progress(previews, {0: 4, 1: 2, 2: 5}, {0: 2.0, 1: 3.1, 2: 3.5, 3: 1.0})
 
 
-def trial(psnrs: dict[str, float], nfe: dict[str, int], offset: float = 0.0) -> Trial:
-    figures = {"psnr": psnrs, "ms_ssim": {key: value / 100 for key, value in psnrs.items()}}
-    same = psnrs["full"] == psnrs["pruned"]
-    return Trial("a", figures, nfe, {"full": 10.0, "pruned": 6.0}, same, progress(offset))
+def outcome(evaluations: int, label: float, judge: float) -> Outcome:
+    return Outcome(0, evaluations, 2, label, judge)
 
 
-A = trial(
-    {
-        "input": 20.0,
-        "full": 24.0,
-        "pruned": 23.0,
-        "first 1": 21.0,
-        "first 2": 22.0,
-        "first 3": 24.0,
-    },
-    {"full": 20, "pruned": 10, "first 1": 1, "first 2": 9, "first 3": 14},
-)
-B = trial(
-    {
-        "input": 30.0,
-        "full": 32.0,
-        "pruned": 32.0,
-        "first 1": 30.0,
-        "first 2": 31.0,
-        "first 3": 30.0,
-    },
-    {"full": 20, "pruned": 12, "first 1": 1, "first 2": 9, "first 3": 14},
-    offset=1.0,
-)
-
-
-def test_gains_by_hand() -> None:
-    found = {name: estimate.value for name, estimate in gains([A, B], "psnr").items()}
-    assert first_within([A, B]) == "first 2"  # 18 evaluations against 22; three would be 28
-    assert found == pytest.approx(
+def test_strategies_by_hand() -> None:
+    """Two crops of one photo and one of another: sums by photo, so three crops weigh the same."""
+    trials = {
+        "a.png": {"fixed 8": outcome(20, 0.4, 0.2), "pruned, 8 begun": outcome(8, 0.4, 0.1)},
+        "a.png, top left": {
+            "fixed 8": outcome(20, 0.2, 0.2),
+            "pruned, 8 begun": outcome(10, 0.1, 0.2),
+        },
+        "b.png": {"fixed 8": outcome(20, 0.6, 0.5), "pruned, 8 begun": outcome(12, 0.4, 0.3)},
+    }
+    found = strategies(trials)
+    pruned = {name: estimate.value for name, estimate in found["pruned, 8 begun"].items()}
+    assert pruned == pytest.approx(
         {
-            "gain, full": 3.0,
-            "gain, pruned": 2.5,
-            "gain, fewer": 1.5,
-            "share of the gain, pruned": 2.5 / 3,
-            "share of the gain, fewer": 0.5,
+            "evaluations": 10,
+            "candidates": 2,
+            "label gain": 0.9 / 3,
+            "share of fixed 8": 0.9 / 1.2,
+            "judge gain": 0.2,
         }
     )
-    assert gains([A, B], "ms_ssim")["gain, pruned"].value == pytest.approx(0.025)
+    # photo a alone gives .5 of .6, photo b .4 of .6: no resample is outside
+    share = found["pruned, 8 begun"]["share of fixed 8"]
+    assert (share.low, share.high) == pytest.approx((0.4 / 0.6, 0.5 / 0.6))
+    assert math.isnan(ratio(torch.ones(2).numpy(), torch.zeros(2).numpy()))
 
 
-def test_costs_by_hand() -> None:
-    found = {name: estimate.value for name, estimate in costs([A, B]).items()}
-    assert found == pytest.approx({"NFE": 22 / 40, "time": 0.6, "same choice": 0.5})
+def test_strategies_see_the_same_candidates(pipe) -> None:
+    """A replayed search chooses what a search of its own would, and judges no image twice."""
+    damaged = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    scorer, restorer = NoiseScorer(), BuiltinRestorer(pipe)
+    judge: Any = Remembered(scorer)
+    made = tuple(restorer.restore(damaged[None], n=4))
+    replay: Any = Replay(restorer, made)
+    for count in (2, 4):
+        again = BestOfN(replay, judge, count)(damaged)
+        assert again.choice == BestOfN(restorer, NoiseScorer(), count)(damaged).choice
+    assert scorer.judged == 5
+    search = BestOfN(restorer, NoiseScorer(), 2)
+    found = run_trial(search, "a.png", damaged, damaged, 0)
+    assert found["fixed 1"].evaluations == 1 < found["fixed 2"].evaluations == 5
+    assert {one.label_gain <= 0 for one in found.values()} == {True}  # the input is the clean one
 
 
 def test_bounds_at_a_share_of_the_steps() -> None:
@@ -87,11 +81,12 @@ def test_bounds_at_a_share_of_the_steps() -> None:
 
 def test_rank_correlations_by_hand() -> None:
     # A: 2.1 3.0 2.5 against 2.0 3.1 3.5 at 30 %: ranks 1 3 2 and 1 2 3, .5. B: 2.1 3.0 3.5, 1.
-    found = rank_correlations([A.progress, B.progress])
+    a, b = progress(), progress(offset=1.0)
+    found = rank_correlations([a, b])
     assert found["SRCC at 30%"].value == pytest.approx(0.75)
     # the other's drift of candidate 2 is 0 for A (B: 3.5 - 3.5) and 1 for B: .5 and 1 again
     assert found["SRCC at 30%, drift"].value == pytest.approx(0.75)
-    assert math.isnan(rank_correlations([A.progress])["SRCC at 30%"].value) is False
+    assert math.isnan(rank_correlations([a])["SRCC at 30%"].value) is False
 
 
 def test_a_recorder_keeps_every_preview_and_changes_nothing(pipe) -> None:

@@ -6,14 +6,19 @@ import math
 
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""Pixels by which a product of fraction and side may be off."""
+
 
 def pixel_window(start: float, stop: float, side: int, least: int) -> tuple[int, int]:
     """First pixel and end of a fraction of ``side``, widened to ``least`` px where that fits.
 
+    Pixels that the fraction touches count, except by a rounding error of the product.
+
     >>> pixel_window(0.5, 0.6, 100, 1), pixel_window(0.9, 1.0, 100, 64)
     ((50, 60), (36, 100))
     """
-    first, end = math.floor(start * side), math.ceil(stop * side)
+    first, end = math.floor(start * side + ROUNDING), math.ceil(stop * side - ROUNDING)
     length = max(end - first, min(least, side))
     first = min(max(0, first - (length - (end - first)) // 2), side - length)
     return first, first + length

@@ -19,6 +19,7 @@ from zoomiqa_core.images.inputs import (
     read_to_judge,
 )
 from zoomiqa_core.images.sources import DEFAULT_LIMITS, ImageSource
+from zoomiqa_core.images.windows import pixel_window
 from zoomiqa_core.proxy.inference import for_inference
 from zoomiqa_core.proxy.scorer import ModelScorer
 from zoomiqa_core.restoration.model import (
@@ -181,14 +182,14 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         found = []
         for bbox in bboxes:
             x0, y0, x1, y1 = check_bbox(bbox)
-            top, bottom = _window(y0, y1, height)
-            left, right = _window(x0, x1, width)
-            region = pixels[..., top:bottom, left:right]
+            rows = slice(*pixel_window(y0, y1, height, TILE // 2))
+            columns = slice(*pixel_window(x0, x1, width, TILE // 2))
+            region = pixels[..., rows, columns]
             theirs = None
             if given is not None:
                 factor = height // given.shape[-2]
                 full = given.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-                theirs = full[..., top:bottom, left:right]
+                theirs = full[..., rows, columns]
             out = self._output(region, theirs)
             found.append(RegionScore(bbox, float(out.rating), float(out.rating_std)))
         return found
@@ -226,10 +227,3 @@ class RestorationScorer(ModelScorer[RestorationJudge]):
         if last is None or last[1].stride != stride or not torch.equal(last[0], degraded):
             self._last = last = degraded, self._folded.look_at(degraded, stride)
         return self._folded.judge(candidate, last[1])
-
-
-def _window(start: float, stop: float, side: int) -> tuple[int, int]:
-    first, end = int(start * side), max(int(start * side) + 1, round(stop * side))
-    length = max(end - first, min(64, side))
-    first = min(max(0, first - (length - (end - first)) // 2), side - length)
-    return first, first + length

@@ -17,10 +17,10 @@ from restoration_guide.search.best_of_n import (
     BestOfN,
     BestOfNConfig,
     RestorationError,
-    SearchInterrupted,
 )
 from restoration_guide.search.prune import PruneConfig
 from restoration_guide.search.screening import screen
+from restoration_guide.search.selection import SearchInterrupted
 from zoomiqa_core.images.sources import (
     ImageError,
     ImageLimits,

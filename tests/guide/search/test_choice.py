@@ -18,7 +18,9 @@ from restoration_guide.search.choice import (
     with_consensus,
     with_gains,
 )
+from restoration_guide.search.judging import gain_of
 from restoration_guide.search.selection import OK, Index, Row
+from zoomiqa_core.assessment import Assessment
 
 INPUT = Row("input", 3.0, 0.2)
 SURE = NormalDist().cdf(1.0)
@@ -231,3 +233,18 @@ def test_one_more_candidate_never_lowers_the_value_of_the_choice(table, one, sel
 
     rows = [INPUT, *(row(i, *figures) for i, figures in enumerate(table))]
     assert value([*rows, row(len(table), *one)]) >= value(rows)
+
+
+def test_rows_and_judgements_have_one_rule_of_the_gain() -> None:
+    """Of the judge's own word, of two ratings, without a spread, and without a rating."""
+    nan = math.nan
+    for rating, std, gain, gain_std, expected in [
+        (3.5, 0.25, 0.125, 0.5, (0.125, 0.5)),
+        (3.5, 0.25, nan, nan, (0.5, 0.25)),
+        (3.5, nan, nan, nan, (0.5, 0.0)),
+        (nan, nan, nan, nan, (nan, nan)),
+    ]:
+        row = with_gains([Row("input", 3.0, 0.2), Row(0, rating, std, gain, gain_std)])[1]
+        assert str((row.gain, row.gain_std)) == str(expected)
+        said = Assessment(rating, std, gain=gain, gain_std=gain_std)
+        assert str(gain_of(Assessment(3.0, 0.2), said)) == str(expected)
