@@ -91,7 +91,7 @@ def run_on_ray(
     known = is_done([record["name"] for record in lost], done)
     new = [record for record, there in zip(lost, known, strict=True) if not there]
     columns = max(_width(unit) for unit in units) if units else 1
-    with _ray_started() as ray:
+    with ray_started() as ray:
         pa = require("pyarrow")
         actors = pool.actors or _actors_that_fit(ray, pool.gpus)
         units = _spread(units, actors)
@@ -233,11 +233,15 @@ def _last_words(error: BaseException) -> str:
 
 
 @contextmanager
-def _ray_started() -> Iterator[Any]:
-    """Ray with its data library; on this machine alone unless it is running or addressed.
+def ray_started(num_cpus: int | None = None) -> Iterator[Any]:
+    """Ray: the one that runs already, or one on this machine for the time of the block.
 
     The environment variable ``RAY_ADDRESS`` names a cluster, as ``ray job submit`` sets it. Of a
-    Ray that is started here, the dashboard, usage reports, messages and log files are off.
+    Ray that is started here, the dashboard, usage reports and messages are off, and its log files
+    are removed at the end.
+
+    Args:
+        num_cpus: of a Ray that is started here; None for all of this machine.
     """
     ray = require("ray")
     context = require("ray.data").DataContext.get_current()
@@ -258,13 +262,21 @@ def _ray_started() -> Iterator[Any]:
         for name in _SHOWN:
             setattr(context, name, False)
         context.issue_detectors_config.detectors = []
-        ray.init(
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-            _system_config={"worker_niceness": 0},  # 15 by default, behind all other programs
-        )
+        try:
+            ray.init(
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",  # nobody else can reach it
+                _temp_dir=folder,
+                _system_config={"worker_niceness": 0},  # 15 by default, behind all other programs
+            )
+        except Exception as error:  # Ray raises plain ones
+            raise RunError(
+                f"Ray did not start: {error} It needs 2 GB of free memory and, within 30 s, some "
+                "time of a CPU; stop other programs or give RAY_ADDRESS of a running one"
+            ) from error
         yield ray
     finally:
         ray.shutdown()

@@ -19,28 +19,21 @@ from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.images.sources import save_png
 from zoomiqa_core.scale.ray_data import JudgeBatch
 from zoomiqa_core.scale.results import ResultFolder
-from zoomiqa_core.scale.run import Pool, RunError, run_on_ray
+from zoomiqa_core.scale.run import Pool, RunError, ray_started, run_on_ray
 from zoomiqa_core.scale.sources import find_units
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """One Ray for the tests of this file: starting takes longer than most of them."""
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=200_000_000,
-        _system_config={"worker_niceness": 0},
-    )
-    yield
-    ray.shutdown()
+    with ray_started(num_cpus=2):
+        yield
 
 
 @pytest.fixture(scope="module")
