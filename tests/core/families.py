@@ -90,9 +90,150 @@ def normalise(tower: torch.nn.Module, images: torch.Tensor) -> None:
         tower.train()(images)
 
 
+def siglip(side: int, patch: int) -> dict[str, Any]:
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": side,
+        "patch_size": patch,
+    }
+
+
+def llava_onevision() -> tuple[Any, Any]:
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
+    tokenizer = tokenizer_with("<image>", "<video>")
+    grids = [[28, 28], [28, 56], [56, 28], [56, 56]]
+    config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **siglip(28, 7)},
+        text_config={"model_type": "qwen2", **text_config(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=grids,
+        tie_word_embeddings=True,
+    )
+    processor = LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(
+            size={"height": 28, "width": 28}, image_grid_pinpoints=grids
+        ),
+        tokenizer=tokenizer,
+        video_processor=LlavaOnevisionVideoProcessor(),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=chat_template("<image>"),
+    )
+    return LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def internvl() -> tuple[Any, Any]:
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+    )
+
+    names = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+    tokenizer = tokenizer_with(*names)
+    roles = ("start_image_token", "end_image_token", "context_image_token", "video_token")
+    tokenizer._set_model_specific_special_tokens(dict(zip(roles, names, strict=True)))
+    config = InternVLConfig(
+        vision_config=siglip(28, 7),
+        text_config={"model_type": "qwen2", **text_config(tokenizer)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        tie_word_embeddings=True,
+    )
+    processor = InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(size={"height": 28, "width": 28}, max_patches=4),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(),
+        image_seq_length=4,
+        chat_template=chat_template("<IMG_CONTEXT>"),
+    )
+    return InternVLForConditionalGeneration(config), processor
+
+
+def idefics3() -> tuple[Any, Any]:
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessor,
+        Idefics3Processor,
+    )
+
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokens = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
+    tokenizer = tokenizer_with(*tokens, *places)
+    config = Idefics3Config(
+        vision_config=siglip(28, 7),
+        text_config={"model_type": "llama", **text_config(tokenizer)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=True,
+    )
+    processor = Idefics3Processor(
+        image_processor=Idefics3ImageProcessor(
+            size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
+        ),
+        tokenizer=tokenizer,
+        image_seq_len=4,
+        chat_template=chat_template("<image>"),
+    )
+    return Idefics3ForConditionalGeneration(config), processor
+
+
+def gemma3() -> tuple[Any, Any]:
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForConditionalGeneration,
+        Gemma3ImageProcessor,
+        Gemma3Processor,
+    )
+
+    names = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+    tokenizer = tokenizer_with(*names)
+    roles = ("boi_token", "eoi_token", "image_token")
+    tokenizer._set_model_specific_special_tokens(dict(zip(roles, names, strict=True)))
+    ids = dict(zip(roles, tokenizer.convert_tokens_to_ids(list(names)), strict=True))
+    config = Gemma3Config(
+        vision_config={"model_type": "siglip_vision_model", **siglip(28, 7)},
+        text_config={
+            **text_config(tokenizer),
+            "head_dim": 8,
+            "sliding_window": 64,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        mm_tokens_per_image=4,
+        image_token_index=ids["image_token"],
+        boi_token_index=ids["boi_token"],
+        eoi_token_index=ids["eoi_token"],
+    )
+    processor = Gemma3Processor(
+        image_processor=Gemma3ImageProcessor(size={"height": 28, "width": 28}),
+        tokenizer=tokenizer,
+        image_seq_length=4,
+        chat_template=chat_template("<start_of_image>"),
+    )
+    model = Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model, processor
+
+
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "fast_vlm": fast_vlm,
+    "llava_onevision": llava_onevision,
+    "internvl": internvl,
+    "idefics3": idefics3,
+    "gemma3": gemma3,
 }
 
 

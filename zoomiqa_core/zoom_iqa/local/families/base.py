@@ -70,9 +70,12 @@ class Family:
     language_module: ClassVar[str] = "language_model"
     """Name of the module that adapters are put into."""
     control_tokens: ClassVar[tuple[str, ...]] = ("image_token_id", "video_token_id")
-    """Fields of the model's configuration with tokens that no reply may contain."""
+    """Fields of the model's configuration or of the processor with tokens that no reply may
+    contain."""
     max_aspect: ClassVar[int | None] = None
     """Maximum ratio of the sides that the image processor accepts."""
+    features_are_listed: ClassVar[bool] = False
+    """Whether the model expects the features of several images as a tuple, not as one tensor."""
     depends_on_count: ClassVar[bool] = False
     """Whether an image is prepared differently when the prompt has another one beside it."""
 
@@ -126,9 +129,13 @@ class Family:
     @property
     def control_ids(self) -> list[int]:
         """Tokens that mark images and videos, which no reply may contain."""
-        config = self.model.config
-        named = (getattr(config, name, None) for name in self.control_tokens)
-        return [token for token in named if token is not None]
+        found: list[int] = []
+        for name in self.control_tokens:
+            ids = getattr(self.model.config, name, None)
+            ids = getattr(self.processor, name, None) if ids is None else ids
+            found += ids if isinstance(ids, list) else [ids]
+        unknown = (None, self.processor.tokenizer.unk_token_id)
+        return [token for token in found if token not in unknown]
 
     def vision_parameters(self) -> Iterator[Any]:
         """Parameters that the visual features depend on: all but the language model's."""
@@ -191,7 +198,9 @@ class Family:
         """The features in the form in which the model's own vision tower returns them."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        tokens: Any = torch.cat([feature.tokens for feature in features])[None]
+        tokens: Any = tuple(feature.tokens for feature in features)
+        if not self.features_are_listed:
+            tokens = torch.cat(tokens)[None]
         return BaseModelOutputWithPooling(pooler_output=tokens)
 
     def position_ids(self, ids: Tensor, mask: Tensor, images: Sequence[ImageInputs]) -> Tensor:

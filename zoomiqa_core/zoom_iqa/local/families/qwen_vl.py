@@ -23,6 +23,7 @@ class QwenVL(Family):
         "vision_end_token_id",
     )
     max_aspect = 200
+    features_are_listed = True
 
     @classmethod
     def pixel_options(cls, processor: Any, max_pixels: int | None) -> dict[str, Any]:
@@ -54,10 +55,7 @@ class QwenVL(Family):
 
     def encoder_output(self, features: Sequence[VisualFeatures]) -> Any:
         """The features in the form in which the model's own vision tower returns them."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        tokens: Any = tuple(feature.tokens for feature in features)
-        out: Any = BaseModelOutputWithPooling(pooler_output=tokens)
+        out = super().encoder_output(features)
         if features and features[0].deep:
             layers = zip(*(f.deep for f in features), strict=True)
             out.deepstack_features = [tuple(layer) for layer in layers]

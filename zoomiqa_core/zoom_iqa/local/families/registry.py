@@ -6,9 +6,20 @@ from typing import Any
 
 from zoomiqa_core.zoom_iqa.local.families.base import Family
 from zoomiqa_core.zoom_iqa.local.families.fast_vlm import FastVLM
+from zoomiqa_core.zoom_iqa.local.families.gemma3 import Gemma3
+from zoomiqa_core.zoom_iqa.local.families.idefics3 import Idefics3
+from zoomiqa_core.zoom_iqa.local.families.internvl import InternVL
+from zoomiqa_core.zoom_iqa.local.families.llava_onevision import LlavaOneVision
 from zoomiqa_core.zoom_iqa.local.families.qwen_vl import QwenVL
 
-FAMILIES: tuple[type[Family], ...] = (QwenVL, FastVLM)
+FAMILIES: tuple[type[Family], ...] = (
+    QwenVL,
+    FastVLM,
+    LlavaOneVision,
+    InternVL,
+    Idefics3,
+    Gemma3,
+)
 
 
 def family_class(model_type: str) -> type[Family]:
