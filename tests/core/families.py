@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
-from zoomiqa_core.training.tiny_vlm import CHAT_TEMPLATE, TinySize, build_processor, build_tiny_vlm
+from zoomiqa_core.training.tiny_vlm import (
+    TinySize,
+    build_processor,
+    build_tiny_vlm,
+    chat_template,
+)
 
 TEXT = {
     "hidden_size": 32,
@@ -25,11 +30,6 @@ def tokenizer_with(*tokens: str) -> Any:
     tokenizer = build_processor(TinySize()).tokenizer
     tokenizer.add_special_tokens({"extra_special_tokens": [*tokenizer.all_special_tokens, *tokens]})
     return tokenizer
-
-
-def chat_template(image: str) -> str:
-    """The tiny judge's chat with another placeholder for an image."""
-    return CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", image)
 
 
 def text_config(tokenizer: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_a_build_leaves_records_report_and_sheet(whole: Path) -> None:
         json.dumps(record.provenance)
     with Image.open(whole / "sheet.png") as sheet:
         assert sheet.width >= 300
-    page = (whole / "report.md").read_text(encoding="utf-8")
+    page = (whole / "README.md").read_text(encoding="utf-8")
     assert f"| kept | {len(records)} |" in page
     assert (whole / "config.yaml").is_file() and (whole / "versions.json").is_file()
 

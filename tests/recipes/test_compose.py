@@ -86,8 +86,8 @@ def test_the_stages_of_the_tiny_judge_compose_with_their_recipes(name: str):
     )[0]
     stages = {
         "build_gr_iqa": [given.gr_iqa],
-        "train_tiny_vision": [given.vision],
         "train_sft": [given.sft],
+        "train_correction": [given.correction],
         "train_grpo": [given.grpo, *given.variants.values()],
     }
     for recipe, settings in stages.items():

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from recipes import train_grpo, train_sft
+from recipes import train_correction, train_grpo, train_sft
 from tests.core.judges import picture
 from tests.recipes.gr_iqa_sets import write_set
 from tests.recipes.launched_recipe import taught_policy
@@ -121,6 +121,20 @@ def test_senseless_configurations_are_refused():
         train_grpo.gradient_accumulation(config, 3)
     with pytest.raises(ValueError, match="save_every ≥ 1"):
         LoopSettings(save_every=0)
+
+
+def test_a_correction_trains_the_rating_of_its_own_replies(data, tmp_path, monkeypatch):
+    """The replies are taken once; a judge without an answer learns ratings at once alone."""
+    monkeypatch.setattr(train_correction, "load_policy", taught_policy)
+    words = smoke(train_correction, *data, f"out={tmp_path}", "max_new_tokens=1")
+    train_correction.main(words)
+    replies = [json.loads(line) for line in (tmp_path / "replies.jsonl").open()]
+    assert len(replies) == 4 and any(rounds for _, rounds in replies)
+    assert all("<answer>" in text for _, rounds in replies for text in rounds)
+    assert (tmp_path / "judge" / "config.json").is_file()
+    stamp = (tmp_path / "replies.jsonl").stat().st_mtime_ns
+    train_correction.main(words)
+    assert (tmp_path / "replies.jsonl").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-from zoomiqa_core.training.vision_chunks import join_chunks
 from zoomiqa_core.zoom_iqa.local.families.registry import family_class
 from zoomiqa_core.zoom_iqa.local.model_files import model_file
 from zoomiqa_core.zoom_iqa.prompts import Prompts, save_prompts
@@ -101,8 +100,6 @@ def load_policy(
         model = PeftModel.from_pretrained(load(base), str(path), is_trainable=True)
         whole = model.get_base_model()
     hold_batch_norms(whole)
-    if whole.config.model_type == "qwen2_5_vl":
-        join_chunks(whole.model.visual)
     processor = AutoProcessor.from_pretrained(path, padding_side="left")
     if max_pixels is not None:
         family = family_class(whole.config.model_type)

@@ -5,7 +5,7 @@ What runs on the 7B judge runs on these: the same model, processor and file form
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *VISION_TOKENS)
 """As in Qwen2.5-VL, under the same names."""
 
-CHAT_TEMPLATE = """\
+_CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message.role + '\\n' -}}
 {%- if message.role == 'assistant' -%}
@@ -33,7 +33,7 @@ CHAT_TEMPLATE = """\
 {{- '\\n' -}}
 {%- else -%}
 {%- for part in message.content -%}
-{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- if part.type == 'image' -%}IMAGE
 {%- else -%}{{- part.text -}}{%- endif -%}
 {%- endfor -%}
 {{- '<|im_end|>\\n' -}}
@@ -41,8 +41,17 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
-"""Turns as Qwen writes them, without its default system turn; what the assistant says is marked, so
-that a training can learn from that alone."""
+
+
+def chat_template(image: str) -> str:
+    """Turns as Qwen writes them, without its default system turn.
+
+    What the assistant says is marked, so that a training can learn from that alone.
+
+    Args:
+        image: tokens that stand for an image.
+    """
+    return _CHAT_TEMPLATE.replace("IMAGE", image)
 
 
 @dataclass(frozen=True)
@@ -156,28 +165,39 @@ def build_processor(size: TinySize, corpus: Iterable[str] = ()) -> Qwen2_5_VLPro
     """Qwen2.5-VL's processor with a byte-level tokenizer trained on prompts and corpus."""
     from transformers import (
         Qwen2_5_VLProcessor,
-        Qwen2Tokenizer,
         Qwen2VLImageProcessor,
         Qwen2VLVideoProcessor,
     )
 
-    vocabulary, merges = _train_bpe([*_protocol_texts(), *corpus], size.vocabulary)
+    pixels = {"shortest_edge": 56 * 56, "longest_edge": size.max_pixels}
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        tokenizer=build_tokenizer(size.vocabulary, SPECIAL_TOKENS, corpus),
+        video_processor=Qwen2VLVideoProcessor(size=pixels),
+        chat_template=chat_template("<|vision_start|><|image_pad|><|vision_end|>"),
+    )
+
+
+def build_tokenizer(size: int, special: Sequence[str], corpus: Iterable[str] = ()) -> Any:
+    """A byte-level tokenizer of Qwen's class, trained on the prompts and a corpus.
+
+    Args:
+        size: tokens at most, special ones included.
+        special: tokens that stand for no text, with those that begin and end a turn.
+        corpus: more texts.
+    """
+    from transformers import Qwen2Tokenizer
+
+    vocabulary, merges = _train_bpe([*_protocol_texts(), *corpus], size - len(special))
     tokenizer_class: Any = Qwen2Tokenizer
-    tokenizer = tokenizer_class(
+    return tokenizer_class(
         vocab=vocabulary,
         merges=merges,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         unk_token=None,
-        extra_special_tokens=list(SPECIAL_TOKENS),
+        extra_special_tokens=list(special),
         padding_side="left",
-    )
-    pixels = {"shortest_edge": 56 * 56, "longest_edge": size.max_pixels}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=pixels),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=pixels),
-        chat_template=CHAT_TEMPLATE,
     )
 
 
@@ -202,7 +222,7 @@ def _train_bpe(texts: list[str], vocabulary: int) -> tuple[dict[str, int], list[
     from tokenizers.pre_tokenizers import ByteLevel
 
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(SPECIAL_TOKENS),
+        vocab_size=vocabulary,
         initial_alphabet=ByteLevel.alphabet(),
         special_tokens=[],
         show_progress=False,

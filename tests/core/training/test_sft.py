@@ -14,7 +14,13 @@ from zoomiqa_core.training.policy import (
     lora_config,
     save_judge,
 )
-from zoomiqa_core.training.sft import last_turn_only, sft_dataset, sft_trainer
+from zoomiqa_core.training.sft import (
+    AlikeLengths,
+    Example,
+    last_turn_only,
+    sft_dataset,
+    sft_trainer,
+)
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
 from zoomiqa_core.zoom_iqa.prompts import BUILTIN
 from zoomiqa_core.zoom_iqa.sampling import Sampling
@@ -27,7 +33,9 @@ def samples(count=6):
 
 
 def dataset(count=6):
-    return sft_dataset(samples(count), lambda sample: conversation(sample[0], BUILTIN, sample[1]))
+    return sft_dataset(
+        samples(count), lambda sample: Example(*conversation(sample[0], BUILTIN, sample[1]))
+    )
 
 
 def trainer_of(folder, model, processor, **settings):
@@ -70,6 +78,32 @@ def test_exactly_the_reply_of_each_round_is_learnt(tmp_path):
     for (record, number), row in zip(samples(), labels, strict=True):
         said = processor.tokenizer.decode(row[row != -100])
         assert said == record.rounds[number - 1] + "<|im_end|>"
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    """Also with weights and soft labels, padding and several images: the shares of the loss add."""
+    model, processor = build_tiny_vlm()
+    trainer = trainer_of(tmp_path, model, processor)
+    rows = [trainer.train_dataset[n] for n in range(4)]
+
+    def loss(part):
+        batch = trainer.data_collator(part)
+        with torch.no_grad():
+            return float(trainer.compute_loss(model.eval(), batch, num_items_in_batch=405))
+
+    assert sum(loss([row]) for row in rows) == pytest.approx(loss(rows), rel=1e-5)
+    assert loss(rows[:2]) + loss(rows[2:]) == pytest.approx(loss(rows), rel=1e-5)
+
+
+def test_batches_hold_rows_of_like_length_and_epochs_differ():
+    lengths = [1, 3] * 20
+    sampler = AlikeLengths(lengths, batch_size=4, seed=0)
+    order = list(sampler)
+    assert sorted(order) == list(range(40)) and len(sampler) == 40
+    assert all(len({lengths[i] for i in order[n : n + 4]}) == 1 for n in range(0, 40, 4))
+    assert list(sampler) == order
+    sampler.set_epoch(1)
+    assert list(sampler) != order and sorted(sampler) == list(range(40))
 
 
 def test_it_learns_and_the_folder_is_a_judge(tmp_path):

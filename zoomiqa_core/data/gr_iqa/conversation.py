@@ -16,9 +16,17 @@ from PIL import Image
 
 from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord, reply_text
 from zoomiqa_core.zoom_iqa.answer import format_answer, parse_answer, replace_answer
-from zoomiqa_core.zoom_iqa.crop import crop_image, region_box
+from zoomiqa_core.zoom_iqa.crop import CropBox, crop_image, region_box
 from zoomiqa_core.zoom_iqa.prompts import Prompts
 from zoomiqa_core.zoom_iqa.protocol import Crop, Message, messages, next_step
+
+
+class Outline(NamedTuple):
+    """A chat that ends with the target reply, without pixels."""
+
+    messages: list[Message]
+    crops: tuple[CropBox | None, ...]
+    """The views in the order in which the messages refer to them; None is the whole image."""
 
 
 class Conversation(NamedTuple):
@@ -55,21 +63,25 @@ def conversation(
     Raises:
         ValueError: the record has no such round.
     """
+    return _with_pixels(outline(record, prompts, round_number, image.size), image)
+
+
+def outline(
+    record: GRIQARecord, prompts: Prompts, round_number: int, size: tuple[int, int]
+) -> Outline:
+    """:func:`conversation` without pixels, for an image of ``size`` (width, height)."""
     if not 1 <= round_number <= len(record.rounds):
         raise ValueError(
             f"{record.image} has {len(record.rounds)} rounds, so no round {round_number}"
         )
     reply = reply_text(record.rounds[round_number - 1], round_number)
     if round_number == 1:
-        return _chat(messages(prompts, record.question), reply, [image])
+        return _chat(messages(prompts, record.question), reply, None)
     previous = reply_text(record.rounds[round_number - 2], round_number - 1)
-    step = next_step(
-        parse_answer(previous), image.size, number=round_number - 1, max_rounds=round_number
-    )
+    step = next_step(parse_answer(previous), size, number=round_number - 1, max_rounds=round_number)
     if not isinstance(step, Crop):
         raise ValueError(f"{record.image}: round {round_number - 1} asks for no crop")
-    views = [image, crop_image(image, step.box)]
-    return _chat(messages(prompts, record.question, previous), reply, views)
+    return _chat(messages(prompts, record.question, previous), reply, None, step.box)
 
 
 def region_conversation(
@@ -90,6 +102,13 @@ def region_conversation(
         ValueError: the prompts have no ``region`` instruction.
         IndexError: the record has no such region.
     """
+    return _with_pixels(region_outline(record, prompts, index, image.size), image)
+
+
+def region_outline(
+    record: GRIQARecord, prompts: Prompts, index: int, size: tuple[int, int]
+) -> Outline:
+    """:func:`region_conversation` without pixels, for an image of ``size`` (width, height)."""
     if prompts.region is None:
         raise ValueError(
             f"the prompts {prompts.name!r} cannot ask for a region's rating: give them a text "
@@ -98,11 +117,15 @@ def region_conversation(
     region, first = record.regions[index], record.rounds[0]
     answer = format_answer(first.rating, region.bbox)
     previous = replace_answer(reply_text(first), answer)
-    views = [image, crop_image(image, region_box(region.bbox, *image.size))]
     chat = messages(prompts, record.question, previous, region=True)
-    return _chat(chat, reply_text(region.reply, 2), views)
+    return _chat(chat, reply_text(region.reply, 2), None, region_box(region.bbox, *size))
 
 
-def _chat(chat: list[Message], reply: str, images: list[Image.Image]) -> Conversation:
+def _chat(chat: list[Message], reply: str, *crops: CropBox | None) -> Outline:
     turn = {"role": "assistant", "content": [{"type": "text", "text": reply}]}
-    return Conversation([*chat, turn], images)
+    return Outline([*chat, turn], crops)
+
+
+def _with_pixels(outlined: Outline, image: Image.Image) -> Conversation:
+    views = [image if box is None else crop_image(image, box) for box in outlined.crops]
+    return Conversation(outlined.messages, views)

@@ -1,4 +1,4 @@
-"""Report of a GR-IQA build: what was kept and dropped, and why."""
+"""Report of a GR-IQA build: what was kept and dropped, and why; and the dataset card."""
 
 from __future__ import annotations
 
@@ -9,9 +9,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoomiqa_core.data.gr_iqa.predictability import record_predictability
 from zoomiqa_core.data.gr_iqa.rationale import GRIQARecord, reply_text
 from zoomiqa_core.data.gr_iqa.records import record_from_row
 
+CARD = """\
+---
+task_categories: [image-text-to-text]
+tags: [image-quality-assessment, grounded-rationales]
+---
+
+# Grounded rationales of image quality
+
+Images, ratings on 1–5 and what a judge should write about them in one round or two
+(`records.jsonl`, read by `zoomiqa_core.data.gr_iqa.records.read_records`). Ratings of photos are
+people's; those of damaged pictures are KADID-10k's mean opinions of the damage, weighted by area
+where it is local (`provenance.label`). An uncertain first round is rated as a judge rates a
+thumbnail (`provenance.blind`). No section states the rating. The images keep the licences of their
+sources.
+
+`predictability` is the share of the ratings' variance that words alone explain, held out: what is
+left has to be seen in the image (the rating given the reply's thought) or in the crop (the second
+rating given the whole first reply). Aim for .8 at most.
+"""
 EXAMPLES = 5
 """Examples listed for each reason."""
 
@@ -21,7 +41,7 @@ class Outcome:
     """Result for one picture; cached as JSON."""
 
     source: str
-    """``"damaged"`` or ``"rated"``."""
+    """``"damaged"``, ``"rated"`` or ``"wordless"``."""
     record: dict[str, Any] | None
     """Row of the record; None if dropped."""
     reasons: list[list[str]] = field(default_factory=list)
@@ -59,19 +79,20 @@ def build_report(outcomes: Sequence[Outcome], *, unreached: int, cost: float) ->
             reason for o in outcomes if o.record is not None for reason, _ in o.reasons
         ),
         "sentences_dropped": sum(len(outcome.refuted) for outcome in outcomes),
+        "predictability": record_predictability(records),
         "examples": _examples(outcomes),
     }
     return report | _spread(records)
 
 
-def report_markdown(report: dict[str, Any]) -> str:
-    """The report in Markdown."""
+def dataset_card(report: dict[str, Any]) -> str:
+    """The report as a dataset card in Markdown."""
     counted = ("pictures", "kept", "dropped", "unreached", "sentences_dropped", "calls", "tokens")
     counted = (*counted, "cost")
-    lines = ["# GR-IQA build", "", "| | |", "|---|---:|"]
+    lines = [CARD, "## Build", "", "| | |", "|---|---:|"]
     lines += [f"| {name.replace('_', ' ')} | {report[name]} |" for name in counted]
     tables = ("kept_of_source", "dropped_of_reason", "rewritten_for", "rounds", "mos_bins")
-    for name in (*tables, "words_of_reply"):
+    for name in (*tables, "words_of_reply", "predictability"):
         if report.get(name):
             lines += ["", f"## {name.replace('_', ' ').capitalize()}", "", "| | |", "|---|---:|"]
             lines += [f"| {key} | {value} |" for key, value in report[name].items()]

@@ -25,7 +25,14 @@ from zoomiqa_core.data.gr_iqa.records import row_of_record
 from zoomiqa_core.data.gr_iqa.report import Outcome
 from zoomiqa_core.data.teacher.damage_facts import InvisibleDamageError
 from zoomiqa_core.data.teacher.model import Budget, Lesson, ModelTeacher, vlm_continuation
-from zoomiqa_core.data.teacher.pictures import Picture, Scene, damaged_scene, rated_scene
+from zoomiqa_core.data.teacher.pictures import (
+    BlindJudge,
+    Picture,
+    Scene,
+    damaged_scene,
+    rated_scene,
+    wordless_record,
+)
 from zoomiqa_core.data.teacher.synthetic import write_rounds
 from zoomiqa_core.images.sources import to_pil
 from zoomiqa_core.runs.files import to_json, write_text_atomic
@@ -53,6 +60,8 @@ class RecordConfig:
     """Prompts of a model teacher: a name or a YAML file."""
     teacher_settings: dict[str, Any] = field(default_factory=dict)
     """More settings of ``load_scorer``."""
+    blind: str = "proxy"
+    """Judge whose rating of a thumbnail is that of an uncertain first round."""
     tell_rating: bool = True
     """Tell a model teacher the rating."""
     tolerance: float = 0.5
@@ -89,6 +98,7 @@ class RecordBuilder:
     Args:
         config: of the records.
         folder: of the records; gets ``images/``, ``cache/`` and ``spent.json``.
+        blind: rates thumbnails, as ``config.blind`` names it.
         teacher: writes the rationales; None for the synthetic one.
         vlm: continues rationales, for VRF; None leaves VRF out.
         budget: of the teacher; what earlier runs spent is added.
@@ -97,22 +107,23 @@ class RecordBuilder:
     >>> noise = torch.rand(1, 3, 24, 24)
     >>> image = torch.nn.functional.interpolate(noise, (96, 96), mode="bicubic").clamp(0, 1)
     >>> picture = Picture("damaged", 0, save_png(image, "photo.png"), kind="global")
-    >>> builder = RecordBuilder(RecordConfig(side=96), Path("records"))
+    >>> builder = RecordBuilder(RecordConfig(side=96), Path("records"), lambda thumbnail: 3.0)
     >>> outcome = builder.outcome(picture)
     >>> outcome.record["mos"], outcome.record["image"]
-    (1.47, 'damaged/000000-....png')
+    (4.14, 'damaged/000000-....png')
     """
 
     def __init__(
         self,
         config: RecordConfig,
         folder: Path,
+        blind: BlindJudge,
         *,
         teacher: ModelTeacher | None = None,
         vlm: LocalVLM | None = None,
         budget: Budget | None = None,
     ) -> None:
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.blind = config, folder, blind
         self.teacher, self.vlm = teacher, vlm
         self.budget = budget or Budget()
         self._spent = folder / "spent.json"
@@ -134,6 +145,10 @@ class RecordBuilder:
         cached = self.folder / "cache" / f"{key}.json"
         if cached.is_file():
             return Outcome(**json.loads(cached.read_text(encoding="utf-8")))
+        if picture.source == "wordless":
+            row = row_of_record(wordless_record(picture, self.folder, key[:8]))
+            write_text_atomic(cached, json.dumps({"source": "wordless", "record": row}))
+            return Outcome("wordless", row)
         generator = torch.Generator().manual_seed(int(key[:15], 16))
         try:
             scene = self._scene(picture, key[:8], generator)
@@ -150,7 +165,7 @@ class RecordBuilder:
 
     def _scene(self, picture: Picture, tag: str, generator: torch.Generator) -> Scene:
         if picture.source == "rated":
-            scene = rated_scene(picture, self.folder, tag)
+            scene = rated_scene(picture, self.folder, tag, self.blind)
         else:
             scene = damaged_scene(
                 picture,
@@ -158,9 +173,11 @@ class RecordBuilder:
                 tag,
                 side=self.config.side,
                 regions=self.config.regions,
+                blind=self.blind,
                 generator=generator,
             )
-        provenance = {"teacher": self.config.teacher, **scene.record.provenance}
+        blind = round(scene.facts.blind, 2)
+        provenance = {"teacher": self.config.teacher, "blind": blind, **scene.record.provenance}
         return scene._replace(record=dataclasses.replace(scene.record, provenance=provenance))
 
     def _teach(
@@ -230,18 +247,35 @@ class RecordBuilder:
 
 
 def fill_cache(
-    config: RecordConfig, folder: Path, pictures: Sequence[Picture], *, workers: int
+    config: RecordConfig,
+    folder: Path,
+    blind: BlindJudge,
+    pictures: Sequence[Picture],
+    *,
+    workers: int,
 ) -> None:
-    """Make the outcomes of all pictures in several processes, with the synthetic teacher."""
+    """Make the outcomes of all pictures in several processes, with the synthetic teacher.
+
+    Args:
+        config: of the records.
+        folder: of the records.
+        blind: can be pickled.
+        pictures: in any order.
+        workers: number of processes.
+    """
     spawn = multiprocessing.get_context("spawn")
     parts = [pictures[n::workers] for n in range(workers)]
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        for _ in pool.map(_fill_part, [config] * workers, [folder] * workers, parts):
+        for _ in pool.map(
+            _fill_part, [config] * workers, [folder] * workers, [blind] * workers, parts
+        ):
             pass
 
 
-def _fill_part(config: RecordConfig, folder: Path, pictures: Sequence[Picture]) -> None:
+def _fill_part(
+    config: RecordConfig, folder: Path, blind: BlindJudge, pictures: Sequence[Picture]
+) -> None:
     torch.set_num_threads(1)
-    builder = RecordBuilder(config, folder)
+    builder = RecordBuilder(config, folder, blind)
     for picture in pictures:
         builder.outcome(picture)

@@ -1,21 +1,14 @@
-"""Facts about an image that a teacher writes from, and the rating of an uncertain first round."""
+"""Facts about an image that a teacher writes from, and what decides whether it zooms in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, BBox
 
 HARD_RATINGS = (2.2, 4.2)
 """Between these a rating is uncertain without a closer look."""
 MIDDLE = 3.0
-LOCAL_PULL, GLOBAL_PULL = 0.35, 0.15
-"""How far the first rating of a hard case moves to the middle of the scale: more if a small region,
-hardly visible in the whole image, decides."""
-FIRST_SPREAD = 0.1
-"""Half-width of the uniform noise added to the first rating of a hard case."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,11 @@ class Facts:
     """The region worth enlarging, normalised, two decimals."""
     merits: tuple[str, ...] = ()
     """Adjectives for what is measured to be good."""
+    blind: float = MIDDLE
+    """Rating of a judge that saw a thumbnail only. A hard case's first round is rated so; what the
+    thumbnail hides is left to the crop."""
+    closer: tuple[Flaw, ...] = ()
+    """Flaws seen in the enlarged ``look_at``, the second round's."""
 
 
 def needs_closer_look(facts: Facts) -> bool:
@@ -55,17 +53,6 @@ def needs_closer_look(facts: Facts) -> bool:
         return False
     local = any(flaw.bbox is not None for flaw in facts.flaws)
     return local or HARD_RATINGS[0] <= facts.rating < HARD_RATINGS[1]
-
-
-def first_rating(facts: Facts, generator: torch.Generator) -> float:
-    """The uncertain rating of a first round, two decimals.
-
-    ``r + pull·(3 − r) + u``, u uniform in ±0.1; the pull is .35 when a region decides, else .15.
-    """
-    local = any(flaw.bbox is not None for flaw in facts.flaws)
-    pull = LOCAL_PULL if local else GLOBAL_PULL
-    drift = FIRST_SPREAD * (2 * float(torch.rand((), generator=generator)) - 1)
-    return written(facts.rating + pull * (MIDDLE - facts.rating) + drift)
 
 
 def written(rating: float) -> float:

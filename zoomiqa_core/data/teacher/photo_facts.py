@@ -7,6 +7,7 @@ whole cause.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from torch.nn import functional
 
 from zoomiqa_core.assessment import BBox
 from zoomiqa_core.data.gr_iqa.hints import LUMA, Hints, measure_hints
-from zoomiqa_core.data.teacher.facts import Facts, Flaw
+from zoomiqa_core.data.teacher.facts import MIDDLE, Facts, Flaw, needs_closer_look
+from zoomiqa_core.zoom_iqa.crop import crop_box
 
 GOOD_RATING, FAIR_RATING = 3.8, 3.4
 """From the first on an extreme hint is no flaw (a night scene is dark); under the second, a
@@ -56,17 +58,29 @@ MERITS = (
 """What is said of a photo without flaws, and when; the first two that hold."""
 
 
-def photo_facts(image: Tensor, rating: float) -> Facts:
+def photo_facts(image: Tensor, rating: float, blind: float = MIDDLE) -> Facts:
     """Facts about a rated photo.
+
+    If the case is hard, the flaws of the whole are those a judge names who rates it ``blind``, and
+    people's rating decides only which flaws of the crop are named.
+
+    >>> facts = photo_facts(torch.rand(3, 96, 96) * 0.2, rating=2.4, blind=3.2)
+    >>> [flaw.kind for flaw in facts.flaws], [flaw.kind for flaw in facts.closer]
+    (['flat', 'dark'], ['flat', 'dark'])
 
     Args:
         image: (3, H, W) in [0, 1].
         rating: mean opinion, 1–5.
+        blind: a judge's rating of a thumbnail.
     """
-    hints = measure_hints(image)
-    flaws = _flaws(hints, rating)
-    praise = _merits(hints) if rating >= GOOD_RATING else ()
-    return Facts(rating, flaws, detailed_region(image), praise)
+    hints, place = measure_hints(image), detailed_region(image)
+    facts = Facts(rating, _flaws(hints, rating), place, blind=blind)
+    if needs_closer_look(facts):
+        closer = _flaws(measure_hints(_shown(image, place)), rating)
+        closer = tuple(replace(flaw, bbox=place) for flaw in closer)
+        facts = replace(facts, flaws=_flaws(hints, blind), closer=closer)
+    stated = blind if needs_closer_look(facts) else rating
+    return replace(facts, merits=_merits(hints) if stated >= GOOD_RATING else ())
 
 
 def merits(image: Tensor) -> tuple[str, ...]:
@@ -90,6 +104,12 @@ def strongest_region(plane: Tensor) -> BBox:
     row, column = divmod(int(halves.argmax()), 3)
     x0, y0 = column / 4, row / 4
     return x0, y0, x0 + 0.5, y0 + 0.5
+
+
+def _shown(image: Tensor, place: BBox) -> Tensor:
+    """The pixels of the crop that a judge is shown for a box."""
+    x0, y0, x1, y1 = crop_box(place, image.shape[-1], image.shape[-2]).bbox_px
+    return image[:, y0:y1, x0:x1]
 
 
 def _merits(hints: Hints) -> tuple[str, ...]:

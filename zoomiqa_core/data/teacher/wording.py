@@ -160,8 +160,17 @@ SEVERITIES: tuple[tuple[float, tuple[str, ...]], ...] = (
 )
 """Adjectives by the least rating of a place they fit."""
 
-VERDICTS = ((4.5, "excellent"), (3.5, "good"), (2.5, "fair"), (1.5, "poor"), (1.0, "bad"))
-"""Words of the five-point scale (ITU-R BT.500) by the least rating they fit."""
+VERDICTS: tuple[tuple[float, tuple[str, ...]], ...] = (
+    (4.5, ("excellent", "superb", "outstanding")),
+    (3.5, ("good", "fine", "pleasing")),
+    (2.5, ("fair", "middling", "acceptable")),
+    (1.5, ("poor", "weak", "disappointing")),
+    (1.0, ("bad", "awful", "dreadful")),
+)
+"""Words of the five-point scale (ITU-R BT.500), and synonyms, by the least rating they fit."""
+WORD_SPREAD = 0.25
+"""Standard deviation of the rating that an adjective is chosen by: people do not agree on them
+either, and the image, not the adjective before it, must decide the rating."""
 
 _FLAW_WORDS = """
 soft blur blurred blurry smear smeared smearing lost lose loss noise noisy grain grainy rough
@@ -194,14 +203,39 @@ def flaw_kind(distortion: str, level: int) -> str:
 
 
 def severity(rating: float, generator: torch.Generator) -> str:
-    """An adjective for a flaw whose place people rate so."""
-    words = next(words for least, words in SEVERITIES if rating >= least or least == 1.0)
+    """An adjective for a flaw whose place people rate about so."""
+    return _adjective(SEVERITIES, rating, generator)
+
+
+def verdict(rating: float, generator: torch.Generator) -> str:
+    """A word for a picture that people rate about so.
+
+    >>> [verdict(5.0, torch.Generator().manual_seed(seed)) for seed in range(3)]
+    ['superb', 'superb', 'superb']
+    """
+    return _adjective(VERDICTS, rating, generator)
+
+
+def other_adjectives(word: str) -> tuple[str, ...]:
+    """Adjectives of another degree on the word's scale; none if the word is on no scale.
+
+    >>> "good" in other_adjectives("poor"), "weak" in other_adjectives("poor")
+    (True, False)
+    >>> other_adjectives("red")
+    ()
+    """
+    for scale in (VERDICTS, SEVERITIES):
+        if any(word in words for _, words in scale):
+            return tuple(w for _, words in scale if word not in words for w in words)
+    return ()
+
+
+def _adjective(
+    scale: tuple[tuple[float, tuple[str, ...]], ...], rating: float, generator: torch.Generator
+) -> str:
+    about = rating + WORD_SPREAD * float(torch.randn((), generator=generator))
+    words = next(words for least, words in scale if about >= least or least == 1.0)
     return pick(words, generator)
-
-
-def verdict(rating: float) -> str:
-    """The word of the five-point scale."""
-    return next(word for least, word in VERDICTS if rating >= least or least == 1.0)
 
 
 def pick(options: tuple[str, ...], generator: torch.Generator) -> str:

@@ -38,7 +38,7 @@ from zoomiqa_core.data.gr_iqa.filters import (
 from zoomiqa_core.data.gr_iqa.records import GRIQARecord, GRIQARound
 from zoomiqa_core.data.gr_iqa.regions import region_name
 from zoomiqa_core.data.teacher.damage_facts import DamageKind, InvisibleDamageError, damage_photo
-from zoomiqa_core.data.teacher.facts import Facts, Flaw, first_rating
+from zoomiqa_core.data.teacher.facts import Facts, Flaw
 from zoomiqa_core.data.teacher.synthetic import write_rounds
 from zoomiqa_core.images.sources import find_images, read_image
 
@@ -47,6 +47,8 @@ KINDS: tuple[DamageKind, ...] = ("global", "local", "both", "global", "local", "
 MEASURABLE = ("blur", "noise", "blocks", "dark", "bright", "flat", "fading")
 """Kinds of flaw that a hint can refute."""
 NEIGHBOURS = 6
+RATING_DRIFT = 0.06
+"""Standard deviation of the looking source's uncertain rating."""
 BOX_SHAKE = 0.04
 """Standard deviation of the looking source's box, shares of the frame."""
 
@@ -69,10 +71,11 @@ def cases(folder: str, count: int, generator: torch.Generator) -> Iterator[Case]
             made = damage_photo(photo, KINDS[number % len(KINDS)], generator=generator)
         except InvisibleDamageError:
             continue
-        rounds = write_rounds(made.facts, generator=generator)
+        facts = dataclasses.replace(made.facts, closer=made.facts.flaws)
+        rounds = write_rounds(facts, generator=generator)
         name = str(number)
         record = GRIQARecord(name, "How good?", rounds, made.facts.rating, name)
-        yield Case(made.image, made.facts, record)
+        yield Case(made.image, facts, record)
 
 
 def contradicting(case: Case, generator: torch.Generator) -> GRIQARecord:
@@ -82,7 +85,8 @@ def contradicting(case: Case, generator: torch.Generator) -> GRIQARecord:
     kind = options[int(torch.randint(len(options), (), generator=generator))]
     box = case.facts.flaws[0].bbox if case.facts.flaws else None
     rating = min(case.facts.rating, 3.0)
-    facts = dataclasses.replace(case.facts, rating=rating, flaws=(Flaw(kind, rating, box),))
+    flaws = (Flaw(kind, rating, box),)
+    facts = dataclasses.replace(case.facts, rating=rating, flaws=flaws, closer=flaws)
     return dataclasses.replace(case.record, rounds=write_rounds(facts, generator=generator))
 
 
@@ -157,7 +161,8 @@ class WordSource:
 def looked(case: Case, generator: torch.Generator) -> Continuation:
     """The answer of a source that sees the image."""
     look = case.record.rounds[0]
-    rating = first_rating(case.facts, generator) if look.bbox else look.rating
+    drift = RATING_DRIFT * float(torch.randn((), generator=generator))
+    rating = min(max(look.rating + drift, 1.0), 5.0) if look.bbox else look.rating
     return Continuation(rating, look.tool, look.bbox and shaken(look.bbox, generator), 0.0)
 
 

@@ -10,6 +10,7 @@ import torch
 from zoomiqa_core.data.benchmarks.rated_images import RatedImage
 from zoomiqa_core.data.teacher.damage_facts import DamageKind
 from zoomiqa_core.data.teacher.pictures import (
+    THUMBNAIL,
     Picture,
     damaged_pictures,
     damaged_scene,
@@ -23,6 +24,12 @@ SHARES: dict[DamageKind, float] = {"clean": 0.1, "global": 0.35, "local": 0.35}
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def glance(thumbnail: torch.Tensor) -> float:
+    """A judge of thumbnails."""
+    assert max(thumbnail.shape) <= THUMBNAIL
+    return 2.0 + float(thumbnail.mean())
 
 
 @pytest.fixture
@@ -57,11 +64,12 @@ def test_rated_photos_are_spread_over_the_scale() -> None:
 
 
 def test_a_rated_photo_is_stored_byte_by_byte(photo: Path, tmp_path: Path) -> None:
-    scene = rated_scene(Picture("rated", 3, photo, rating=3.2), tmp_path / "set", "tag")
+    scene = rated_scene(Picture("rated", 3, photo, rating=3.2), tmp_path / "set", "tag", glance)
     stored = tmp_path / "set" / "images" / scene.record.image
     assert stored.name == "photo-tag.png" and stored.read_bytes() == photo.read_bytes()
     assert scene.record.mos == scene.facts.rating == 3.2 and not scene.record.rounds
     assert scene.record.label_source == "human"
+    assert 2.0 < scene.facts.blind < 3.0  # of the thumbnail: a hard case's first rating
 
 
 def test_a_damaged_photo_is_cropped_and_its_record_shows_what_is_stored(
@@ -75,6 +83,7 @@ def test_a_damaged_photo_is_cropped_and_its_record_shows_what_is_stored(
             tmp_path,
             "tag",
             side=64,
+            blind=glance,
             generator=generator(1),
             **{"regions": True} | settings,
         )
