@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-# Imported inside ComfyUI only; its tests load it beside a stand-in of ComfyUI's interface.
-collect_ignore = ["restoration_guide/integrations/comfyui/nodes.py"]
+collect_ignore = [
+    "restoration_guide/integrations/comfyui/nodes.py",  # imported inside ComfyUI only
+    "restoration_guide/integrations/space/app.py",  # importing it starts a server
+]
 
 OFFLINE = Path(__file__).parent / "tests" / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # blocks the network of this process …

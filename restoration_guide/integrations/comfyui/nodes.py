@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ CATEGORY = "image/quality (Zoom-IQA)"
 INPUT_HELP = "What the images were restored from. The restoration judge compares with it."
 
 
-def _judge_inputs(default: str, *more: str) -> list[Any]:
+def _judge_inputs(default: str, options: Sequence[str] = BUNDLED) -> list[Any]:
     return [
         io.Combo.Input(
             "judge",
-            options=[*more, *BUNDLED],
+            options=list(options),
             default=default,
             tooltip="restoration: which restoration of one input is better. proxy: which photo is "
             "good. alarm: checks what was tuned against proxy. tiny: a small Zoom-IQA model that "
@@ -39,29 +40,25 @@ def _judge_inputs(default: str, *more: str) -> list[Any]:
     ]
 
 
-def _check(judge: Any, other_judge: Any) -> bool | str:
-    """Whether both names may be used; inputs that are linked come as None."""
-    if isinstance(judge, list):  # a node that takes lists
-        judge, other_judge = judge[0], other_judge[0] if other_judge else ""
-    name = (other_judge or "").strip() or judge
-    return True if name in (None, AUTO) else problem_with(name) or True
+def _chosen(judge: Any, other_judge: Any) -> str:
+    """The judge's name; empty where it comes from another node and is not known yet.
+
+    Args:
+        judge: the choice from the list, or None; a list of one in a node that takes lists.
+        other_judge: the name instead, likewise.
+    """
+    for given in (other_judge, judge):
+        name = str((given[0] if isinstance(given, list) and given else given) or "").strip()
+        if name:
+            return name
+    return ""
 
 
-def _fingerprint(judge: Any, other_judge: Any) -> str:
-    """Changes when a judge's files change, so that the node runs again."""
-    if isinstance(judge, list):
-        judge, other_judge = judge[0], other_judge[0] if other_judge else ""
-    name = (other_judge or "").strip() or judge or ""
-    return f"{name} {version_of(name)}"
-
-
-def _load(judge: str, other_judge: str | None) -> Any:
+def _load(name: str) -> Any:
     import comfy.model_management  # pyright: ignore[reportMissingImports]
 
     device = comfy.model_management.get_torch_device()
-    return load_judge(
-        (other_judge or "").strip() or judge, str(device) if device.type == "cuda" else "cpu"
-    )
+    return load_judge(name, str(device) if device.type == "cuda" else "cpu")
 
 
 def _source(images: Any) -> torch.Tensor | None:
@@ -86,12 +83,14 @@ class _JudgeNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, judge: Any = None, other_judge: Any = None) -> bool | str:
         """Refuse a judge that does not exist before anything runs."""
-        return _check(judge, other_judge)
+        name = _chosen(judge, other_judge)
+        return True if name in ("", AUTO) else problem_with(name) or True
 
     @classmethod
     def fingerprint_inputs(cls, judge: Any = None, other_judge: Any = None, **_: Any) -> str:
         """Run again when the files of the judge have changed."""
-        return _fingerprint(judge, other_judge)
+        name = _chosen(judge, other_judge)
+        return f"{name} {version_of(name)}"
 
 
 class RateImages(_JudgeNode):
@@ -123,7 +122,7 @@ class RateImages(_JudgeNode):
     def execute(cls, images: Any, judge: str, other_judge: str = "", input: Any = None) -> Any:
         """Rate."""
         pictures = read_batches(images)
-        found = rate(_load(judge, other_judge), pictures, _source(input))
+        found = rate(_load(_chosen(judge, other_judge)), pictures, _source(input))
         shown = _shown([each.pixels for each in pictures], found.words, found.report)
         return io.NodeOutput(found.ratings, found.mean, found.report, ui=shown)
 
@@ -156,7 +155,9 @@ class QualityMap(_JudgeNode):
     @classmethod
     def execute(cls, images: Any, judge: str, other_judge: str = "", input: Any = None) -> Any:
         """Draw."""
-        found = map_quality(_load(judge, other_judge), read_batches(images), _source(input))
+        found = map_quality(
+            _load(_chosen(judge, other_judge)), read_batches(images), _source(input)
+        )
         overlay = to_batch(found.overlays)
         shown = {
             **ui.PreviewImage(overlay).as_dict(),
@@ -180,7 +181,7 @@ class PickBest(_JudgeNode):
             "is kept when none is left.",
             inputs=[
                 io.Image.Input("images"),
-                *_judge_inputs(AUTO, AUTO),
+                *_judge_inputs(AUTO, (AUTO, *BUNDLED)),
                 io.Image.Input("input", optional=True, tooltip=INPUT_HELP),
             ],
             outputs=[
@@ -202,11 +203,10 @@ class PickBest(_JudgeNode):
     ) -> Any:
         """Pick."""
         source = _source(input)
-        name = judge[0]
+        name = _chosen(judge, other_judge)
         if name == AUTO:
             name = "proxy" if source is None else "restoration"
-        scorer = _load(name, other_judge[0] if other_judge else "")
-        found = pick(scorer, read_batches(images), source)
+        found = pick(_load(name), read_batches(images), source)
         shown = _shown([found.best], [found.reason], found.report)
         return io.NodeOutput(to_batch([found.best]), found.index, found.report, ui=shown)
 
@@ -261,7 +261,7 @@ class GateNode(_JudgeNode):
         other_judge: str = "",
     ) -> Any:
         """Judge both, decide."""
-        gate = QualityGate(_load(judge, other_judge), min_rating, min_gain=min_gain)
+        gate = QualityGate(_load(_chosen(judge, other_judge)), min_rating, min_gain=min_gain)
         found = gate_images(gate, read_batches(before), read_batches(after))
         shown = _shown(found.kept, found.captions, found.report)
         kept = [to_batch([image]) for image in found.kept]
@@ -281,11 +281,10 @@ class JudgePrompts(_JudgeNode):
             display_name="Zoom-IQA judge → prompts",
             category=CATEGORY,
             description="Asks a Zoom-IQA model what to improve and what to avoid, and writes a "
-            "positive and a negative prompt from it, one pair per image. The other judges write "
-            "nothing.",
+            "positive and a negative prompt from it, one pair per image.",
             inputs=[
                 io.Image.Input("images"),
-                *_judge_inputs("tiny"),
+                *_judge_inputs("tiny", ("tiny",)),
                 io.String.Input("base_positive", default="", multiline=True, optional=True),
                 io.String.Input("base_negative", default="", multiline=True, optional=True),
             ],
@@ -307,7 +306,7 @@ class JudgePrompts(_JudgeNode):
         base_negative: str = "",
     ) -> Any:
         """Ask, and write."""
-        scorer = _load(judge, other_judge)
+        scorer = _load(_chosen(judge, other_judge))
         found = prompts_of(scorer, read_batches(images), base_positive, base_negative)
         shown = ui.PreviewText(found.report).as_dict()
         return io.NodeOutput(found.positive, found.negative, found.report, ui=shown)

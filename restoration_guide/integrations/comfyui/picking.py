@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from restoration_guide.search.pick import pick_best
+from restoration_guide.search.selection import OK, Row
 from zoomiqa_core.scorer import Scorer
 
-from .judging import rate
 from .pictures import Picture
 
 AUTO = "auto"
@@ -38,36 +40,24 @@ def pick(scorer: Scorer, images: Sequence[Picture], source: Tensor | None = None
 
     Args:
         scorer: the judge.
-        images: candidates.
+        images: candidates, of any sizes; with an input only those of its size can win.
         source: (3, H, W), what they were restored from.
 
     Raises:
-        ValueError: without an input, no image can be judged.
+        NoCandidateError: without an input, no image can be judged.
     """
-    if source is None:
-        rated = rate(scorer, images)
-        ranked = sorted(
-            (i for i, rating in enumerate(rated.ratings) if rating == rating),
-            key=lambda i: -rated.ratings[i],
-        )
-        if not ranked:
-            raise ValueError(f"no image could be judged: {rated.report}")
-        best = ranked[0]
-        reason = f"image {best} is best: rated {rated.words[best]}"
-        return Picked(images[best].pixels, best, reason, f"{reason}\n{rated.report}")
-    from restoration_guide.restorers import load_restorer
-    from restoration_guide.search.best_of_n import BestOfN
-
-    finished = iter(images)
-
-    def existing(image, generator):
-        return next(finished).pixels
-
-    selection = BestOfN(load_restorer(existing), scorer, len(images))(source)
-    index = -1 if selection.choice == "input" else int(selection.choice)
+    selection = pick_best(source, [image.pixels for image in images], scorer)
+    index = -1 if selection.choice == "input" else selection.choice
     lines = [selection.reason]
-    for row, image in zip(selection.rows[1:], images, strict=True):
-        figures = f"{row.rating:.2f}, gain {row.gain:+.2f} ± {row.gain_std:.2f}"
-        words = row.detail and f"{row.status}: {row.detail}"
-        lines.append(f"image {row.index}: {'; '.join((words or figures, *image.notes))}")
+    for row in selection.rows:
+        if row.index != "input":
+            words = (_words(row), *images[row.index].notes)
+            lines.append(f"candidate {row.index}: {'; '.join(words)}")
     return Picked(selection.best, index, selection.reason, "\n".join(lines))
+
+
+def _words(row: Row) -> str:
+    if row.status != OK:
+        return f"{row.status}: {row.detail}"
+    gain = f", gain {row.gain:+.2f} ± {row.gain_std:.2f}" if math.isfinite(row.gain) else ""
+    return f"{row.rating:.2f} ± {row.rating_std:.2f}{gain}"

@@ -61,9 +61,9 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
             if isinstance(kind, list) or kind in WIDGETS
         ]
         inputs = {
-            socket["name"]: sources[socket["link"]]
-            for socket in node.get("inputs", ())
-            if socket.get("link") is not None
+            wire["name"]: sources[wire["link"]]
+            for wire in node.get("inputs", ())
+            if wire.get("link") is not None
         }
         values = dict(zip(typed, node.get("widgets_values", ()), strict=False))
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": {**inputs, **values}}
@@ -102,7 +102,10 @@ def running_server(comfyui: Path, python: str, base: Path) -> Iterator[httpx.Cli
                 yield client
         finally:
             server.terminate()
-            server.wait(30)
+            try:
+                server.wait(60)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _wait_for(client: httpx.Client, server: subprocess.Popen[bytes], log: Path) -> None:

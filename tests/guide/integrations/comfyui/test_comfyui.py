@@ -20,12 +20,11 @@ import pytest
 import torch
 
 import restoration_guide.integrations.comfyui as package
-from restoration_guide import BestOfN, QualityGate
+from restoration_guide import NoCandidateError, QualityGate, pick_best
 from restoration_guide.integrations.comfyui import judges
 from restoration_guide.integrations.comfyui.judging import gate_images, map_quality, prompts_of
 from restoration_guide.integrations.comfyui.pictures import Picture, read_batches
 from restoration_guide.integrations.comfyui.run_examples import WIDGETS, WORKFLOWS, to_prompt
-from restoration_guide.restorers import load_restorer
 from tests.guide.integrations.comfyui import stand_in
 from zoomiqa_core.assessment import Assessment
 
@@ -132,18 +131,17 @@ def test_one_broken_image_is_named_and_the_others_are_rated(nodes, photo) -> Non
     assert head == "2 of 3 judged by proxy; 1 failed (not_finite)" and "image 1: not_fini" in line
 
 
-def test_pick_is_the_search_s_own_choice(nodes, photo, stubs, monkeypatch) -> None:
+def test_the_pick_is_that_of_pick_best(nodes, photo, stubs, monkeypatch) -> None:
     node = nodes["ZoomIQA_PickBest"]
     _install(monkeypatch, nodes, stubs.Scorer())
     good = stubs.smooth(photo, torch.Generator())
     images = [photo * 0, good, photo, photo * torch.nan]
     answer = node.execute([photo_batch(*images)], ["proxy"], [""], [photo_batch(photo)])
     best, index, report = answer.args
-    stream = iter(images)
-    expected = BestOfN(load_restorer(lambda i, generator: next(stream)), stubs.Scorer(), 4)(photo)
+    expected = pick_best(photo, images, stubs.Scorer())
     assert index == expected.choice == 1 and torch.equal(best[0].movedim(-1, 0), good)
     assert report.splitlines()[0] == expected.reason
-    assert "image 0: constant" in report and "image 3: not_finite" in report
+    assert "candidate 0: constant" in report and "candidate 3: not_finite" in report
     kept = node.execute([photo_batch(images[0])], ["proxy"], None, [photo_batch(photo)])
     assert kept.args[1] == -1 and torch.equal(kept.args[0], photo_batch(photo))
 
@@ -155,10 +153,13 @@ def test_pick_without_an_input_and_of_several_sizes(nodes, photo, stubs, monkeyp
     batches = [photo_batch(photo), photo_batch(good[:, :32]), photo_batch(photo * torch.nan)]
     best, index, report = node.execute(batches, ["auto"]).args
     assert index == 1 and best.shape == (1, 32, 80, 3) and asked == ["proxy"]
-    assert "2 of 3 judged by noise; 1 failed (judge_error)" in report
+    assert [line.split(":")[0] for line in report.splitlines()[1:]] == [
+        "candidate 0", "candidate 1", "candidate 2",
+    ]  # fmt: skip
+    assert "candidate 2: not_finite" in report
     report = node.execute(batches, ["auto"], None, [photo_batch(photo)]).args[2]
-    assert asked == ["proxy", "restoration"] and "image 1: wrong_size" in report
-    with pytest.raises(ValueError, match="no image could be judged"):
+    assert asked == ["proxy", "restoration"] and "candidate 1: wrong_size" in report
+    with pytest.raises(NoCandidateError, match="not_finite"):
         node.execute(batches[2:], ["auto"])
     with pytest.raises(ValueError, match="one input image that all were restored from, got 2"):
         node.execute(batches, ["auto"], None, [photo_batch(photo, photo)])

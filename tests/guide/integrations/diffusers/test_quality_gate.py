@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLAutoBlocks
 
-from restoration_guide.gate.block import QualityGateBlock
 from restoration_guide.gate.gate import QualityGate
+from restoration_guide.integrations.diffusers.quality_gate.block import QualityGateBlock
 from tests.guide.tiny_pipelines import build
 from zoomiqa_core.images.sources import to_pil
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.modular_pipelines import (
@@ -20,16 +20,23 @@ from restoration_guide.gate.gate import QualityGate
 class QualityGateBlock(ModularPipelineBlocks):
     """Adds ``verdicts`` to a modular pipeline: one per image of ``images``, against ``image``.
 
-    Put it after the decoder, then hand the pipeline its gate::
+    >>> import zoomiqa_core as zi
+    >>> pipe = QualityGateBlock().init_pipeline()
+    >>> pipe.update_components(quality_gate=QualityGate(zi.load_scorer("restoration")))
+    >>> photo = torch.rand(3, 64, 64)
+    >>> (verdict,) = pipe(image=photo, images=[photo * 0], output="verdicts")
+    >>> verdict.action, verdict.defect
+    ('retry', 'constant')
+
+    In a pipeline that restores, put it after the decoder::
 
         blocks.sub_blocks.insert("quality_gate", QualityGateBlock(), len(blocks.sub_blocks))
-        pipe = blocks.init_pipeline()
-        pipe.update_components(quality_gate=QualityGate(scorer), unet=…)
-        verdicts = pipe(image=image, prompt="", output="verdicts")
 
     Images that were not finite reach it as the pipeline gives them: ask for ``output_type="pt"``
     where that matters, since an 8-bit picture cannot be NaN (it is black, and named so).
     """
+
+    _requirements: ClassVar[dict[str, str]] = {"zoomiqa-restoration-guide": ">=0.1.0"}
 
     @property
     def description(self) -> str:

@@ -1,0 +1,1 @@
+"""The quality gate as a block: this folder is what diffusers loads."""
