@@ -9,8 +9,8 @@ with 95 % bootstrap intervals and writes it, with every choice, as JSON. Columns
 
 - evaluations: of the restorer's network, and candidates that were made;
 - label gain: ``reference_rating`` of the choice, which sees the clean crop, over the input's;
-- share: of the label gain of all N candidates;
-- judge gain: what the judge says of the choice against the input.
+- judge gain: what the judge says of the choice against the input;
+- the difference of each to that of all N candidates.
 
 Intervals resample photos, with all their crops.
 """
@@ -171,13 +171,18 @@ def summary(trials: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, 
         def total(figure: str, way: str = way) -> list[float]:
             return sums(lambda crop: getattr(crop[way], figure))
 
-        table[way] = {
+        row = {
             "evaluations": bootstrap(ratio, total("evaluations"), crops),
             "candidates": bootstrap(ratio, total("candidates"), crops),
-            "label gain": bootstrap(ratio, total("label_gain"), crops),
-            f"share of {whole}": bootstrap(ratio, total("label_gain"), total("label_gain", whole)),
-            "judge gain": bootstrap(ratio, total("judge_gain"), crops),
         }
+        for figure in ("label_gain", "judge_gain"):
+            name, ours, all_of_them = figure.replace("_", " "), total(figure), total(figure, whole)
+            more = np.subtract(ours, all_of_them)
+            row |= {
+                name: bootstrap(ratio, ours, crops),
+                f"{name} - {whole}": bootstrap(ratio, more, crops),
+            }
+        table[way] = row
     return table
 
 
@@ -199,7 +204,7 @@ def main() -> None:
     found = summary(trials)
     measures = list(next(iter(found.values())))
     rows = [[way, *row.values()] for way, row in found.items()]
-    text = f"{len(trials)} crops\n\n" + tables.table(["strategy", *measures], rows, digits=2)
+    text = f"{len(trials)} crops\n\n" + tables.table(["strategy", *measures], rows, digits=3)
     tables.finish(options, text, results=found, trials=_records(trials))
 
 

@@ -46,13 +46,14 @@ def test_strategies_by_hand() -> None:
             "evaluations": 10,
             "candidates": 2,
             "label gain": 0.9 / 3,
-            "share of fixed 8": 0.9 / 1.2,
+            "label gain - fixed 8": -0.3 / 3,
             "judge gain": 0.2,
+            "judge gain - fixed 8": -0.1,
         }
     )
-    # photo a alone gives .5 of .6, photo b .4 of .6: no resample is outside
-    share = found["pruned, 8 begun"]["share of fixed 8"]
-    assert (share.low, share.high) == pytest.approx((0.4 / 0.6, 0.5 / 0.6))
+    # photo a alone loses .1 in two crops, photo b .2 in one: no resample is outside
+    loss = found["pruned, 8 begun"]["label gain - fixed 8"]
+    assert (loss.low, loss.high) == pytest.approx((-0.2, -0.05))
     assert math.isnan(ratio(torch.ones(2).numpy(), torch.zeros(2).numpy()))
 
 
