@@ -22,9 +22,8 @@ from zoomiqa_core.scale.storage import require
 
 ACTOR_CPUS, READER_CPUS = 0.9, 0.1
 """CPUs of an actor and of a task that reads: with an actor per core, readers still find room."""
+_REPORTS = "RAY_USAGE_STATS_ENABLED"
 _SHOWN = ("enable_progress_bars", "print_on_execution_start", "enable_auto_log_stats")
-RETRIES = 8
-"""How often what an actor was judging is tried again when its process dies."""
 
 
 class RunError(RuntimeError):
@@ -112,7 +111,6 @@ def run_on_ray(
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=ACTOR_CPUS,
             num_gpus=pool.gpus or None,
-            ray_remote_args_fn=_restarts,
         )
         count = invalid = 0
         try:
@@ -217,10 +215,6 @@ def _spread(units: Sequence[Unit], actors: int) -> list[Unit]:
     return [*(unit for unit in units if unit.kind != "files"), *file_units(files, length)]
 
 
-def _restarts() -> dict[str, Any]:
-    return {"max_restarts": -1, "max_task_retries": RETRIES}
-
-
 def _actors_that_fit(ray: Any, gpus: float) -> int:
     held = ray.cluster_resources()
     return max(1, int(held.get("GPU", 0) / gpus if gpus else held.get("CPU", 1)))
@@ -248,14 +242,13 @@ def ray_started(num_cpus: int | None = None) -> Iterator[Any]:
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
         yield ray
         return
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    before = {name: os.environ.get(name) for name in quiet}
+    reports = os.environ.get(_REPORTS)
     folder = tempfile.mkdtemp(prefix="ray-")
     loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
     levels = [logger.level for logger in loggers]
     shown = {name: getattr(context, name) for name in _SHOWN}
     detectors = context.issue_detectors_config.detectors
-    os.environ.update(quiet)
+    os.environ[_REPORTS] = "0"  # there is no argument for it
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -285,6 +278,7 @@ def ray_started(num_cpus: int | None = None) -> Iterator[Any]:
             setattr(context, name, value)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        os.environ.pop(_REPORTS)
+        if reports is not None:
+            os.environ[_REPORTS] = reports
         shutil.rmtree(folder, ignore_errors=True)
