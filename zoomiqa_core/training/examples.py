@@ -118,7 +118,8 @@ def corrected(
     Args:
         records: with their ratings.
         replies: the model's own, by ``image_id``, round by round; a record may have none.
-        without_thought: share of samples that answer at once.
+        without_thought: share of samples that answer at once. If no reply is usable, as many do as
+            there were replies of one round.
         seed: chooses the records that answer at once if not all do.
     """
     own = [
@@ -127,7 +128,7 @@ def corrected(
         for n in range(1, len(replies.get(record.image_id, ())) + 1)
     ]
     generator = torch.Generator().manual_seed(seed)
-    return own + _silent(records, len(own), without_thought, generator)
+    return own + _silent(records, len(own) or len(records), without_thought, generator)
 
 
 def _silent(

@@ -94,6 +94,11 @@ def test_a_corrected_reply_keeps_its_words_and_learns_the_truth():
     assert crops[1].bbox == (0.5, 0.5, 1.0, 1.0)  # its own crop, not the record's
 
 
+def test_without_a_usable_reply_ratings_at_once_are_learnt():
+    samples = corrected([ZOOMED, PLAIN], {"z": []}, without_thought=0.5)
+    assert [sample.kind for sample in samples] == ["rating", "rating"]
+
+
 def test_what_cannot_be_corrected_or_mixed_is_refused():
     with pytest.raises(ValueError, match="a reply with an answer"):
         with_rating("No.", 3.0)
