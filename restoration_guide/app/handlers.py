@@ -131,7 +131,7 @@ class Handlers:
         yield from self.show(session, indices[place])
 
     def show(self, session: Session, index: Index) -> Iterator[Values]:
-        """Compare the photo with one image: slider, verdict and picture first, then the maps."""
+        """Compare the photo with one image: slider and verdict first, then maps and picture."""
         selection = session.searched()
         session.shown = index
         scorer = self.models.scorer(selection.config["scorer"])
@@ -141,11 +141,11 @@ class Handlers:
             "slider": (to_pil(selection.input), to_pil(selection.image(index))),
             "shown": shown_in_words(selection, index),
             "verdict": verdict_in_words(verdict),
-            "picture": str(session.save_picture()),
         }
         with self.models.in_use:
             before, after = paired_maps(selection, index)
-        yield {"map_before": before, "map_after": after}
+        # The file comes last: a DownloadButton loses it when a later step leaves the button alone.
+        yield {"map_before": before, "map_after": after, "picture": str(session.save_picture())}
 
     def stop(self, session: Session) -> None:
         """End the running search after the candidate in progress."""

@@ -56,6 +56,8 @@ def test_candidates_appear_one_by_one_with_their_ratings(restored, session) -> N
         assert f"{row.rating:.2f} ({row.gain:+.2f} ± {row.gain_std:.2f})" in caption
         assert ("★" in caption) == (row.index == session.searched().choice)
     assert restored[1]["progress"].startswith("1 of 3 candidates")
+    # a later step without it would empty the button
+    assert Path(restored[-1]["picture"]).name == "photo_restored.png"
 
 
 def test_two_visitors_do_not_meet(handlers, photo_file) -> None:
@@ -99,7 +101,7 @@ def test_another_candidate_can_be_picked(handlers, session, restored) -> None:
     other = next(index for index in (0, 1, 2) if index != chosen)
     view, maps = handlers.pick(session, other + 1)  # the input is at place 0
     assert f"Candidate {other}" in view["shown"] and session.shown == other
-    picture = read_image(view["picture"]).pixels
+    picture = read_image(maps["picture"]).pixels
     assert float((picture - session.searched().image(other)).abs().max()) <= 0.5 / 255 + 1e-6
     assert view["slider"][0].tobytes() != view["slider"][1].tobytes()
     assert maps["map_before"].size == maps["map_after"].size
