@@ -37,7 +37,11 @@ class Example(NamedTuple):
     """Character ranges (start, end) of the reply that are not trained."""
 
 
-def sft_dataset(samples: Sequence[SampleT], example: Callable[[SampleT], Example]) -> Any:
+Chat = Example | tuple[list[Message], Sequence[Image.Image | Tensor]]
+"""An example; a pair of messages and images, all of whose reply is trained, is one too."""
+
+
+def sft_dataset(samples: Sequence[SampleT], example: Callable[[SampleT], Chat]) -> Any:
     """Rows for :func:`sft_trainer`.
 
     Args:
@@ -49,7 +53,7 @@ def sft_dataset(samples: Sequence[SampleT], example: Callable[[SampleT], Example
     """
 
     def row(sample: SampleT) -> dict[str, Any]:
-        return dict(example(sample)._asdict())
+        return Example(*example(sample))._asdict()
 
     return lazy_dataset(samples, row)
 
@@ -115,14 +119,14 @@ def sft_trainer(
         processing_class=processing_class,
         **kwargs,
     )
-    collate = collate or trainer.data_collator
+    make_batch = collate or trainer.data_collator
     trainer.lengths = lengths
     tokenizer, settings = processing_class.tokenizer, targets or TargetSettings()
     trainer.digit_ids = [_token(tokenizer, str(digit)) for digit in range(10)]
     pieces = _Pieces(tokenizer)
 
     def collate_targets(rows: list[dict[str, Any]]) -> Any:
-        batch = collate(rows)
+        batch = make_batch(rows)
         batch["labels"] = last_turn_only(batch["labels"])
         ignored = [row.get("ignored", ()) for row in rows]
         return {**batch, **_targets(batch["labels"], pieces, settings, ignored)}

@@ -12,6 +12,7 @@ from zoomiqa_core.training.sft import Example, map_collator, sft_dataset, sft_tr
 from zoomiqa_core.training.small_vlm import SmallSize, build_small_vlm
 from zoomiqa_core.training.tiny_vlm import build_tiny_vlm
 from zoomiqa_core.training.vision_maps import MapCache, accept_maps, block_map
+from zoomiqa_core.zoom_iqa.chain import Request
 from zoomiqa_core.zoom_iqa.crop import crop_box, crop_image
 from zoomiqa_core.zoom_iqa.local.families.registry import family_of
 from zoomiqa_core.zoom_iqa.local.model import LocalVLM
@@ -99,9 +100,8 @@ def test_a_batch_of_maps_trains_the_head_but_not_the_blocks(small, tmp_path):
         assert said == record.rounds[number - 1] + "<|im_end|>"
     vlm = LocalVLM(model, processor)  # the prompt is the one the judge gets
     first = conversation(samples[0][0], BUILTIN, 1)
-    tokens = vlm.encoder.tokens(
-        type("R", (), {"messages": first[0][:-1]})(), [vlm.family.prepare(first[1][0])]
-    )
+    request = Request(first[0][:-1], tuple(first[1]), seed=0)
+    tokens = vlm.encoder.tokens(request, [vlm.family.prepare(first[1][0])])
     assert batch["input_ids"][0, : len(tokens)].tolist() == tokens
     trainer.train()
     changed = {n for n, w in trainer.model.state_dict().items() if not torch.equal(w, before[n])}
