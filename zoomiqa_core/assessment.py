@@ -106,7 +106,8 @@ class Round:
     """
 
     rating: float
-    """Rating in this reply, as the judge wrote it; NaN when the reply was unusable."""
+    """Rating of this reply; NaN when it was unusable. Where the judge's probabilities are known,
+    the mean over the digits it could have written there."""
     tool: str | None = None
     """``"crop"`` when the judge asked to see a region, ``"final"`` when not; None on failure."""
     bbox: BBox | None = None
@@ -129,6 +130,13 @@ class Round:
     """Why this rating, and why a crop was or was not requested."""
     text: str = ""
     """The whole reply, untrusted: escape it before rendering."""
+    sampled: float | None = None
+    """The rating as the reply has it, when ``rating`` is a mean; else None."""
+
+    @property
+    def written(self) -> float:
+        """The rating as the reply has it."""
+        return self.rating if self.sampled is None else self.sampled
 
     @property
     def valid(self) -> bool:

@@ -67,12 +67,14 @@ def load_scorer(
         name: ``"proxy"`` for the bundled weights; ``"alarm"`` for the bundled second judge, which
             checks what was tuned against the proxy; ``"restoration"`` for the bundled judge of
             restorations, which also takes the degraded input; ``"tiny"`` for the bundled small
-            Zoom-IQA model; a folder or hub id holding a :class:`QualityProxy` or a Zoom-IQA model
-            (Qwen2.5-VL or Qwen3-VL), or a folder holding an ``Alarm`` (``~`` is expanded; a
+            Zoom-IQA model; a folder or hub id holding a :class:`QualityProxy` or a vision-language
+            judge (an image-text-to-text model of transformers, or a LoRA adapter of one), or a
+            folder holding an ``Alarm`` (``~`` is expanded; a
             ``Path`` is always a folder); the address of an OpenAI-compatible server,
             ``"http://…/v1"``; or ``"pyiqa:NAME"``, a no-reference metric of an installed pyiqa. Any
             other metric: :class:`~zoomiqa_core.MetricScorer`.
-        device: where it judges; a server judges where it is.
+        device: where it judges; a server judges where it is. ``"auto"`` spreads a
+            vision-language judge over the accelerators.
         settings: of a Zoom-IQA judge, see :func:`zoomiqa_core.zoom_iqa.local.model.local_scorer`
             and, for a server (``model=…`` at least),
             :func:`zoomiqa_core.zoom_iqa.served.judge.served_scorer`; of a metric of pyiqa, see
@@ -106,7 +108,7 @@ def load_scorer(
     if not bundled:
         from zoomiqa_core.zoom_iqa.local.model_files import is_transformers_model
 
-        if is_transformers_model(name):
+        if is_transformers_model(name, settings.get("revision")):
             from zoomiqa_core.zoom_iqa.local.model import local_scorer
 
             return local_scorer(name, device=device, **settings)

@@ -98,6 +98,7 @@ def siglip(side: int, patch: int) -> dict[str, Any]:
         "num_attention_heads": 2,
         "image_size": side,
         "patch_size": patch,
+        "vision_use_head": False,
     }
 
 

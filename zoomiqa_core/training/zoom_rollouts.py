@@ -66,6 +66,7 @@ def draw_replies(
     training = model.training
     judge = LocalVLM(model, processor, sampling=sampling)
     end = processor.tokenizer.eos_token_id
+    judge.reads_ratings = False
     judge.end_ids = frozenset([end])  # only one, so that the sampled token is known
     try:
         replies = judge.generate(requests)

@@ -37,6 +37,8 @@ class Request(NamedTuple):
     object, so that it can be encoded once."""
     seed: int
     """Seed of the reply's sampling, below 2⁶³."""
+    greedy: bool = False
+    """Take the likeliest token each time instead."""
 
 
 @dataclass(eq=False)
@@ -64,6 +66,8 @@ class Chain:
     """How often a reply without a usable answer is sampled again, in each round."""
     repair: bool = False
     """See :func:`zoomiqa_core.zoom_iqa.answer.parse_answer`."""
+    greedy: bool = False
+    """Take the likeliest token each time; a reply that is asked for again is sampled."""
     rounds: list[Round] = field(default_factory=list, init=False)
     """Finished rounds: usable, or unusable after the last retry."""
     retried: int = field(default=0, init=False)
@@ -104,9 +108,12 @@ class Chain:
             question: of round 1.
             settings: further fields of the chain.
         """
+        if prompts.answer is not None:  # one round: the region is the image
+            crop = crop_image(image, region_box(bbox, *image.size))
+            return cls(crop, prompts, question, **settings)
         chain = cls(image, prompts, question, **settings)
         chain._region = True
-        chain._previous = replace_answer(first.text, format_answer(first.rating, bbox))
+        chain._previous = replace_answer(first.text, format_answer(first.written, bbox))
         chain._show(region_box(bbox, *image.size))
         return chain
 
@@ -116,10 +123,18 @@ class Chain:
         if self.done:
             return None
         chat = messages(self.prompts, self.question, self._previous, region=self._region)
-        return Request(chat, self._views, derived_seed(self.seed, self._asked))
+        greedy = self.greedy and not self._tries
+        return Request(chat, self._views, derived_seed(self.seed, self._asked), greedy)
 
-    def read(self, text: str, tokens: int = 0) -> None:
-        """Process the reply to :attr:`request`: its whole text and number of tokens."""
+    def read(self, text: str, tokens: int = 0, expected: float | None = None) -> None:
+        """Process the reply to :attr:`request`.
+
+        Args:
+            text: the whole reply.
+            tokens: their number.
+            expected: mean of the rating over the digits that could have been written in its place;
+                None where the probabilities are not known.
+        """
         self._asked += 1
         self.tokens += tokens
         turn = read_turn(
@@ -128,13 +143,17 @@ class Chain:
             number=self.max_rounds if self._region else len(self.rounds) + 1,
             max_rounds=self.max_rounds,
             repair=self.repair,
+            answer_format=self.prompts.answer,
         )
         if not turn.round.valid and self._tries < self.retries:
             self._tries += 1
             self.retried += 1
             return
         self._tries = 0
-        self.rounds.append(turn.round)
+        done = turn.round
+        if done.valid and expected is not None and self.prompts.answer is None:
+            done = dataclasses.replace(done, rating=expected, sampled=done.rating)
+        self.rounds.append(done)
         if isinstance(turn.step, Crop):
             self._previous = text
             self._show(turn.step.box)

@@ -73,7 +73,8 @@ class JudgeConfig:
     """
 
     samples: int = 1
-    """Number of chains per image, K. ``rating_std`` is NaN for one chain and rough below four."""
+    """Number of chains per image, K. ``rating_std`` is NaN for one chain and rough below four. A
+    single chain takes the likeliest token each time, unless the call passes a generator."""
     max_rounds: int = MAX_ROUNDS
     """Maximum number of rounds; 1 never zooms."""
     retries: int = 1
@@ -189,7 +190,7 @@ class ZoomIQA:
             samples: number of chains per image; None for the configuration's.
             generator: draws one seed per chain, the same seeds for every image of the call; None
                 for a new one with the configuration's seed. So K chains equal K calls of one chain
-                with the same generator.
+                with the same generator. A single chain without a generator is decoded greedily.
             mode: ``"rounds"``: reason, zoom and answer. ``"expected"``: the mean of the rating's
                 distribution in one forward pass, without reasoning or rounds; faster.
             regions: ``"model"`` also rates the regions that the chains requested.
@@ -212,9 +213,17 @@ class ZoomIQA:
             )
         if mode == "expected" and (regions or samples):
             raise ValueError('mode="expected" has no chains: leave out samples and regions')
+        if mode == "expected" and self.prompts.answer is not None:
+            raise ValueError(
+                'mode="expected" starts a reply of Zoom-IQA, and the prompts '
+                f'{self.prompts.name} have an answer of their own; use mode="rounds"'
+            )
         seeds = self._seeds(samples, generator) if mode == "rounds" else [self.config.seed]
+        greedy = len(seeds) == 1 and generator is None
         groups = decoded_groups(each_image(images), limits)
-        assessments = [a for group in groups for a in self._assess(group, seeds, mode, regions)]
+        assessments = [
+            a for group in groups for a in self._assess(group, seeds, greedy, mode, regions)
+        ]
         return assessments[0] if is_single_image(images) else assessments
 
     def score_regions(
@@ -249,7 +258,10 @@ class ZoomIQA:
             check_bbox(bbox)
         seeds = self._seeds(samples, generator)
         first = self._chain(
-            to_pil(read_to_judge(image, limits=limits).pixels), seeds[0], max_rounds=1
+            to_pil(read_to_judge(image, limits=limits).pixels),
+            seeds[0],
+            greedy=len(seeds) == 1 and generator is None,
+            max_rounds=1,
         )
         self.backend.run([first])
         return self._region_scores([(first, bboxes)], seeds)[0]
@@ -292,12 +304,15 @@ class ZoomIQA:
         self,
         group: Sequence[Photo | Assessment],
         seeds: Sequence[int],
+        greedy: bool,
         mode: Mode,
         regions: Literal["model"] | None,
     ) -> list[Assessment]:
         """One assessment per photo; those that are failed already are passed on."""
         photos = [item for item in group if isinstance(item, Photo)]
-        chains = [[self._chain(photo.image, seed) for seed in seeds] for photo in photos]
+        chains = [
+            [self._chain(photo.image, seed, greedy=greedy) for seed in seeds] for photo in photos
+        ]
         flat = [chain for of_photo in chains for chain in of_photo]
         if mode == "expected":
             assessments = self.backend.expected(flat)
@@ -328,7 +343,9 @@ class ZoomIQA:
             for (first, boxes), image in zip(wanted, chains, strict=True)
         ]
 
-    def _chain(self, image: Image.Image, seed: int, *, max_rounds: int | None = None) -> Chain:
+    def _chain(
+        self, image: Image.Image, seed: int, *, greedy: bool, max_rounds: int | None = None
+    ) -> Chain:
         config = self.config
         return Chain(
             image,
@@ -338,6 +355,7 @@ class ZoomIQA:
             max_rounds=max_rounds or config.max_rounds,
             retries=config.retries,
             repair=config.repair,
+            greedy=greedy,
         )
 
     def _seeds(self, samples: int | None, generator: torch.Generator | None) -> list[int]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from zoomiqa_core.runs.files import write_text_atomic
+from zoomiqa_core.zoom_iqa.answer_format import AnswerFormat
 
 PROMPTS_FILE = "zoomiqa_prompts.yaml"
 """File in a model's folder with the prompts it was trained on."""
@@ -64,6 +65,9 @@ class Prompts:
     region: str | None = None
     """Instruction that requests the rating of the enlarged region alone; None sends ``next``, the
     only one that the released checkpoint was trained on."""
+    answer: AnswerFormat | None = None
+    """How a reply gives its rating, for a judge of one round that follows another protocol; None
+    for Zoom-IQA's. ``next`` and ``region`` are then not used."""
 
     def __post_init__(self) -> None:
         for key in ("first", "next", "region"):
@@ -92,7 +96,8 @@ def load_prompts(source: str | os.PathLike[str] = "builtin") -> Prompts:
     Args:
         source: ``"builtin"``; ``"official"``, from the installed ``zoomiqa`` package; or a YAML
             file with the keys ``first``, ``next`` and ``questions`` and, if wanted, ``region`` and
-            ``name``.
+            ``name``; for a judge of another protocol ``first``, ``questions`` and ``answer``, the
+            fields of :class:`~zoomiqa_core.zoom_iqa.answer_format.AnswerFormat`.
 
     Raises:
         PromptsError: the package or the file is missing, or the file is incomplete.
@@ -120,6 +125,10 @@ def save_prompts(prompts: Prompts, folder: str | os.PathLike[str]) -> Path:
 
     record = {field.name: getattr(prompts, field.name) for field in fields(Prompts)}
     record["questions"] = list(prompts.questions)
+    if record["answer"] is None:
+        del record["answer"]
+    else:
+        record["answer"] = {**asdict(record["answer"]), "levels": dict(record["answer"].levels)}
     text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=100)
     return write_text_atomic(Path(folder) / PROMPTS_FILE, text)
 
@@ -157,11 +166,14 @@ def _from_yaml(path: Path) -> Prompts:
 
 def _from_record(record: Any, name: str) -> Prompts:
     known = {field.name for field in fields(Prompts)}
-    required = known - {"name", "region"}
+    required = known - {"name", "region", "answer"}
+    if isinstance(record, Mapping) and record.get("answer") is not None:
+        required = {"first", "questions"}
     if not isinstance(record, Mapping) or not required <= set(record) <= known:
         got = sorted(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
         raise PromptsError(
-            f"prompts {name}: expected the keys {sorted(required)} (and name, region), got {got}"
+            f"prompts {name}: expected the keys {sorted(required)} (and name, region, answer), got "
+            f"{got}"
         )
     questions = record["questions"]
     if not isinstance(questions, list):
@@ -169,10 +181,23 @@ def _from_record(record: Any, name: str) -> Prompts:
     return Prompts(
         str(record.get("name", name)),
         record["first"],
-        record["next"],
+        record.get("next", record["first"]),
         tuple(questions),
         record.get("region"),
+        _answer_format(record.get("answer"), name),
     )
+
+
+def _answer_format(record: Any, name: str) -> AnswerFormat | None:
+    if record is None:
+        return None
+    try:
+        return AnswerFormat(**record)
+    except (TypeError, ValueError) as error:
+        known = ", ".join(field.name for field in fields(AnswerFormat))
+        raise PromptsError(
+            f"prompts {name}: answer has the keys {known}, of which pattern is required: {error}"
+        ) from error
 
 
 _FIRST = """\

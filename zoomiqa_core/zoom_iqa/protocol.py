@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from zoomiqa_core.assessment import MAX_RATING, MIN_RATING, Assessment, Chains, Round
 from zoomiqa_core.zoom_iqa.answer import Answer, AnswerError, parse_answer
+from zoomiqa_core.zoom_iqa.answer_format import AnswerFormat
 from zoomiqa_core.zoom_iqa.crop import CropBox, crop_box
 from zoomiqa_core.zoom_iqa.prompts import Prompts
 from zoomiqa_core.zoom_iqa.reasoning import parse_reasoning
@@ -127,6 +128,7 @@ def read_turn(
     number: int = 1,
     max_rounds: int = MAX_ROUNDS,
     repair: bool = False,
+    answer_format: AnswerFormat | None = None,
 ) -> Turn:
     """Parse the reply of a round; without a usable answer the round is failed, nothing is raised.
 
@@ -136,6 +138,7 @@ def read_turn(
         number: of the round, from 1. The last round needs no more than a rating.
         max_rounds: maximum number of rounds.
         repair: see :func:`zoomiqa_core.zoom_iqa.answer.parse_answer`.
+        answer_format: of a judge of one round that follows another protocol.
 
     >>> turn = read_turn('Noisy.</think><answer>{"rating": 2}</answer>', (400, 300), number=2)
     >>> turn.round.rating, turn.step
@@ -145,7 +148,10 @@ def read_turn(
     """
     thought = dataclasses.asdict(parse_reasoning(text))
     try:
-        answer = parse_answer(text, last_round=number >= max_rounds, repair=repair)
+        if answer_format is not None:
+            answer = Answer(answer_format.read(text), "final")
+        else:
+            answer = parse_answer(text, last_round=number >= max_rounds, repair=repair)
     except AnswerError as error:
         failed = Round(math.nan, error=error.code, message=error.message, text=text, **thought)
         return Turn(failed, Final())

@@ -7,12 +7,13 @@ write there, an integer part of 1–5 and its first decimal, is a distribution o
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
 
 from zoomiqa_core.assessment import MAX_RATING, Assessment, Chains
-from zoomiqa_core.zoom_iqa.answer import format_answer
+from zoomiqa_core.zoom_iqa.answer import OPEN, format_answer
 
 BEGINNING = "<think>\n</think>\n" + format_answer(1.0).partition("1.00")[0]
 """The start of the reply, up to the rating."""
@@ -21,6 +22,22 @@ MIN_DIGIT_MASS = 0.5
 WHOLE_PARTS = (1, 2, 3, 4, 5)
 _SECOND_DECIMAL = 0.045
 """Mean of the second decimal, which is not read: digits 0–9, equally likely."""
+
+
+_RATING = re.compile(r'"rating"\s*:\s*"?([1-5])\.[0-9]')
+
+
+def rating_place(text: str) -> int | None:
+    """Index of the rating's integer part in the last answer of a reply.
+
+    None when there is none, or it is not written as a digit from 1 to 5, a point and decimals.
+
+    >>> text = '</think><answer>{"rating": 3.50, "tool": "final"}</answer>'
+    >>> text[rating_place(text):][:4]
+    '3.50'
+    """
+    found = _RATING.search(text, max(text.rfind(OPEN), 0))
+    return found.start(1) if found else None
 
 
 def rating_moments(whole: Tensor, decimal: Tensor) -> tuple[float, float]:

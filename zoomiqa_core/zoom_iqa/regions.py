@@ -44,7 +44,7 @@ def region_chains(first: Chain, bbox: BBox, seeds: Sequence[int]) -> list[Chain]
         seeds: of the chains.
     """
     round_1 = first.rounds[0]
-    settings = {"retries": first.retries, "repair": first.repair}
+    settings = {"retries": first.retries, "repair": first.repair, "greedy": first.greedy}
     return [
         Chain.of_region(
             first.image, bbox, round_1, first.prompts, first.question, seed=seed, **settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,8 @@ class Generated(NamedTuple):
     """Whether the model ended the reply; otherwise it was cut at ``max_new_tokens``."""
     finite: bool
     """False when the logits became NaN or infinite; the reply is what came before."""
+    expected: float | None = None
+    """What ``read_rating`` found."""
 
 
 @torch.inference_mode()
@@ -34,6 +36,8 @@ def sample_replies(
     *,
     end_ids: frozenset[int],
     banned_ids: Sequence[int] = (),
+    greedy: Sequence[bool] = (),
+    read_rating: Callable[[Prefix, int, int, Sequence[int]], float | None] | None = None,
 ) -> list[Generated]:
     """Sample one reply per row of the prefix.
 
@@ -59,12 +63,23 @@ def sample_replies(
         sampling: how tokens are sampled.
         end_ids: tokens that end a reply.
         banned_ids: tokens that are never sampled, e.g. image tokens.
+        greedy: rows that take the likeliest token each time; none by default.
+        read_rating: called with the prefix, a finished row of it, where the reply starts there, and
+            the reply's tokens.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     replies = [Generated([], [], False, True) for _ in seeds]
     rows = list(range(len(seeds)))  # index of the reply that each row of the batch belongs to
     active = set(rows)
     process = _logits_processor(sampling, banned_ids)
+    likeliest = torch.tensor([*greedy, *[False] * (len(seeds) - len(greedy))])
+    start = prefix.ids.shape[1]
+
+    def read(index: int, row: int) -> None:
+        if read_rating is not None:
+            expected = read_rating(prefix, index, start, replies[row].ids)
+            replies[row] = replies[row]._replace(expected=expected)
+
     for step in range(sampling.max_new_tokens):
         log_probs = prefix.logits.log_softmax(-1)
         tokens = [0] * len(rows)
@@ -77,7 +92,11 @@ def sample_replies(
                 replies[row] = replies[row]._replace(finite=False)
                 active.discard(row)
         if active:
-            drawn = draw(process(prefix.ids, prefix.logits), uniform)
+            scores = process(prefix.ids, prefix.logits)
+            drawn = draw(scores, uniform)
+            if likeliest.any():
+                certain = scores.argmax(-1).to(drawn.device)
+                drawn = torch.where(likeliest[rows].to(drawn.device), certain, drawn)
             chosen = log_probs.gather(-1, drawn.to(log_probs.device)[:, None])[:, 0].tolist()
             tokens = drawn.tolist()
             for index, row in enumerate(rows):
@@ -87,9 +106,13 @@ def sample_replies(
                 if tokens[index] in end_ids:
                     replies[row] = replies[row]._replace(ended=True)
                     active.discard(row)
+                    read(index, row)
                 else:
                     replies[row].ids.append(tokens[index])
         if not active or step == sampling.max_new_tokens - 1:
+            for index, row in enumerate(rows):
+                if row in active:
+                    read(index, row)
             break
         if len(active) <= len(rows) // 2:
             remaining = [index for index, row in enumerate(rows) if row in active]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from zoomiqa_core.assessment import Assessment
-from zoomiqa_core.zoom_iqa.local.prefix import Prefix, extend, select_rows
+from zoomiqa_core.zoom_iqa.local.prefix import Prefix, extend, fork, select_rows
 from zoomiqa_core.zoom_iqa.rating_digits import (
     BEGINNING,
     MIN_DIGIT_MASS,
     WHOLE_PARTS,
     digits_to_assessment,
+    rating_place,
 )
 
 
@@ -48,6 +50,55 @@ def rating_prefix(tokenizer: Any) -> RatingPrefix:
             'of Qwen have; use mode="rounds"'
         )
     return RatingPrefix(tuple(ids), tuple(digits), whole[0][-2])
+
+
+def rating_token(tokenizer: Any, ids: Sequence[int], prefix: RatingPrefix) -> int | None:
+    """Index of the token with the integer part of a reply's rating; None when there is none."""
+
+    def decoded(count: int) -> str:
+        return tokenizer.decode(
+            ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    place = rating_place(decoded(len(ids)))
+    if place is None:
+        return None
+    low, high = 0, len(ids)
+    while low < high:  # the first token after `place` characters
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if len(decoded(middle)) < place else (low, middle)
+    written = list(ids[low : low + 3])
+    plain = len(written) == 3 and written[0] in prefix.digits and written[2] in prefix.digits
+    return low if low and plain and written[1] == prefix.point else None
+
+
+@torch.inference_mode()
+def written_rating(
+    state: Prefix,
+    row: int,
+    start: int,
+    ids: Sequence[int],
+    place: int,
+    prefix: RatingPrefix,
+    min_digit_mass: float = MIN_DIGIT_MASS,
+) -> float | None:
+    """Mean of the rating over the digits that could have been written in a reply.
+
+    Args:
+        state: the row has processed the reply, at least up to the rating; not changed.
+        row: of the batch.
+        start: where the reply starts in the row.
+        ids: of the reply.
+        place: index in ``ids`` of the rating's integer part.
+        prefix: of the model's tokenizer.
+        min_digit_mass: None is returned when the digits 1–5 have less probability.
+    """
+    copies = fork(state, row, start + place - 1, len(WHOLE_PARTS))
+    steps = [[ids[place - 1], prefix.digits[digit], prefix.point] for digit in WHOLE_PARTS]
+    after = extend(copies, torch.tensor(steps)).softmax(-1)[:, :, list(prefix.digits)]
+    after = after.cpu().double()
+    found = digits_to_assessment(after[0, 0, 1 : len(WHOLE_PARTS) + 1], after[:, 2], min_digit_mass)
+    return found.rating if found.valid else None
 
 
 @torch.inference_mode()

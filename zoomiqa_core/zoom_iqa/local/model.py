@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import torch
+from typing import Any, NamedTuple
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig, ZoomIQA
 from zoomiqa_core.zoom_iqa.local.decoding import sample_replies
-from zoomiqa_core.zoom_iqa.local.expected import RatingPrefix, expected_rating, rating_prefix
-from zoomiqa_core.zoom_iqa.local.families.registry import family_class, family_of
+from zoomiqa_core.zoom_iqa.local.expected import (
+    RatingPrefix,
+    expected_rating,
+    rating_prefix,
+    rating_token,
+    written_rating,
+)
+from zoomiqa_core.zoom_iqa.local.families.registry import family_of
+from zoomiqa_core.zoom_iqa.local.loading import LOADING, load_model
 from zoomiqa_core.zoom_iqa.local.memory import OUT_OF_MEMORY, halve_when_full
 from zoomiqa_core.zoom_iqa.local.model_files import model_file
 from zoomiqa_core.zoom_iqa.local.prefix import Prefix, read_prompts, select_rows
@@ -32,8 +37,6 @@ TINY = Path(__file__).resolve().parents[2] / "weights" / "tiny"
 TINY_SAMPLING = Sampling(temperature=0.5, max_new_tokens=256)
 """Its sampling; the model card says why not at temperature 1."""
 
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
-
 
 class Reply(NamedTuple):
     """One reply of a model."""
@@ -45,6 +48,9 @@ class Reply(NamedTuple):
     """Of each token and of the end token, see :class:`.decoding.Generated`."""
     finite: bool
     """False when the logits became NaN or infinite; the text is what came before."""
+    expected: float | None = None
+    """Mean of the rating over the digits that could have been written in its place; None when the
+    reply has no rating, or the tokenizer no digits of their own."""
 
 
 class LocalVLM:
@@ -90,6 +96,8 @@ class LocalVLM:
         self.batch_size = batch_size
         self.min_digit_mass = min_digit_mass
         self.name = name
+        self.reads_ratings = True
+        """Whether replies come with the expected rating; training does not need it."""
         self._lock = TokenizerLock()
         self._fitting: dict[int, int] = {}
         self.family = family_of(model, processor, max_pixels)
@@ -105,40 +113,19 @@ class LocalVLM:
         return {"sampling": asdict(self.sampling), "pixels": self.family.max_pixels}
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype = "auto",
-        attention: Attention = "sdpa",
-        **settings: Any,
-    ) -> LocalVLM:
+    def from_pretrained(cls, path: str | Path, **settings: Any) -> LocalVLM:
         """Load a model and its processor from a folder or hub id.
 
         Args:
-            path: folder (``~`` is expanded) or hub id; of a LoRA adapter the base model is loaded
-                too.
-            device: torch device.
-            dtype: ``"auto"`` for that of the weights, or e.g. ``"bfloat16"``.
-            attention: implementation.
-            settings: see :class:`LocalVLM`.
+            path: see :func:`zoomiqa_core.zoom_iqa.local.loading.load_model`.
+            settings: its settings, and those of :class:`LocalVLM`.
 
         Raises:
-            OSError: no model there.
-            ValueError: an unsupported model.
+            ImportError, OSError, ValueError: see there.
         """
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-
-        name, folder = str(path), Path(path).expanduser()
-        path = folder if folder.is_dir() else name
-        if model_file(path, "config.json"):  # an adapter's folder has none: its base model does
-            family_class(AutoConfig.from_pretrained(path).model_type)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention
-        )
-        processor = AutoProcessor.from_pretrained(path)
-        return cls(model.to(device), processor, **{"name": name, **settings})
+        loading = {key: settings.pop(key) for key in LOADING if key in settings}
+        model, processor = load_model(path, **loading)
+        return cls(model, processor, **{"name": str(path), **settings})
 
     def run(self, chains: Sequence[Chain]) -> None:
         """Answer the chains' requests, one round of all of them after the other, to their end."""
@@ -168,7 +155,7 @@ class LocalVLM:
             begun = self.processor.tokenizer(beginning, add_special_tokens=False)["input_ids"]
         prompt = self.encoder.encode(request, {}, begun)
         prefix = read_prompts(self.family, [prompt])
-        return self._sample(prefix, [request.seed])[0]
+        return self._sample(prefix, [request])[0]
 
     def expected(self, chains: Sequence[Chain]) -> list[Assessment]:
         """The expected rating of each chain's first request, without reasoning."""
@@ -199,7 +186,7 @@ class LocalVLM:
             elif not reply.finite:
                 chain.fail("not_finite", "the model's output is not finite")
             else:
-                chain.read(reply.text, len(reply.ids))
+                chain.read(reply.text, len(reply.ids), reply.expected)
 
     def _expect(
         self, chains: Sequence[Chain], prefix: RatingPrefix, known: EncodedImages
@@ -232,16 +219,33 @@ class LocalVLM:
         prompts = [self.encoder.encode(request, known) for request in distinct]
         prefix = read_prompts(self.family, prompts)
         select_rows(prefix, rows)
-        return self._sample(prefix, [request.seed for request in requests])
+        return self._sample(prefix, requests)
 
-    def _sample(self, prefix: Prefix, seeds: Sequence[int]) -> list[Reply]:
+    def _read_rating(
+        self, prefix: Prefix, row: int, start: int, ids: Sequence[int]
+    ) -> float | None:
+        """The expected rating of a finished reply."""
+        with self._lock:
+            tokenizer = self.processor.tokenizer
+            try:
+                digits = rating_prefix(tokenizer)
+            except ValueError:  # no digits of their own
+                return None
+            place = rating_token(tokenizer, ids, digits)
+        if place is None:
+            return None
+        return written_rating(prefix, row, start, ids, place, digits, self.min_digit_mass)
+
+    def _sample(self, prefix: Prefix, requests: Sequence[Request]) -> list[Reply]:
         """One reply per row of the prefix."""
         sampled = sample_replies(
             prefix,
-            seeds,
+            [request.seed for request in requests],
             self.sampling,
             end_ids=self.end_ids,
             banned_ids=self.family.control_ids,
+            greedy=[request.greedy for request in requests],
+            read_rating=self._read_rating if self.reads_ratings else None,
         )
         with self._lock:
             texts = [
@@ -251,7 +255,7 @@ class LocalVLM:
                 for reply in sampled
             ]
         return [
-            Reply(text, tuple(reply.ids), tuple(reply.log_probs), reply.finite)
+            Reply(text, tuple(reply.ids), tuple(reply.log_probs), reply.finite, reply.expected)
             for text, reply in zip(texts, sampled, strict=True)
         ]
 
@@ -270,17 +274,18 @@ def local_scorer(
         prompts: the texts it was trained on (:func:`zoomiqa_core.zoom_iqa.prompts.load_prompts`);
             None for those in its folder, or else the official ones.
         config: how it is asked.
-        settings: see :meth:`LocalVLM.from_pretrained`.
+        settings: of loading (:func:`zoomiqa_core.zoom_iqa.local.loading.load_model`: ``device``,
+            ``dtype``, ``quantization``, ``revision``, …) and of :class:`LocalVLM`.
 
     Raises:
         PromptsError: its prompts are not available.
-        OSError, ValueError: see :meth:`LocalVLM.from_pretrained`.
+        ImportError, OSError, ValueError: see there.
 
     >>> local_scorer(TINY, name="tiny", sampling=TINY_SAMPLING).name
     'tiny'
     """
     if prompts is None:
-        prompts = model_file(path, PROMPTS_FILE) or "official"
+        prompts = model_file(path, PROMPTS_FILE, settings.get("revision")) or "official"
     if not isinstance(prompts, Prompts):  # before the weights, so that an error comes at once
         prompts = load_prompts(prompts)
     return ZoomIQA(LocalVLM.from_pretrained(path, **settings), prompts, config)

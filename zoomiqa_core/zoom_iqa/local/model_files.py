@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 
-def model_file(model: str | Path, name: str) -> Path | None:
+def model_file(model: str | Path, name: str, revision: str | None = None) -> Path | None:
     """Path of a model's file; None when the model has no such file.
 
     Offline, the Hub cache is used.
@@ -14,6 +14,7 @@ def model_file(model: str | Path, name: str) -> Path | None:
     Args:
         model: folder (``~`` is expanded), or hub id ``OWNER/NAME``.
         name: of the file.
+        revision: branch, tag or commit on the hub; None for the newest.
 
     Raises:
         FileNotFoundError: neither a folder nor a hub id.
@@ -33,7 +34,7 @@ def model_file(model: str | Path, name: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(str(model), name))
+        return Path(hf_hub_download(str(model), name, revision=revision))
     except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it means no network
         raise OSError(
             f"cannot get {name} of {model}: it is no local folder, and the hub is out of reach. "
@@ -43,16 +44,16 @@ def model_file(model: str | Path, name: str) -> Path | None:
         return None
 
 
-def is_transformers_model(model: str | Path) -> bool:
+def is_transformers_model(model: str | Path, revision: str | None = None) -> bool:
     """Whether a folder or hub id holds a transformers model, or a LoRA adapter of one.
 
     Raises:
         OSError: see :func:`model_file`.
         ValueError: its ``config.json`` is not JSON.
     """
-    config = model_file(model, "config.json")
+    config = model_file(model, "config.json", revision)
     if config is None:
-        return model_file(model, "adapter_config.json") is not None
+        return model_file(model, "adapter_config.json", revision) is not None
     try:
         record = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:

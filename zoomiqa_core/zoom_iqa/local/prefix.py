@@ -106,6 +106,30 @@ def extend(prefix: Prefix, ids: Tensor) -> Tensor:
     return logits
 
 
+def fork(prefix: Prefix, row: int, length: int, count: int) -> Prefix:
+    """``count`` copies of the first ``length`` tokens of a row; the prefix is not changed."""
+    from zoomiqa_core.zoom_iqa.local.kv_cache import new_cache
+
+    cache = new_cache()
+    for index, layer in enumerate(prefix.cache.layers):
+        keys, values = (
+            states[row : row + 1, :, :length].expand(count, -1, -1, -1)
+            for states in (layer.keys, layer.values)
+        )
+        cache.update(keys, values, index)
+    ids, mask = (part[row : row + 1, :length] for part in (prefix.ids, prefix.mask))
+    position = prefix.next_position[row] - (prefix.ids.shape[1] - length)
+    return Prefix(
+        prefix.family,
+        cache,
+        ids.expand(count, -1),
+        mask.expand(count, -1),
+        not bool(mask.all()),
+        position.expand(count),
+        prefix.logits[row : row + 1].expand(count, -1),
+    )
+
+
 def select_rows(prefix: Prefix, rows: Sequence[int]) -> None:
     """Replace the batch by these rows of it, in this order; a row may be repeated."""
     if list(rows) == list(range(len(prefix.ids))):

@@ -72,7 +72,7 @@ def chat_body(request: Request, urls: Sequence[str], model: str, sampling: Sampl
     body: dict[str, Any] = {
         "model": model,
         "messages": _messages(request.messages, urls),
-        "temperature": sampling.temperature,
+        "temperature": 0 if request.greedy else sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
         "seed": request.seed & ((1 << SEED_BITS) - 1),

@@ -21,7 +21,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.zoom_iqa.chain import Chain, Request
-from zoomiqa_core.zoom_iqa.rating_digits import BEGINNING, WHOLE_PARTS, digits_to_assessment
+from zoomiqa_core.zoom_iqa.rating_digits import (
+    BEGINNING,
+    WHOLE_PARTS,
+    digits_to_assessment,
+    rating_place,
+)
 from zoomiqa_core.zoom_iqa.served.chat_completions import (
     chat_body,
     data_url,
@@ -68,6 +73,7 @@ class ServerCall:
         self._urls: dict[int, str] = {}
         self._uses: Counter[int] = Counter()
         self._waiting = False
+        self._reads_ratings = config.expected_ratings
 
     async def drive(self, chains: Sequence[Chain]) -> None:
         """Answer all requests of the chains, to their end."""
@@ -76,7 +82,8 @@ class ServerCall:
             while (request := chain.request) is not None:
                 urls = await self._encoded(request, chain.image)
                 body = chat_body(request, urls, self._config.model, self._config.sampling)
-                chain.read(*await self._ask(body, request.seed, read_completion))
+                text, tokens = await self._ask(body, request.seed, read_completion)
+                chain.read(text, tokens, await self._written_rating(request, urls, text))
 
         async def drive_one(chain: Chain) -> None:
             if failure := await self._guarded(to_end, chain):
@@ -131,20 +138,37 @@ class ServerCall:
                 self._urls.pop(id(chain.image), None)
         return None
 
+    async def _written_rating(
+        self, request: Request, urls: Sequence[str], text: str
+    ) -> float | None:
+        """Mean of a reply's rating over the digits that could have been written there."""
+        place = rating_place(text) if self._reads_ratings else None
+        if place is None:
+            return None
+        try:
+            found = await self._digits(request, urls, text[:place])
+        except ServerError:
+            self._reads_ratings = False
+            return None
+        return found.rating if found.valid else None
+
     async def _expected(self, chain: Chain) -> Assessment:
         request = chain.request
         if request is None:
             raise ValueError("expected a chain with an open request, got a finished one")
-        urls = await self._encoded(request, chain.image)
+        return await self._digits(request, await self._encoded(request, chain.image), BEGINNING)
 
-        async def digits(beginning: str, wanted: Sequence[int]) -> list[float]:
-            body = next_token_body(request, urls, self._config.model, beginning)
+    async def _digits(self, request: Request, urls: Sequence[str], beginning: str) -> Assessment:
+        """The rating after the beginning of a reply, from its digits' probabilities."""
+
+        async def digits(begun: str, wanted: Sequence[int]) -> list[float]:
+            body = next_token_body(request, urls, self._config.model, begun)
             probabilities = await self._ask(body, request.seed, read_next_token)
             return [probabilities.get(str(digit), 0.0) for digit in wanted]
 
-        whole = await digits(BEGINNING, WHOLE_PARTS)
+        whole = await digits(beginning, WHOLE_PARTS)
         decimal = [
-            await digits(f"{BEGINNING}{digit}.", range(10)) if probability else [0.0] * 10
+            await digits(f"{beginning}{digit}.", range(10)) if probability else [0.0] * 10
             for digit, probability in zip(WHOLE_PARTS, whole, strict=True)
         ]
         return digits_to_assessment(

@@ -38,6 +38,10 @@ class ServerConfig:
     (``--mm-processor-kwargs``), which reduces them anyway. None sends all pixels."""
     min_digit_mass: float = MIN_DIGIT_MASS
     """See :func:`~zoomiqa_core.zoom_iqa.rating_digits.digits_to_assessment`."""
+    expected_ratings: bool = True
+    """Whether a reply's rating is the mean over the digits that could have been written there, from
+    the server's log-probabilities: up to six requests of one token more per reply. A server without
+    them (``continue_final_message``, ``logprobs``) is noticed, and the rating as written counts."""
     api_key_env: str = "ZOOMIQA_API_KEY"
     """Environment variable with the API key; when it is not set, no key is sent."""
     concurrency: int = 16

@@ -107,19 +107,25 @@ def chain(seed: int = 0, **settings) -> Chain:
 
 
 def judge(url: str, config: JudgeConfig | None = None, **settings) -> ZoomIQA:
-    settings = {"prompts": BUILTIN, "backoff_s": 0.01, **settings}
+    settings = {
+        "prompts": BUILTIN,
+        "backoff_s": 0.01,
+        "expected_ratings": False,
+        **settings,
+    }
     return served_scorer(url, model="m", config=config, **settings)
 
 
 def in_place(config: JudgeConfig | None = None) -> ZoomIQA:
     """The judge that the scripted server serves, here."""
-    return ZoomIQA(ScriptedBackend(lambda asked: scripted_reply(*asked)), config=config)
+    return ZoomIQA(ScriptedBackend(lambda asked: scripted_reply(*asked[:3])), config=config)
 
 
 def run(url: str, chains: list[Chain], **settings) -> float:
     """Drive chains; the seconds it took."""
     start = time.perf_counter()
-    ServedVLM(ServerConfig(url, "m", **{"backoff_s": 0.01, **settings})).run(chains)
+    settings = {"backoff_s": 0.01, "expected_ratings": False, **settings}
+    ServedVLM(ServerConfig(url, "m", **settings)).run(chains)
     return time.perf_counter() - start
 
 
@@ -664,7 +670,7 @@ def test_an_interrupt_ends_the_call_at_once(server, inside_a_loop):
 
 
 def test_an_error_of_the_program_is_not_hidden(server, monkeypatch):
-    def broken(self: Chain, text: str, tokens: int = 0) -> None:
+    def broken(self: Chain, text: str, *_: object) -> None:
         raise ModuleNotFoundError("json-repair")
 
     monkeypatch.setattr(Chain, "read", broken)
@@ -677,3 +683,40 @@ def test_an_error_of_the_program_is_not_hidden(server, monkeypatch):
         run(url_of(server), [chain(), chain()])
     with pytest.raises(ModuleNotFoundError, match="json-repair"):
         asyncio.run(beside())
+
+
+def with_digits(request: Request) -> Response:
+    """A server that replies 3.56 and whose next digit is 3 or 4; then any decimal below 5."""
+    body = request.get_json()
+    if not body.get("logprobs"):
+        return say("Sharp.</think>" + format_answer(3.56))
+    begun = body["messages"][-1]["content"][0]["text"]
+    assert begun.startswith("Sharp.</think>") and body["continue_final_message"]
+    likely = {"3": 0.75, "4": 0.25} if begun.endswith(" ") else dict.fromkeys("01234", 0.2)
+    tops = [{"token": token, "logprob": math.log(p)} for token, p in likely.items()]
+    logprobs = {"content": [{"token": tops[0]["token"], "top_logprobs": tops}]}
+    return Response(json.dumps({"choices": [{"logprobs": logprobs}]}))
+
+
+def test_a_rating_is_the_mean_over_the_servers_digits(server):
+    """3.56 is written; by hand 0.75 · 3.245 + 0.25 · 4.245, the mean decimals being .2 and .045."""
+    bodies = record(server, with_digits)
+    said = judge(url_of(server), expected_ratings=True).assess(photos(1)[0])
+    assert said.rating == pytest.approx(3.495) and said.chains is not None
+    assert said.chains.rounds[0].sampled == 3.56
+    assert len(bodies) == 4 and bodies[0]["temperature"] == 0  # the reply, 3 or 4, their decimals
+
+
+def test_a_server_without_probabilities_is_asked_once_and_the_written_rating_counts(server):
+    def refusing(request: Request) -> Response:
+        if request.get_json().get("logprobs"):
+            return Response("no such field", status=400)
+        return say("Sharp.</think>" + format_answer(3.56))
+
+    bodies = record(server, refusing)
+    settings = {"config": JudgeConfig(samples=3), "concurrency": 1}
+    said = judge(url_of(server), expected_ratings=True, **settings).assess(photos(1)[0])
+    assert said.rating == 3.56 and said.chains is not None
+    assert said.chains.rounds[0].sampled is None
+    assert sum("logprobs" in body for body in bodies) == 1 and len(bodies) == 4
+    assert [body["temperature"] for body in bodies if "logprobs" not in body] == [1.0] * 3

@@ -35,7 +35,11 @@ def family_class(model_type: str) -> type[Family]:
         if model_type in family.model_types:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
-    raise ValueError(f"no family of models has the type {model_type}; expected one of {known}")
+    raise ValueError(
+        f"no family of models has the type {model_type}; expected one of {known}. Serve another "
+        'model, for example with vLLM, and load it by its address: load_scorer("http://…/v1", '
+        "model=…); to add a family, see zoom_iqa/local/families"
+    )
 
 
 def family_of(model: Any, processor: Any, max_pixels: int | None = None) -> Family:
