@@ -17,7 +17,7 @@ import numpy as np
 
 from zoomiqa_core import __version__
 from zoomiqa_core.runs.files import atomic_path, to_json
-from zoomiqa_core.scale.sources import key_digests
+from zoomiqa_core.scale.names import key_digests
 from zoomiqa_core.scale.storage import filesystem_of, is_uri, require
 
 VALID, INVALID = "results", "invalid"
@@ -61,7 +61,7 @@ class ResultFolder:
         self._check(json.loads(to_json(settings)))
 
     def done(self) -> np.ndarray:
-        """Digests of the names that are written, see :func:`~.sources.key_digests`."""
+        """Digests of the names that are written, see :func:`~.names.key_digests`."""
         names = [name for table in self._tables(["name"]) for name in table["name"].to_pylist()]
         return key_digests(names)
 

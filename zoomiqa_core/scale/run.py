@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from zoomiqa_core.scale.names import is_done
 from zoomiqa_core.scale.ray_data import ImageBatch, Record, failure
 from zoomiqa_core.scale.results import ResultFolder
-from zoomiqa_core.scale.sources import Unit, file_units, is_done, read_unit
+from zoomiqa_core.scale.sources import Unit, file_units, read_unit
 from zoomiqa_core.scale.storage import require
 
 ACTOR_CPUS, READER_CPUS = 0.9, 0.1

@@ -6,7 +6,6 @@ can read any unit. What cannot be read becomes a row with an error, never the en
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tarfile
@@ -19,6 +18,7 @@ import numpy as np
 
 from zoomiqa_core.images.folders import SUFFIXES, Absent, search_images
 from zoomiqa_core.images.inputs import in_parts
+from zoomiqa_core.scale.names import is_done
 from zoomiqa_core.scale.storage import filesystem_of, is_uri, require
 
 Row = dict[str, Any]
@@ -118,32 +118,12 @@ def read_unit(unit: Unit, done: np.ndarray | None = None) -> Iterator[Row]:
 
     Args:
         unit: what to read.
-        done: see :func:`key_digests`.
+        done: see :func:`~.names.key_digests`.
     """
     rows = {"files": _read_files, "parquet": _read_parquet, "tar": _read_tar}[unit.kind](unit)
     for part in in_parts(rows, ROWS_PER_BATCH):
         todo = ~is_done([row["name"] for row in part], done)
         yield from (row for row, wanted in zip(part, todo, strict=True) if wanted)
-
-
-def key_digests(names: Sequence[str]) -> np.ndarray:
-    """Sorted 16-byte digests of names, 16 MB for a million of them."""
-    digests = [hashlib.blake2b(os.fsencode(name), digest_size=16).digest() for name in names]
-    return np.unique(np.array(digests, dtype="S16"))
-
-
-def is_done(names: Sequence[str], done: np.ndarray | None) -> np.ndarray:
-    """Whether each name is among those of :func:`key_digests`.
-
-    >>> is_done(["a.png", "c.png"], key_digests(["a.png", "b.png"])).tolist()
-    [True, False]
-    """
-    if done is None or not len(done):
-        return np.zeros(len(names), bool)
-    digests = [hashlib.blake2b(os.fsencode(name), digest_size=16).digest() for name in names]
-    asked = np.array(digests, dtype="S16")
-    places = np.searchsorted(done, asked).clip(max=len(done) - 1)
-    return done[places] == asked
 
 
 def check_columns(unit: Unit) -> None:
@@ -178,19 +158,13 @@ def _row(name: str, cells: Sequence[Any]) -> Row:
 def _list_local(given: str) -> tuple[list[str], list[tuple[str, str]]]:
     """Parquet files and tars; names and absolute paths of images."""
     given = os.path.expanduser(given)
-    if _is_shard(given):
-        return ([given] if os.path.exists(given) else []), []
-    shards = []
+    found = [str(path) for path in search_images([given]).paths]
     if os.path.isdir(given):
-        shards = sorted(
-            str(path)
-            for path in Path(given).rglob("*")
-            if _is_shard(path.name) and not path.name.startswith(".")
-        )
-    found = search_images([given]).paths
-    shards += [str(path) for path in found if _is_shard(path.name) and str(path) not in shards]
-    images = [path for path in found if not _is_shard(path.name)]
-    return shards, [(str(path), os.path.abspath(path)) for path in images]
+        inside = sorted(path for path in Path(given).rglob("*") if path.name[0] != ".")
+        found += [str(path) for path in inside if _is_shard(path.name)]
+    images = [path for path in found if not _is_shard(path)]
+    shards = dict.fromkeys(path for path in found if _is_shard(path))
+    return list(shards), [(path, os.path.abspath(path)) for path in images]
 
 
 def _list_uri(given: str) -> tuple[list[str], list[tuple[str, str]]]:

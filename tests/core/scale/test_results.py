@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from zoomiqa_core.scale.names import is_done
 from zoomiqa_core.scale.results import ResultFolder
-from zoomiqa_core.scale.sources import is_done
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from zoomiqa_core.scale.names import is_done, key_digests
 from zoomiqa_core.scale.sources import (
     Unit,
     check_columns,
     find_units,
-    is_done,
-    key_digests,
     read_unit,
 )
 
