@@ -65,7 +65,7 @@ class Gated(NamedTuple):
     words: list[str]
     """One line per result, with the reasons."""
     captions: list[str]
-    """The action on each result, and its rating."""
+    """The action on each result, and the result's rating."""
     report: str
 
 
@@ -170,7 +170,7 @@ def gate_images(gate: QualityGate, before: Sequence[Picture], after: Sequence[Pi
     counts = Counter(verdict.action for verdict in verdicts)
     actions = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
     captions = [
-        f"{verdict.action}, rated {rating:.2f}" if math.isfinite(rating) else verdict.action
+        f"{verdict.action}: result rated {rating:.2f}" if math.isfinite(rating) else verdict.action
         for verdict, rating in zip(verdicts, ratings, strict=True)
     ]
     rating = math.nan if any(map(math.isnan, ratings)) else min(ratings)
