@@ -40,7 +40,7 @@ from benchmarks.timing import threads
 from restoration_guide.fidelity.full_reference import reference_figures
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance
 from restoration_guide.finetune.probes import departures
-from restoration_guide.finetune.rewards import QUALITY
+from restoration_guide.finetune.rewards import RATED
 from restoration_guide.restorers.base import candidate_generator
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
@@ -88,8 +88,10 @@ def read_run(folder: Path) -> Run:
     if (folder / "log.jsonl").is_file():
         last = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         seconds = json.loads(last)["seconds"]
-    judged = any(config.reward.weights[term] for term in QUALITY)
-    judge = config.judge if judged else "none"
+    weights = config.reward.weights
+    judges = ["restoration"] * bool(weights.get("restoration"))
+    judges += [config.judge] * any(weights[term] for term in RATED)
+    judge = " and ".join(judges) or "none"
     return Run(folder, name, config.restorer, sampler, judge, verdict, seconds)
 
 

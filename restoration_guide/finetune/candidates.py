@@ -1,8 +1,7 @@
-"""RatedCandidates candidates: what the methods learn from that need no gradient of the reward."""
+"""Rated candidates: what the methods learn from that need no gradient of the reward."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,23 +9,31 @@ import torch
 from torch import Tensor
 
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.methods import Batch, RatedCandidates, ScaledMethod
-from restoration_guide.finetune.rewards import Reward, RunningScale
+from restoration_guide.finetune.methods import Batch, RatedCandidates
+from restoration_guide.finetune.rewards import Reward
 from restoration_guide.restorers.builtin import residual_flow as rf
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import BuiltinRestorer
 
 BlackBox = Callable[[Tensor, Batch, torch.Generator], dict[str, Tensor]]
-"""Candidates (M, 3, H, W), the batch of their inputs (M), generator → terms (M,) each, among
+"""Candidates (G, N, 3, H, W), the batch of their G inputs, generator → terms (G, N) each, among
 them ``reward``; NaN where there is none."""
 
 
 def terms_of(reward: Reward) -> BlackBox:
-    """A reward of terms as a black box, without its gradient."""
+    """A reward of terms as a black box, without its gradient.
 
+    Its total standardises each term within the candidates of an input.
+    """
+
+    @torch.no_grad()
     def rate(images: Tensor, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        found = reward(images, batch.degraded, generator=generator, truth=batch.truth)
-        return {**found.terms, "reward": found.total}
+        grid = images.shape[:2]
+        degraded = batch.degraded.repeat_interleave(grid[1], 0)
+        truth = None if batch.truth is None else batch.truth.repeat_interleave(grid[1], 0)
+        flat = reward.terms(images.flatten(0, 1), degraded, generator=generator, truth=truth)
+        terms = {name: values.view(grid) for name, values in flat.items()}
+        return {**terms, "reward": reward.group_total(terms, reward.gate(batch.degraded))}
 
     return rate
 
@@ -51,35 +58,10 @@ def rewarded_candidates(
         images = [c.image for c in restorer.restore(image[None], n=n, seed=seed, batch_size=n)]
         made.append(torch.stack(images))
     candidates = torch.stack(made).to(batch.degraded.device)
-    truth = None if batch.truth is None else batch.truth.repeat_interleave(n, 0)
-    repeated = Batch(batch.degraded.repeat_interleave(n, 0), truth)
-    terms = rate(candidates.flatten(0, 1), repeated, generator)
-    grid = (len(batch.degraded), n)
-    return RatedCandidates(candidates, {name: values.view(grid) for name, values in terms.items()})
+    return RatedCandidates(candidates, rate(candidates, batch, generator))
 
 
-def group_advantages(rewards: Tensor) -> Tensor:
-    """Rewards (G, N) of N candidates for each of G inputs, standardised within each input.
-
-    Candidates of equal reward get 0. A non-finite reward stays NaN and is left out of
-    its group's mean and deviation.
-
-    >>> group_advantages(torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]))
-    tensor([[-1.2247,  0.0000,  1.2247],
-            [ 0.0000,  0.0000,  0.0000]])
-    """
-    finite = torch.isfinite(rewards)
-    known = torch.where(finite, rewards, torch.zeros_like(rewards))
-    count = finite.sum(1, keepdim=True).clamp(min=1)
-    centred = known - known.sum(1, keepdim=True) / count
-    centred = torch.where(finite, centred, torch.zeros_like(centred))
-    deviation = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    flat = deviation <= 1e-6 * (1 + known.abs().amax(1, keepdim=True))
-    advantages = torch.where(flat, torch.zeros_like(centred), centred / deviation.clamp(min=1e-12))
-    return torch.where(finite, advantages, torch.full_like(rewards, math.nan))
-
-
-class BlackBoxMethod(ScaledMethod):
+class BlackBoxMethod:
     """A method that trains a restorer by regression on rated candidates.
 
     Args:
@@ -88,7 +70,6 @@ class BlackBoxMethod(ScaledMethod):
         rate: the reward, a black box.
         config: settings of the method.
         steps: steps of the sampler whose times are trained.
-        scale: of the reward's terms, where it has some.
     """
 
     def __init__(
@@ -98,11 +79,19 @@ class BlackBoxMethod(ScaledMethod):
         rate: BlackBox,
         config: Any,
         steps: int = 3,
-        scale: RunningScale | None = None,
     ) -> None:
-        super().__init__(scale)
         self.pipe, self.tuned, self.rate = pipe, tuned, rate
         self.config, self.steps = config, steps
+
+    def after_step(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
+        """Called after every step; nothing to update."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside the trained weights."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state`."""
 
 
 class Regression:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from restoration_guide.finetune.monitor import EVIDENCE, Check
+from restoration_guide.finetune.checks import EVIDENCE, STATISTIC, Check
 
 CARD = """---
 library_name: diffusers
@@ -30,8 +30,9 @@ Steps that changed nothing because no sample had a finite reward or gradient: {s
 |---|{rules}---|
 {rows}
 
-Means over the same held-out images at every check. *rating* is by the judge of the reward, so its
-rise proves nothing. The others are independent of that judge, but some may be terms of the reward.
+Means over the same held-out images at every check. *in_sample/…* is by a judge of the reward, so
+its rise proves nothing. The others are independent of those judges, but some may be terms of the
+reward.
 
 ## Measured
 
@@ -39,7 +40,7 @@ rise proves nothing. The others are independent of that judge, but some may be t
 
 ## Limits
 
-A higher rating by the training judge alone is no improvement. The monitor measures {images} images
+A higher in-sample rating alone is no improvement. The monitor measures {images} images
 with statistics that are known to change under over-optimisation; it does not detect other damage.
 
 ## Configuration
@@ -108,19 +109,20 @@ def model_card(
     licence = "license: apache-2.0" if base == "builtin" else "license: other"
     if base != "builtin" and not Path(base).exists():
         licence += f"\nbase_model: {base}"
-    names = list(checks[0].means)
+    names = [name for name in checks[0].means if not name.startswith(STATISTIC)]
     rows = [
         f"| {check.step} | {' | '.join(f'{check.means[name]:.4g}' for name in names)} | "
         f"{check.reason.partition(':')[0]} |"
         for check in checks
     ]
     chosen = next(check for check in checks if check.step == kept)
-    measured = [f"- training judge: {chosen.gain:+.3f} rating (p = {chosen.gain_p:.2g})"]
+    measured = [f"- in-sample rating: {chosen.gain:+.3f} (p = {chosen.gain_p:.2g})"]
     measured += [
         f"- {name}: {-value if EVIDENCE[name].better > 0 else value:+.4g}"
         f" ({'higher' if EVIDENCE[name].better > 0 else 'lower'} is better)"
         for name, value in chosen.worse.items()
     ]
+    measured += [f"- {name}: {value:+.4g} (a statistic)" for name, value in chosen.changes.items()]
     return CARD.format(
         licence=licence,
         how=how,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_guide.finetune.monitor import p_above
+from restoration_guide.finetune.checks import p_above
 from restoration_guide.finetune.probes import departures
 from zoomiqa_core.scorer import Scorer, load_scorer
 

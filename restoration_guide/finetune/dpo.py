@@ -7,8 +7,8 @@ worst, weighted by their gap times the spread of the candidates:
     loss = − w · ln σ(−β [(‖v_w − v_θ‖² − ‖v_w − v_ref‖²) − (‖v_l − v_θ‖² − ‖v_l − v_ref‖²)])
 
 Both candidates of a pair get the same noise and time. Departures: the error is a mean over pixels
-(β is larger accordingly), times are those of the sampler, and rewards are normalised before gap and
-spread are taken.
+(β is larger accordingly), times are those of the sampler, and each term of
+the reward is standardised within the candidates of an input before gap and spread are taken.
 """
 
 from __future__ import annotations

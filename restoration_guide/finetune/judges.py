@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from restoration_guide.finetune.rewards import Judge
+from restoration_guide.finetune.rewards import Judge, Reward, RewardConfig
 from zoomiqa_core.proxy.scorer import ModelScorer
+from zoomiqa_core.restoration.model import RestorationJudge
 from zoomiqa_core.scorer import Scorer, load_scorer
 from zoomiqa_core.zoom_iqa.judge import JudgeConfig
 
@@ -48,6 +49,34 @@ def load_judge(
             "or method=dpo"
         )
     return BlackBoxJudge(scorer)
+
+
+def load_reward(
+    config: RewardConfig,
+    device: torch.device | str,
+    *,
+    judge: str = "proxy",
+    settings: Mapping[str, Any] | None = None,
+    differentiable: bool = True,
+) -> Reward:
+    """A reward with the judges that its terms need, on a device.
+
+    >>> load_reward(RewardConfig(), "cpu").names
+    ('restoration',)
+
+    Args:
+        config: terms and weights.
+        device: where the judges compute.
+        judge: the no-reference judge, as :func:`load_judge` takes it.
+        settings: likewise.
+        differentiable: likewise.
+    """
+    rated = restoration = None
+    if config.needs_judge:
+        rated = load_judge(judge, device, settings, differentiable=differentiable)
+    if config.needs_restoration:
+        restoration = RestorationJudge.from_pretrained().eval().requires_grad_(False).to(device)
+    return Reward(config, rated, restoration)
 
 
 class BlackBoxRating(NamedTuple):

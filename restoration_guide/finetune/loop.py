@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,9 +118,12 @@ class Loop:
         self.accelerator, self.tuned, self.method = accelerator, tuned, method
         self.draw, self.config = draw, config
         self.optimizer = torch.optim.AdamW(
-            tuned.parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY
+            tuned.masters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY
         )
-        self.averaged = [p.detach().clone() for p in tuned.parameters] if config.ema_decay else []
+        self.averaged = [p.detach().clone() for p in tuned.masters] if config.ema_decay else []
+        self.drawing = ThreadPoolExecutor(1)
+        self.drawn: dict[tuple[int, int], Future[tuple[Batch, torch.Generator]]] = {}
+        """Batches that a thread draws ahead, by step and index."""
         self.step = 0
         self.skipped_samples = 0
         self.skipped_steps = 0
@@ -145,9 +149,12 @@ class Loop:
         Returns:
             The record for the log: means of the terms over all processes, counts, gradient norm.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in (*self.tuned.parameters, *self.tuned.masters):
+            weight.grad = None
         first, every = self.accelerator.process_index, self.accelerator.num_processes
         batches = range(first, self.config.gradient_accumulation, every)
+        for step in (self.step, self.step + 1)[: self.config.steps - self.step]:
+            self._draw_ahead(step, batches)
         parts = [self._backward(index) for index in batches]
         terms = _joined([part.terms for part in parts])
         terms = {name: self._gathered(values) for name, values in terms.items()}
@@ -162,8 +169,9 @@ class Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.rate(self.step)
             self.optimizer.step()
+            self.tuned.from_masters()
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-            for average, weight in zip(self.averaged, self.tuned.parameters, strict=False):
+            for average, weight in zip(self.averaged, self.tuned.masters, strict=False):
                 average.lerp_(weight.detach(), 1 - decay)
         else:
             self.skipped_steps += 1
@@ -172,7 +180,10 @@ class Loop:
         self.step += 1
         return {
             "step": self.step,
-            **{f"reward/{name}": _finite_mean(values) for name, values in terms.items()},
+            **{
+                name if "/" in name else f"reward/{name}": _finite_mean(values)
+                for name, values in terms.items()
+            },
             "used": used,
             "skipped": skipped,
             "skipped_steps": self.skipped_steps,
@@ -181,25 +192,36 @@ class Loop:
         }
 
     def _backward(self, index: int) -> StepLosses:
-        generator = batch_generator(self.config.seed, self.step, index)
-        batch = self.draw(generator).to(self.accelerator.device)
+        batch, generator = self.drawn.pop((self.step, index)).result()
+        batch = batch.to(self.accelerator.device)
         step = self.method.compute_loss(batch, generator=generator)
         if len(step.losses):
             step.losses.sum().backward()
         # only the number of losses is needed from here on, not their graph
         return StepLosses(step.losses.detach(), step.terms, step.skipped)
 
+    def _draw_ahead(self, step: int, batches: range) -> None:
+        """Draw a step's batches in a thread: decoding and degrading overlap with the training."""
+
+        def draw(index: int) -> tuple[Batch, torch.Generator]:
+            generator = batch_generator(self.config.seed, step, index)
+            return self.draw(generator), generator
+
+        for index in batches:
+            if (step, index) not in self.drawn:
+                self.drawn[step, index] = self.drawing.submit(draw, index)
+
     def _reduce_gradients(self, used: int) -> float:
         """Mean gradient over the used samples of all processes, clipped; its norm before."""
         parameters = self.tuned.parameters
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([grad.flatten() for grad in grads])
+        flat = torch.cat([grad.flatten().float() for grad in grads])
         flat = self._sum(flat) / max(used, 1)
         norm = float(flat.norm())
         flat = flat * min(1.0, MAX_GRAD_NORM / (norm + 1e-6))
         parts = flat.split([parameter.numel() for parameter in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        for master, part in zip(self.tuned.masters, parts, strict=True):
+            master.grad = part.view_as(master)
         return norm
 
     def _sum(self, values: Tensor) -> Tensor:
@@ -215,7 +237,7 @@ class Loop:
 
     def export_weights(self) -> list[Tensor]:
         """The weights to export: their moving average, if any, scaled by ``merge_scale``."""
-        weights = self.averaged or [p.detach() for p in self.tuned.parameters]
+        weights = self.averaged or [p.detach() for p in self.tuned.masters]
         return self.tuned.scaled(weights, self.config.merge_scale)
 
     @contextmanager
@@ -238,6 +260,7 @@ class Loop:
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state`."""
+        self.drawn.clear()
         self.tuned.load(state["tuned"])
         for average, value in zip(self.averaged, state["averaged"], strict=True):
             average.copy_(value)

@@ -45,7 +45,8 @@ class TunedNetwork:
 
     With a rank, adapters are put into the network, everything else is frozen, and the reference is
     the network with its adapters switched off: it costs no memory. With rank 0 all weights are
-    trained, and the reference is a copy of them.
+    trained, and the reference is a copy of them. Weights in bfloat16 have float32 masters, which
+    the optimiser updates: small updates would round to nothing otherwise.
 
     >>> tuned = TunedNetwork(nn.Sequential(nn.Linear(4, 4)), LoraSettings(2, 4, INNER_LAYERS))
     >>> [tuple(parameter.shape) for parameter in tuned.parameters]
@@ -57,8 +58,7 @@ class TunedNetwork:
         seed: of the adapters' initial weights. A new adapter changes nothing.
 
     Raises:
-        ValueError: rank 0 with weights that are not in float32, whose rounding would swallow small
-            updates.
+        ValueError: rank 0 with float16 weights, whose gradients underflow.
     """
 
     def __init__(self, network: nn.Module, settings: LoraSettings, *, seed: int = 0) -> None:
@@ -79,18 +79,29 @@ class TunedNetwork:
                 if ".lora_A." in name:  # as PEFT draws them; .lora_B. starts at 0
                     nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
         else:
-            narrow = {str(p.dtype) for p in network.parameters()} - {"torch.float32"}
-            if narrow:
+            if any(p.dtype == torch.float16 for p in network.parameters()):
                 raise ValueError(
-                    f"rank 0 trains all weights, and in {', '.join(sorted(narrow))} small updates "
-                    "round to nothing: load the network in float32 (pipeline.dtype=float32), or "
-                    "train adapters (lora.rank=8), which are float32"
+                    "rank 0 trains all weights, and gradients of float16 weights underflow: load "
+                    "the network in bfloat16 or float32 (pipeline.dtype=bfloat16), or train "
+                    "adapters (lora.rank=8), which are float32"
                 )
             network.requires_grad_(True)
         named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
+        """The network's weights in training."""
+        self.masters: list[Tensor] = [
+            p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters
+        ]
+        """The same in float32, for the optimiser; the parameters themselves where they are."""
         self._before = [] if settings.rank else [p.detach().clone() for p in self.parameters]
+
+    def from_masters(self) -> None:
+        """Round the masters to the network's weights; called after every optimiser step."""
+        with torch.no_grad():
+            for parameter, master in zip(self.parameters, self.masters, strict=True):
+                if parameter is not master:
+                    parameter.copy_(master)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -109,7 +120,7 @@ class TunedNetwork:
         trained = [parameter.data for parameter in self.parameters]
         try:
             for parameter, value in zip(self.parameters, values, strict=True):
-                parameter.data = value.to(parameter.device)
+                parameter.data = value.to(parameter.device, parameter.dtype)
             with torch.no_grad():
                 yield
         finally:
@@ -125,13 +136,13 @@ class TunedNetwork:
             return values
         if self.peft is None:
             pairs = zip(self._before, values, strict=True)
-            return [before.lerp(value, merge_scale) for before, value in pairs]
+            return [before.to(value).lerp(value, merge_scale) for before, value in pairs]
         pairs = zip(self.names, values, strict=True)
         return [value * merge_scale if ".lora_B." in name else value for name, value in pairs]
 
     def state(self) -> dict[str, Tensor]:
-        """The trained weights by name, copied to the CPU."""
-        named = zip(self.names, self.parameters, strict=True)
+        """The trained weights by name, in float32, copied to the CPU."""
+        named = zip(self.names, self.masters, strict=True)
         return {name: p.detach().to("cpu", copy=True) for name, p in named}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -144,8 +155,9 @@ class TunedNetwork:
             odd = sorted(set(state) ^ set(self.names))[:3]
             raise ValueError(f"these are weights of another adapter: {odd} … are in one alone")
         with torch.no_grad():
-            for name, parameter in zip(self.names, self.parameters, strict=True):
-                parameter.copy_(state[name])
+            for name, master in zip(self.names, self.masters, strict=True):
+                master.copy_(state[name])
+        self.from_masters()
 
     def merged(self) -> nn.Module:
         """A copy of the network with the adapters merged into its weights."""

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from restoration_guide.finetune.rewards import RunningScale
-
 
 @dataclass(frozen=True, eq=False)
 class RatedCandidates:
@@ -54,7 +52,8 @@ class StepLosses:
     losses: Tensor
     """(N,) with a graph, one for each usable sample; empty when no sample is usable."""
     terms: dict[str, Tensor] = field(default_factory=dict)
-    """Values to log, detached, (M,) each; NaN where a sample has none."""
+    """Values to log, detached, (M,) each; NaN where a sample has none. Names with a slash are
+    logged as they are, others as ``reward/NAME``."""
     skipped: int = 0
     """Samples that could not be used."""
 
@@ -82,26 +81,3 @@ class Method(Protocol):
     def load(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state`."""
         ...
-
-
-class ScaledMethod:
-    """The state of a method whose reward has terms with running scales.
-
-    Args:
-        scale: the reward's.
-    """
-
-    def __init__(self, scale: RunningScale | None = None) -> None:
-        self.scale = scale or RunningScale()
-
-    def after_step(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
-        """Update the running scales of the terms."""
-        self.scale.update(terms)
-
-    def state(self) -> dict[str, Any]:
-        """The running scale of each reward term."""
-        return {"variance": dict(self.scale.variance)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Restore the running scales from :meth:`state`."""
-        self.scale.variance = dict(state["variance"])

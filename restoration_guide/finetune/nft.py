@@ -23,9 +23,9 @@ from torch import Tensor
 from restoration_guide.finetune.candidates import (
     BlackBoxMethod,
     Regression,
-    group_advantages,
     rewarded_candidates,
 )
+from restoration_guide.finetune.groups import group_advantages
 from restoration_guide.finetune.methods import Batch, StepLosses
 
 REWARD_CLIP = 2.0
@@ -109,7 +109,7 @@ class Nft(BlackBoxMethod):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.old = [parameter.detach().clone() for parameter in self.tuned.parameters]
+        self.old = [parameter.detach().clone() for parameter in self.tuned.masters]
 
     def compute_loss(self, batch: Batch, *, generator: torch.Generator) -> StepLosses:
         """A loss per candidate with a reward, of inputs whose rewards differ."""
@@ -132,18 +132,16 @@ class Nft(BlackBoxMethod):
         return StepLosses(losses, terms, int((~usable).sum()))
 
     def after_step(self, terms: dict[str, Tensor], *, stepped: bool) -> None:
-        """Update the terms' scales and the old policy."""
-        super().after_step(terms, stepped=stepped)
+        """Update the old policy."""
         if stepped:
-            for old, new in zip(self.old, self.tuned.parameters, strict=True):
+            for old, new in zip(self.old, self.tuned.masters, strict=True):
                 old.lerp_(new.detach(), 1 - self.config.old_decay)
 
     def state(self) -> dict[str, Any]:
-        """The old policy and the terms' scales."""
-        return {**super().state(), "old": [value.cpu() for value in self.old]}
+        """The old policy."""
+        return {"old": [value.cpu() for value in self.old]}
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state`."""
-        super().load(state)
         for old, value in zip(self.old, state["old"], strict=True):
             old.copy_(value)

@@ -8,11 +8,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from restoration_guide.finetune.methods import Batch
+from restoration_guide.finetune.photo_files import PhotoFiles
 from zoomiqa_core.data.damage.restoration import degrade
-from zoomiqa_core.data.photos import PhotoPool
-from zoomiqa_core.images.sources import find_images
+from zoomiqa_core.restoration.model import on_grid
+from zoomiqa_core.runs.random import below
 
 
 class Photos(Protocol):
@@ -40,75 +42,104 @@ class DegradedPhotos:
         presets: share of each preset of ``zoomiqa_core.data.damage.restoration``; with "none", a
             crop is not degraded.
         min_side: size of the largest crop.
+        scale: side of the clean crop over that of the degraded one, which is shrunk at the end.
     """
 
     def __init__(
-        self, paths: Sequence[Path], presets: Mapping[str, float], *, min_side: int
+        self,
+        paths: Sequence[Path],
+        presets: Mapping[str, float],
+        *,
+        min_side: int,
+        scale: int = 1,
     ) -> None:
-        self.pool = PhotoPool(paths, min_side=min_side)
-        self.presets = dict(presets)
+        self.files = PhotoFiles(paths, min_side=min_side)
+        self.presets, self.scale = dict(presets), scale
 
     def __len__(self) -> int:
-        return len(self.pool)
+        return len(self.files)
 
     def pick(self, indices: Sequence[int], size: int, *, generator: torch.Generator) -> Batch:
         """Crops and their damaged versions."""
-        clean = torch.stack([self.pool.crop(i, size, generator=generator) for i in indices])
+        clean = torch.stack([self.files.crop(i, size, generator=generator) for i in indices])
         names, shares = list(self.presets), torch.tensor(list(self.presets.values()))
         drawn = torch.multinomial(shares, len(clean), replacement=True, generator=generator)
-        damaged = [
-            _damaged(image[None], names[k], generator)
-            for image, k in zip(clean, drawn.tolist(), strict=True)
-        ]
-        return Batch(torch.cat(damaged), clean)
+        damaged = torch.cat(
+            [
+                _damaged(image[None], names[k], generator)
+                for image, k in zip(clean, drawn.tolist(), strict=True)
+            ]
+        )
+        return Batch(functional.avg_pool2d(damaged, self.scale), clean)
 
 
 class PairedPhotos:
-    """Pairs of degraded and clean photos.
+    """Pairs of degraded and clean photos, of one size or of sizes that differ by a whole factor.
 
     >>> from zoomiqa_core.images.sources import save_png
-    >>> for side in ("degraded", "clean"):
-    ...     Path("pairs", side).mkdir(parents=True)
-    ...     _ = save_png(torch.rand(3, 64, 80), f"pairs/{side}/photo.png")
-    >>> pairs = PairedPhotos("pairs", min_side=48)
-    >>> len(pairs), training_batch(pairs, 2, 48, generator=torch.Generator()).truth.shape
-    (1, torch.Size([2, 3, 48, 48]))
+    >>> for side in (32, 64):
+    ...     name = "LR2" if side == 32 else "HR"
+    ...     _ = save_png(torch.rand(3, side, side), Path(f"pairs/Canon_001_{name}.png"))
+    >>> from restoration_guide.finetune.pairs import find_pairs
+    >>> pairs = PairedPhotos(find_pairs("pairs", "realsr"), min_side=48, enlarge=False)
+    >>> batch = training_batch(pairs, 2, 48, generator=torch.Generator().manual_seed(0))
+    >>> pairs.factor, batch.degraded.shape, batch.truth.shape
+    (2, torch.Size([2, 3, 24, 24]), torch.Size([2, 3, 48, 48]))
 
     Args:
-        folder: contains ``degraded/`` and ``clean/``; the images of a pair have the same name.
-        min_side: size of the largest crop.
+        pairs: (degraded, clean) files, of :func:`.pairs.find_pairs`.
+        min_side: size of the largest crop of the clean photos.
+        enlarge: enlarge degraded crops to the clean ones' size (bicubic), for restorers that keep
+            the size of their input.
 
     Raises:
-        ValueError: the names differ, or the sizes of a pair.
+        ValueError: sizes of a pair that differ by no whole factor, or by another than the others'.
     """
 
-    def __init__(self, folder: str | Path, *, min_side: int) -> None:
-        sides = [find_images([Path(folder, side)]) for side in ("degraded", "clean")]
-        names = [[path.stem for path in side] for side in sides]
-        if names[0] != names[1]:
-            odd = sorted(set(names[0]) ^ set(names[1]))[:3]
-            raise ValueError(
-                f"{folder}: the images of a pair must have the same name; without partner: {odd}"
-            )
-        self.pools = [PhotoPool(side, min_side=min_side) for side in sides]
-        for path, degraded, clean in zip(sides[0], *(p.sizes for p in self.pools), strict=True):
-            if degraded != clean:
+    def __init__(
+        self, pairs: Sequence[tuple[Path, Path]], *, min_side: int, enlarge: bool = True
+    ) -> None:
+        self.clean = PhotoFiles([clean for _, clean in pairs], min_side=min_side)
+        self.degraded = PhotoFiles([degraded for degraded, _ in pairs], min_side=1)
+        self.enlarge, self.factor = enlarge, 0
+        sizes = zip(self.degraded.sizes, self.clean.sizes, strict=True)
+        for (path, _), (low, high) in zip(pairs, sizes, strict=True):
+            factor = high[0] // low[0]
+            self.factor = self.factor or factor
+            if factor < 1 or (low[0] * factor, low[1] * factor) != high or factor != self.factor:
                 raise ValueError(
-                    f"{path}: both images of a pair must have the same size; "
-                    f"got {degraded} degraded and {clean} clean (height, width)"
+                    f"{path}: expected a clean photo as large as the degraded one, or larger by "
+                    f"one whole factor in all pairs (here {self.factor}); got {low} degraded and "
+                    f"{high} clean (height, width)"
                 )
 
     def __len__(self) -> int:
-        return len(self.pools[0])
+        return len(self.clean)
 
     def pick(self, indices: Sequence[int], size: int, *, generator: torch.Generator) -> Batch:
-        """The same random crop of both images of each pair."""
-        sides = []
-        state = generator.get_state()
-        for pool in self.pools:
-            generator.set_state(state)  # so that both images get the same crop
-            sides.append(torch.stack([pool.crop(i, size, generator=generator) for i in indices]))
-        return Batch(*sides)
+        """The same random crop of both images of each pair.
+
+        Args:
+            indices: of the pairs.
+            size: side of the clean crop, a multiple of the factor.
+            generator: draws places and mirroring.
+        """
+        if size % self.factor:
+            raise ValueError(f"crops of {size} px are no multiple of the factor {self.factor}")
+        degraded, clean = [], []
+        for index in indices:
+            height, width = self.degraded.sizes[index]
+            low = size // self.factor
+            top, left = below(height - low + 1, generator), below(width - low + 1, generator)
+            mirror = below(2, generator)
+            places = [(top, left, low), (top * self.factor, left * self.factor, size)]
+            for files, crops, place in zip(
+                (self.degraded, self.clean), (degraded, clean), places, strict=True
+            ):
+                crop = files.window(index, *place)
+                crops.append(crop.flip(-1) if mirror else crop)
+        truth, given = torch.stack(clean), torch.stack(degraded)
+        return Batch(on_grid(given, truth) if self.enlarge else given, truth)
 
 
 def training_batch(photos: Photos, count: int, size: int, *, generator: torch.Generator) -> Batch:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from restoration_guide.finetune.checks import EVIDENCE, IN_SAMPLE, Check
 from restoration_guide.finetune.methods import Batch
-from restoration_guide.finetune.monitor import EVIDENCE, Check
 from zoomiqa_core.runs.files import atomic_path
 
 INK, GOOD, BAD = "#16181d", "#2a7d4f", "#b3261e"
@@ -19,7 +19,7 @@ INK, GOOD, BAD = "#16181d", "#2a7d4f", "#b3261e"
 def draw_curves(
     records: Sequence[dict[str, Any]], checks: Sequence[Check], kept: int, path: Path
 ) -> None:
-    """Plot every reward term over the steps and every held-out statistic over the checks.
+    """Plot every reward term and its share of the gradient over the steps, figures over the checks.
 
     Args:
         records: lines of the log with ``step`` and the terms' means.
@@ -29,14 +29,24 @@ def draw_curves(
     """
     from matplotlib.figure import Figure
 
-    training = [n for n in (records[0] if records else {}) if n.startswith("reward/")]
+    names = list(records[0]) if records else []
+    training = [name for name in names if name.startswith("reward/")]
+    shares = [name for name in names if name.startswith("share/")]
     held_out = list(checks[0].means) if checks else []
+    count = len(training) + len(held_out) + bool(shares)
     columns = 4
-    rows = -(-(len(training) + len(held_out)) // columns) or 1
+    rows = -(-count // columns) or 1
     figure = Figure(figsize=(3.2 * columns, 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel in panels[len(training) + len(held_out) :]:
+    for panel in panels[count:]:
         panel.set_axis_off()
+    if shares:
+        panel = panels[count - 1]
+        for name in shares:
+            points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+            panel.plot(*zip(*points, strict=True), label=name[6:]) if points else None
+        panel.set_title("training: shares of the gradient", fontsize=9)
+        panel.legend(fontsize=6)
     for panel, name in zip(panels, training, strict=False):
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         panel.plot(*zip(*points, strict=True), color=INK, linewidth=1) if points else None
@@ -101,7 +111,8 @@ def draw_before_after(
 
 
 def _caption(figures: dict[str, np.ndarray], row: int) -> str:
-    rating = f": rated {figures['rating'][row]:.2f}"
+    rated = [values[row] for name, values in figures.items() if name.startswith(IN_SAMPLE)]
+    rating = f": rated {np.mean(rated):.2f}" if rated else ":"
     return rating + (f", {figures['psnr'][row]:.1f} dB" if "psnr" in figures else "")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from restoration_guide.finetune.rollout import require_gradients
+
+Trained = Literal["denoiser", "controlnet", "vae_decoder"]
+"""Part of a pipeline that is trained: UNet or transformer, ControlNet, or decoder of the VAE."""
 
 
 def sample_with_gradient(
@@ -74,36 +77,65 @@ def denoiser_name(pipe: Any) -> str:
     raise TypeError(f"{type(pipe).__name__} has neither a transformer nor a unet to train")
 
 
+def trained_component(pipe: Any, train: Trained) -> tuple[str, nn.Module]:
+    """Name of the pipeline's component that is trained, and the network in it.
+
+    >>> from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
+    >>> name, network = trained_component(load_builtin_pipeline(), "denoiser")
+    >>> name, type(network).__name__
+    ('unet', 'UNet2DModel')
+
+    Raises:
+        TypeError: the pipeline has no such part.
+    """
+    if train == "denoiser":
+        name = denoiser_name(pipe)
+        return name, getattr(pipe, name)
+    name = "controlnet" if train == "controlnet" else "vae"
+    component = getattr(pipe, name, None)
+    network = component if train == "controlnet" else getattr(component, "decoder", None)
+    if not isinstance(network, nn.Module):
+        has = sorted(k for k, v in pipe.components.items() if isinstance(v, nn.Module))
+        raise TypeError(f"train={train}: a {type(pipe).__name__} has none; its networks are {has}")
+    return name, network
+
+
 @contextmanager
-def truncated(pipe: Any, *, last: int = 1, checkpointing: bool = False) -> Iterator[None]:
+def truncated(pipe: Any, *, last: int | None = 1, checkpointing: bool = False) -> Iterator[None]:
     """Within the block, give only the last network evaluations of a pipeline a gradient.
 
     Args:
         pipe: is called once in the block.
-        last: as in :func:`sample_with_gradient`.
-        checkpointing: likewise.
+        last: as in :func:`sample_with_gradient`; None gives none a gradient, but the decoding.
+        checkpointing: as in :func:`sample_with_gradient`.
     """
-    denoiser = getattr(pipe, denoiser_name(pipe))
+    networks = [getattr(pipe, denoiser_name(pipe)), getattr(pipe, "controlnet", None)]
     done = 0
-    forward, step = denoiser.forward, pipe.scheduler.step
-    differentiable = _checkpointed(forward) if checkpointing else forward
+    step = pipe.scheduler.step
 
     def counted_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal done
         done += 1
         return step(*args, **kwargs)
 
-    def truncated_forward(*args: Any, **kwargs: Any) -> Any:
-        if last and done < _steps(pipe) - last:
-            with torch.no_grad():
-                return forward(*args, **kwargs)
-        return differentiable(*args, **kwargs)
+    def truncated_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+        differentiable = _checkpointed(forward) if checkpointing else forward
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if last is None or (last and done < _steps(pipe) - last):
+                with torch.no_grad():
+                    return forward(*args, **kwargs)
+            return differentiable(*args, **kwargs)
+
+        return run
 
     vae = getattr(pipe, "vae", None)
     replaced: list[tuple[Any, str, Any]] = [
-        (denoiser, "forward", truncated_forward),
-        (pipe.scheduler, "step", counted_step),
+        (network, "forward", truncated_forward(network.forward))
+        for network in networks
+        if isinstance(network, nn.Module)
     ]
+    replaced.append((pipe.scheduler, "step", counted_step))
     if checkpointing and vae is not None:
         replaced.append((vae, "decode", _checkpointed(vae.decode)))
     before = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in replaced]

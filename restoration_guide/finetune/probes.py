@@ -1,16 +1,21 @@
-"""Image statistics that reveal over-optimisation: sharpness, high frequencies, colour, grids.
+"""Image statistics that reveal over-optimisation: sharpness, frequencies, edges, colour, grids.
 
-Independent of any judge. Only the checkerboard of :func:`gridding` is also a term of rewards
-(``grid``), there as a mean instead of a median.
+Independent of any judge, and of the reward.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 LUMA = (0.299, 0.587, 0.114)
+EDGE = 0.06
+"""Difference of two neighbours' luma, in pixel values, that counts as an edge."""
+COLOUR_LEVELS = 8
+"""Levels of each channel in the histogram of :func:`colour_entropy`."""
 
 
 def luma(images: Tensor) -> Tensor:
@@ -101,3 +106,57 @@ def departures(images: Tensor, natural: Tensor) -> dict[str, Tensor]:
         ratio = (probe(images) + 1e-4) / (probe(natural) + 1e-4)  # finite for flat images
         ratios[name] = ratio.log().abs()
     return {**ratios, "colour": colour_distance(images, natural), "gridding": gridding(images)}
+
+
+def edge_density(images: Tensor) -> Tensor:
+    """Share of neighbouring pixels whose luma differs by more than ``EDGE``, (B,).
+
+    >>> square = torch.zeros(1, 3, 8, 8)
+    >>> square[..., 4:] = 1.0  # 8 of the 56 horizontal differences, none of the 56 vertical ones
+    >>> edge_density(square)
+    tensor([0.0714])
+    """
+    grey = luma(images)
+    edges = [(grey.diff(dim=axis).abs() > EDGE).float().mean((1, 2, 3)) for axis in (-1, -2)]
+    return (edges[0] + edges[1]) / 2
+
+
+def colour_entropy(images: Tensor) -> Tensor:
+    """Entropy of the colours of 8 × 8 × 8 levels, (B,), in bits; 0 for one colour, at most 9.
+
+    >>> half = torch.zeros(1, 3, 4, 4)
+    >>> half[..., 2:] = 1.0
+    >>> colour_entropy(torch.cat([half, torch.full_like(half, 0.5)]))
+    tensor([1., 0.])
+    """
+    levels = (images.clamp(0, 1) * COLOUR_LEVELS).long().clamp(max=COLOUR_LEVELS - 1)
+    colours = (levels * levels.new_tensor([COLOUR_LEVELS**2, COLOUR_LEVELS, 1]).view(3, 1, 1)).sum(
+        1
+    )
+    found = []
+    for each in colours:
+        share = torch.bincount(each.flatten(), minlength=COLOUR_LEVELS**3) / each.numel()
+        found.append(torch.special.entr(share).sum() / math.log(2))
+    return torch.stack(found)
+
+
+def statistics(images: Tensor) -> dict[str, Tensor]:
+    """Statistics whose *signed* changes say what training does to the images, (B,) each.
+
+    >>> flat = statistics(torch.full((1, 3, 8, 8), 0.5))
+    >>> {name: round(value.item(), 2) for name, value in flat.items()}  # doctest: +ELLIPSIS
+    {'sharpness': -9.21, 'high_frequency': -9.21, 'edge_density': -6.91, ...}
+
+    Returns:
+        ``sharpness``, ``high_frequency`` and ``edge_density``: their logarithms (finite for flat
+        images); ``colour_entropy`` in bits; ``brightness``: mean luma; ``saturation``: mean
+        standard deviation of a pixel's three channels.
+    """
+    return {
+        "sharpness": (sharpness(images) + 1e-4).log(),
+        "high_frequency": (high_frequency(images) + 1e-4).log(),
+        "edge_density": (edge_density(images) + 1e-3).log(),
+        "colour_entropy": colour_entropy(images),
+        "brightness": luma(images).mean((1, 2, 3)),
+        "saturation": images.std(1).mean((1, 2)),
+    }

@@ -5,46 +5,61 @@ Every term is one number per image, higher is better:
 ===============  ====================================================================  ==========
 term             meaning                                                               unit
 ===============  ====================================================================  ==========
-rating           the judge's lower bound over random views                             rating
-map              mean of the judge's quality map, where it has one                     rating
+restoration      the restoration judge's gain: candidate against its degraded input    rating
+rating           a no-reference judge's lower bound over random views                  rating
+map              mean of that judge's quality map, where it has one                    rating
 worst_region     mean of the worst fifth of the map                                    rating
 low_pass         − RMS difference of the low-pass to the input's                       pixel value
 degraded_psnr    degrade-and-compare with the input                                    dB
 reference        − RMS difference to the untuned restorer's result for the same        pixel value
 unchanged        − RMS difference to the input                                         pixel value
-grid             − RMS of the pattern that repeats every two pixels                    pixel value
 truth            PSNR to the clean image, where there is one                           dB
 truth_ms_ssim    MS-SSIM to the clean image, of as many scales as fit                  0 to 1
+truth_rating     full-reference rating by the distance to the clean image              rating
+truth_texture    1 − deep structure and texture distance to the clean image            at most 1
 ===============  ====================================================================  ==========
 
-The lower bound is that of :func:`zoomiqa_core.proxy.model.lower_bound`.
+The lower bound is that of :func:`zoomiqa_core.proxy.model.lower_bound`, ``truth_rating`` that of
+:func:`zoomiqa_core.alarm.reference.reference_rating`.
 
-Terms have different units and spreads, so each is divided by its scale before the sum. The gate g
-in (0, 1) of an image comes from the rating of its *input*: quality terms count g times, and
-``unchanged`` 1 − g times, so that good inputs are left alone.
+Methods that use the reward's gradient normalise each term's image gradient (:mod:`.gradients`).
+Black-box methods normalise each term within the candidates of an input
+(:meth:`Reward.group_total`). The gate g in (0, 1) of an image comes from the rating of its *input*:
+quality terms count g times, and ``unchanged`` 1 − g times, so that good inputs are left alone.
+
+Penalties for artefacts are no terms: one of them became the whole gradient, and training followed
+it instead of the judge. The monitor watches artefacts (:mod:`.probes`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from restoration_guide.fidelity.full_reference import ms_ssim, psnr
 from restoration_guide.fidelity.terms import degrade_and_compare, low_pass_distance, rms
+from restoration_guide.finetune.gradients import RunningRms
+from restoration_guide.finetune.groups import group_advantages
+from restoration_guide.finetune.terms import map_terms, restoration_gain, texture_similarity
 from restoration_guide.restorers.base import RANGE_TOLERANCE
-from zoomiqa_core.proxy.model import Rated, lower_bound
+from zoomiqa_core.alarm.reference import reference_rating
+from zoomiqa_core.proxy.model import QualityProxy, Rated, lower_bound
 from zoomiqa_core.proxy.views import ViewConfig, random_views
+from zoomiqa_core.restoration.model import RestorationJudge, on_grid
 
-QUALITY = ("rating", "map", "worst_region")
-"""Terms that come from the judge."""
+RATED = ("rating", "map", "worst_region")
+"""Terms of the no-reference judge."""
 
-SMALLEST_SCALE = {
+QUALITY = ("restoration", *RATED)
+"""Terms that come from a judge."""
+
+SMALLEST_SPREAD = {
+    "restoration": 0.1,
     "rating": 0.1,
     "map": 0.1,
     "worst_region": 0.1,
@@ -52,20 +67,15 @@ SMALLEST_SCALE = {
     "degraded_psnr": 1.0,
     "reference": 0.01,
     "unchanged": 0.01,
-    "grid": 0.0003,
     "truth": 1.0,
     "truth_ms_ssim": 0.02,
+    "truth_rating": 0.1,
+    "truth_texture": 0.01,
 }
-"""Floor of each term's scale in its own unit: a term that hardly varies is not amplified."""
-
-WORST_SHARE = 0.2
-"""Share of the map's cells that ``worst_region`` averages."""
+"""Least spread of a group's candidates by which a term is divided, in its own unit."""
 
 GATE_WIDTH = 0.25
 """Rating points over which the gate closes."""
-
-MOMENTUM = 0.98
-"""Share of the running variance that a step keeps."""
 
 Judge = Callable[[Tensor], Rated]
 """A judge of (B, 3, H, W) in [0, 1]: ``QualityProxy`` and ``Alarm`` (no map), which have a gradient
@@ -76,20 +86,22 @@ in the image, or a black box (:class:`.candidates.BlackBoxJudge`)."""
 class Weights:
     """Weight of each normalised term; 0 leaves a term out.
 
-    >>> Weights(rating=0.3, truth=4.0).truth
+    >>> Weights(restoration=0.3, truth=4.0).truth
     4.0
     """
 
-    rating: float = 1.0
+    restoration: float = 1.0
+    rating: float = 0.0
     map: float = 0.0
     worst_region: float = 0.0
     low_pass: float = 0.0
     degraded_psnr: float = 0.0
     reference: float = 0.0
     unchanged: float = 0.0
-    grid: float = 0.0
     truth: float = 0.0
     truth_ms_ssim: float = 0.0
+    truth_rating: float = 0.0
+    truth_texture: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -107,81 +119,65 @@ class RewardConfig:
     confidence: float = 0.5
     """k of the lower bound."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """Random views that the judge rates."""
+    """Random views that the judges see."""
     gate_rating: float | None = None
     """Input rating at which the gate is ½; None counts quality fully for every input."""
-    normalise: Literal["running", "none"] = "running"
-    """Scale of a term: its running standard deviation, or 1."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < math.inf:
             raise ValueError(f"expected confidence ≥ 0, got {self.confidence}")
 
-
-@dataclass(frozen=True, eq=False)
-class Rewarded:
-    """The reward of a batch."""
-
-    terms: dict[str, Tensor]
-    """Each weighted term as it is, (B,), with its graph."""
-    total: Tensor
-    """Weighted sum of the normalised terms, (B,), with its graph; NaN where a term is."""
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the weighted terms."""
+        return tuple(name for name, weight in asdict(self.weights).items() if weight)
 
     @property
-    def valid(self) -> Tensor:
-        """Which images have a finite reward, (B,) bool."""
-        return torch.isfinite(self.total.detach())
+    def needs_judge(self) -> bool:
+        """Whether a term or the gate needs the no-reference judge."""
+        return self.gate_rating is not None or any(name in RATED for name in self.terms)
 
-
-class RunningScale:
-    """Standard deviation of each term over the recent batches; the same on every process.
-
-    Args:
-        momentum: share of the old variance that an update keeps.
-    """
-
-    def __init__(self, momentum: float = MOMENTUM) -> None:
-        self.momentum = momentum
-        self.variance: dict[str, float] = {}
-
-    def __getitem__(self, term: str) -> float:
-        """The term's scale; its floor before the first update."""
-        return max(math.sqrt(self.variance.get(term, 0.0)), SMALLEST_SCALE[term])
-
-    def update(self, terms: Mapping[str, Tensor]) -> None:
-        """Update with (N,) values of each term; non-finite ones, and a single one, are ignored."""
-        for name, values in terms.items():
-            values = values.detach().double().flatten()
-            values = values[torch.isfinite(values)]
-            if len(values) < 2:
-                continue
-            new = float(values.var())
-            old = self.variance.get(name, new)
-            self.variance[name] = self.momentum * old + (1 - self.momentum) * new
+    @property
+    def needs_restoration(self) -> bool:
+        """Whether a term needs the restoration judge, or its features."""
+        return not {"restoration", "truth_texture"}.isdisjoint(self.terms)
 
 
 class Reward:
     """Rewards restored images.
 
-    >>> from zoomiqa_core.proxy.model import QualityProxy
-    >>> weights = Weights(rating=1.0, low_pass=0.5)
-    >>> reward = Reward(QualityProxy.from_pretrained().eval(), RewardConfig(weights))
+    >>> reward = Reward(RewardConfig(Weights(restoration=1.0, low_pass=0.5)))
     >>> degraded = torch.rand(2, 3, 64, 64)
     >>> restored = degraded.clone().requires_grad_()
-    >>> result = reward(restored, degraded, generator=torch.Generator().manual_seed(0))
-    >>> sorted(result.terms), result.total.shape
-    (['low_pass', 'rating'], torch.Size([2]))
+    >>> terms = reward.terms(restored, degraded, generator=torch.Generator().manual_seed(0))
+    >>> sorted(terms), reward.total(terms, reward.gate(degraded)).shape
+    (['low_pass', 'restoration'], torch.Size([2]))
 
     Args:
-        judge: rates images; its parameters should not require gradients.
         config: terms and weights.
+        judge: the no-reference judge, with frozen weights; None takes the bundled proxy where a
+            term needs it.
+        restoration: the restoration judge, likewise.
         check_range: refuse images outside [0, 1]; the check waits for the device once per call.
     """
 
-    def __init__(self, judge: Judge, config: RewardConfig, *, check_range: bool = True) -> None:
-        self.judge, self.config, self.check_range = judge, config, check_range
-        self.scale = RunningScale()
-        self.names = tuple(name for name, weight in asdict(config.weights).items() if weight)
+    def __init__(
+        self,
+        config: RewardConfig,
+        judge: Judge | None = None,
+        restoration: RestorationJudge | None = None,
+        *,
+        check_range: bool = True,
+    ) -> None:
+        if judge is None and config.needs_judge:
+            judge = QualityProxy.from_pretrained().eval().requires_grad_(False)
+        if restoration is None and config.needs_restoration:
+            restoration = RestorationJudge.from_pretrained().eval().requires_grad_(False)
+        self.judge: Any = judge
+        self.restoration: Any = restoration
+        self.config, self.check_range, self.names = config, check_range, config.terms
+        self.scale = RunningRms()
+        """Of the terms' image gradients."""
 
     def terms(
         self,
@@ -196,10 +192,10 @@ class Reward:
 
         Args:
             restored: (B, 3, H, W) in [0, 1].
-            degraded: the restorer's input, of the same shape.
+            degraded: the restorer's input, of the same size or smaller by an integer factor.
             generator: draws the views.
             reference: the untuned restorer's result, for the term of that name.
-            truth: the clean image, for the term of that name.
+            truth: the clean image, for the terms of that name.
 
         Raises:
             ValueError: pixels outside [0, 1]; a weighted term lacks its image, or the judge has no
@@ -210,27 +206,32 @@ class Reward:
             for name, each in (images | {"reference": reference, "truth": truth}).items():
                 if each is not None:
                     _check_range(each, name)
-        found: dict[str, Tensor] = {}
-        if any(name in self.names for name in QUALITY):
-            views = random_views(restored, self.config.views, generator)
+        if degraded.shape != restored.shape:
+            degraded = on_grid(degraded, restored)
+        config, found = self.config, dict[str, Tensor]()
+        if "restoration" in self.names:
+            found["restoration"] = restoration_gain(
+                self.restoration, restored, degraded, config.views, generator
+            )
+        if any(name in self.names for name in RATED):
+            views = random_views(restored, config.views, generator)
             outputs = [self.judge(view) for view in views]
-            found["rating"] = lower_bound(outputs, self.config.confidence)
+            found["rating"] = lower_bound(outputs, config.confidence)
             if "map" in self.names or "worst_region" in self.names:
                 found |= map_terms(outputs)
-        if "low_pass" in self.names:
-            found["low_pass"] = -low_pass_distance(restored, degraded)
-        if "degraded_psnr" in self.names:
-            found["degraded_psnr"] = degrade_and_compare(restored, degraded)
-        if "unchanged" in self.names:
-            found["unchanged"] = -rms(restored - degraded)
-        if "grid" in self.names:
-            found["grid"] = -rms(two_pixel_pattern(restored))
-        if "reference" in self.names:
-            found["reference"] = -rms(restored - _given(reference, "reference"))
-        if "truth" in self.names:
-            found["truth"] = psnr(restored, _given(truth, "truth"))
-        if "truth_ms_ssim" in self.names:
-            found["truth_ms_ssim"] = ms_ssim(restored, _given(truth, "truth"))
+        measures: dict[str, Callable[[], Tensor]] = {
+            "low_pass": lambda: -low_pass_distance(restored, degraded),
+            "degraded_psnr": lambda: degrade_and_compare(restored, degraded),
+            "unchanged": lambda: -rms(restored - degraded),
+            "reference": lambda: -rms(restored - _image(reference, "reference")),
+            "truth": lambda: psnr(restored, _image(truth, "truth")),
+            "truth_ms_ssim": lambda: ms_ssim(restored, _image(truth, "truth_ms_ssim")),
+            "truth_rating": lambda: reference_rating(restored, _image(truth, "truth_rating")),
+            "truth_texture": lambda: texture_similarity(
+                self.restoration, restored, _image(truth, "truth_texture")
+            ),
+        }
+        found |= {name: measure() for name, measure in measures.items() if name in self.names}
         return {name: found[name] for name in self.names}
 
     def gate(self, degraded: Tensor) -> Tensor:
@@ -241,75 +242,56 @@ class Reward:
             rating = self.judge(degraded).rating
         return torch.sigmoid((self.config.gate_rating - rating) / GATE_WIDTH)
 
-    def total(self, terms: Mapping[str, Tensor], gate: Tensor) -> Tensor:
-        """Weighted sum of the normalised terms, (B,).
+    def weights(self, gate: Tensor) -> dict[str, Tensor]:
+        """Weight of each term for every image, (B,) each.
 
         Args:
-            terms: result of :meth:`terms`.
             gate: result of :meth:`gate`.
         """
         weights = asdict(self.config.weights)
-        parts = []
-        for name, values in terms.items():
-            scale = 1.0 if self.config.normalise == "none" else self.scale[name]
-            share = gate if name in QUALITY else 1 - gate if name == "unchanged" else 1.0
-            parts.append(weights[name] / scale * share * values)
+        gates = {**dict.fromkeys(QUALITY, gate), "unchanged": 1 - gate}
+        return {name: weights[name] * gates.get(name, torch.ones_like(gate)) for name in self.names}
+
+    def total(self, terms: Mapping[str, Tensor], gate: Tensor) -> Tensor:
+        """Weighted sum of the terms over the RMS of their image gradients, (B,).
+
+        Its image gradient is the sum of the normalised gradients; NaN where a term is.
+        """
+        weights = self.weights(gate)
+        parts = [weights[name] / self.scale[name] * value for name, value in terms.items()]
         return torch.stack(parts).sum(0)
 
-    def __call__(
-        self,
-        restored: Tensor,
-        degraded: Tensor,
-        *,
-        generator: torch.Generator,
-        reference: Tensor | None = None,
-        truth: Tensor | None = None,
-    ) -> Rewarded:
-        """Terms and total at once; arguments as in :meth:`terms` and :meth:`total`."""
-        terms = self.terms(
-            restored, degraded, generator=generator, reference=reference, truth=truth
-        )
-        return Rewarded(terms, self.total(terms, self.gate(degraded)))
+    def group_total(self, terms: Mapping[str, Tensor], gate: Tensor) -> Tensor:
+        """Weighted sum of the terms, each standardised within the candidates of an input.
 
+        >>> reward = Reward(RewardConfig(Weights(restoration=0.0, low_pass=1.0, truth=2.0)))
+        >>> low_pass, truth = torch.tensor([[-0.02, -0.04]]), torch.tensor([[25.0, 29.0]])
+        >>> reward.group_total({"low_pass": low_pass, "truth": truth}, torch.ones(1))
+        tensor([[-1.,  1.]])
 
-def map_terms(views: Sequence[Rated], worst_share: float = WORST_SHARE) -> dict[str, Tensor]:
-    """Terms of the judge's quality map from its outputs for several views of a batch, (B,) each.
+        Args:
+            terms: (G, N) each, of N candidates for each of G inputs.
+            gate: (G,), result of :meth:`gate`.
 
-    Raises:
-        ValueError: the judge has no map.
-    """
-    maps = [getattr(view, "map", None) for view in views]
-    cells = [each.flatten(1) for each in maps if each is not None]  # (B, n) each
-    if len(cells) < len(maps):
-        raise ValueError(
-            "this judge rates the whole image and has no quality map; set weights.map=0 and "
-            "weights.worst_region=0, or take judge=proxy"
-        )
-    worst = [worst_mean(each, worst_share) for each in cells]
-    return {
-        "map": torch.stack([each.mean(1) for each in cells]).mean(0),
-        "worst_region": torch.stack(worst).mean(0),
-    }
+        Returns:
+            (G, N); NaN where a term is.
+        """
+        weights = self.weights(gate)
+        parts = [
+            weights[name][:, None] * group_advantages(value, SMALLEST_SPREAD[name])
+            for name, value in terms.items()
+        ]
+        return torch.stack(parts).sum(0)
 
-
-def worst_mean(cells: Tensor, share: float) -> Tensor:
-    """Mean of the lowest ``share`` of each row of (B, n), at least one of them: (B,)."""
-    count = max(1, round(share * cells.shape[1]))
-    return cells.topk(count, dim=1, largest=False).values.mean(1)
-
-
-def two_pixel_pattern(images: Tensor) -> Tensor:
-    """Checkerboard artefact, (B, 12): the mean detail at each position of a 2 × 2 period.
-
-    Over-trained networks that end in a pixel-shuffle produce one, and judges rate it as detail.
-    Detail is the difference from the 3 × 3 mean.
-
-    Args:
-        images: (B, 3, H, W), sides ≥ 2; an odd last row or column is left out.
-    """
-    detail = images - functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
-    height, width = (side // 2 * 2 for side in detail.shape[-2:])
-    return functional.pixel_unshuffle(detail[..., :height, :width], 2).mean((2, 3))
+    @torch.no_grad()
+    def ratings(self, restored: Tensor, degraded: Tensor) -> dict[str, Tensor]:
+        """Ratings (B,) by every judge that the reward uses, without views; for the monitor."""
+        found: dict[str, Tensor] = {}
+        if "restoration" in self.names:
+            found["restoration"] = self.restoration(restored, degraded).rating
+        if any(name in self.names for name in RATED):
+            found["rating"] = self.judge(restored).rating
+        return found
 
 
 def _check_range(images: Tensor, name: str) -> None:
@@ -322,10 +304,11 @@ def _check_range(images: Tensor, name: str) -> None:
         )
 
 
-def _given(image: Tensor | None, term: str) -> Tensor:
+def _image(image: Tensor | None, term: str) -> Tensor:
     if image is None:
+        kind = "reference" if term == "reference" else "truth"
         raise ValueError(
-            f"the term {term!r} has a weight but there is no {term} image to compare with; "
+            f"the term {term!r} has a weight but there is no {kind} image to compare with; "
             f"give one, or set weights.{term}=0"
         )
     return image

@@ -18,8 +18,9 @@ AlignProp      Prabhudesai et al., arXiv 2310.03739            ``last=0, random_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -29,6 +30,16 @@ from torch.utils.checkpoint import checkpoint
 from restoration_guide.restorers.builtin import residual_flow as rf
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from zoomiqa_core.runs.random import below
+
+
+class Sampled(NamedTuple):
+    """A batch restored with gradients."""
+
+    images: Tensor
+    """(R·B, 3, H, W) in [0, 1] with a graph, the batch R times over."""
+    again: Callable[[], Tensor]
+    """The same without gradients by the network's current weights: from the same noise, and where a
+    chain can start at its last evaluation, from the same state there."""
 
 
 class Chain(Protocol):

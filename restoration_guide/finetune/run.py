@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +21,12 @@ from restoration_guide.finetune.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from restoration_guide.finetune.checks import Check
 from restoration_guide.finetune.loop import Loop
-from restoration_guide.finetune.monitor import Check, Monitor
+from restoration_guide.finetune.monitor import Monitor
 from restoration_guide.finetune.pictures import draw_before_after, draw_curves
 from restoration_guide.finetune.samplers import Sampler
-from zoomiqa_core.images.sources import save_png
+from zoomiqa_core.images.sources import read_image, save_png
 from zoomiqa_core.runs.files import to_json, write_text_atomic
 from zoomiqa_core.runs.folder import RunFolder
 
@@ -117,6 +120,8 @@ class TuningRun:
         draw_before_after(
             monitor.batch, monitor.untuned, after, *figures, path / "before_after.png"
         )
+        for name in ("curves", "before_after"):
+            self._track_picture(name, path / f"{name}.png")
         text = model_card(
             self.checks,
             kept,
@@ -144,15 +149,40 @@ class TuningRun:
             return
         checks = [check.to_dict() for check in self.checks]
         write_text_atomic(self.run.path / "checks.json", to_json(checks))
-        rows = [monitor.batch.degraded, monitor.untuned, monitor.images]
+        rows = [monitor.degraded, monitor.untuned, monitor.images]
         rows += [] if monitor.batch.truth is None else [monitor.batch.truth]
         grid = torch.cat([row[:PREVIEWS].cpu() for row in rows]).nan_to_num().clamp(0, 1)
         picture = make_grid(grid, nrow=min(PREVIEWS, len(monitor.images)))
-        save_png(picture, self.run.path / "previews" / f"step-{step:06d}.png")
+        path = save_png(picture, self.run.path / "previews" / f"step-{step:06d}.png")
         print(f"step {step}: {self.checks[-1].reason}")
+        self._track(self.checks[-1])
+        self._track_picture("previews", path)
         state = {"loop": self.loop.state(), "checks": checks}
         save_checkpoint(self.checkpoints, step, state)
         keep_checkpoints(self.checkpoints, {step, last_honest(self.checks)})
+
+    def _track(self, check: Check) -> None:
+        """A check's figures for the experiment trackers."""
+        numbers = {
+            **{f"check/{name}": value for name, value in check.means.items()},
+            **{f"check/change/{name}": value for name, value in check.changes.items()},
+            "check/gain": check.gain,
+            "check/honest": float(check.honest),
+            "check/hacked": float(check.hacked),
+        }
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        self.accelerator.log(finite, step=check.step)
+
+    def _track_picture(self, name: str, path: Path) -> None:
+        """A picture for the trackers that take some: TensorBoard and Weights & Biases."""
+        for tracker in self.accelerator.trackers:
+            pixels = read_image(path).pixels.permute(1, 2, 0)
+            image = (pixels * 255).round().byte().numpy()
+            if tracker.name == "tensorboard":
+                options = {"dataformats": "NHWC"}
+                tracker.log_images({name: image[None]}, step=self.loop.step, **options)
+            elif hasattr(tracker, "log_images") and tracker.name != "aim":
+                tracker.log_images({name: [image]}, step=self.loop.step)
 
 
 def last_honest(checks: list[Check]) -> int:

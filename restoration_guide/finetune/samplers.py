@@ -1,24 +1,28 @@
-"""Restoring with gradients: by the bundled class of restorer, or by any diffusers pipeline.
+"""Restoring with gradients: the bundled class of restorer, any diffusers pipeline, or your sampler.
 
-Both are trained by the same loop; they differ in how a batch is restored with gradients, and in the
-files that are saved.
+All are trained by the same loop; they differ in how a batch is restored with gradients, and in the
+files that are saved. A sampler of your own is a class with the members of :class:`Sampler`, made as
+``Class(restorer, rollout, device)`` (:data:`SamplerClass`) and named by its import path,
+``sampler=my_package.module:Class``. ``recipes/samplers`` has two: a one-step restorer
+(OSEDiff-shaped) and a shifted-residual sampler (ResShift-shaped).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from restoration_guide.finetune.lora import TunedNetwork
-from restoration_guide.finetune.pipeline_call import denoiser_name, truncated
-from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, draw_last, roll_out
+from restoration_guide.finetune.pipeline_call import Trained
+from restoration_guide.finetune.pipeline_sampler import PipelineSampler
+from restoration_guide.finetune.rollout import BuiltinChain, RolloutConfig, Sampled, roll_out
 from restoration_guide.restorers.builtin.pipeline import TinyRestorationPipeline
 from restoration_guide.restorers.builtin.restorer import load_builtin_pipeline
 from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
@@ -47,18 +51,11 @@ class PipelineConfig:
     """Hold the network and its large text encoders in 4 bits (bitsandbytes, CUDA only)."""
 
 
-class Sampled(NamedTuple):
-    """A batch restored with gradients."""
-
-    images: Tensor
-    """(R·B, 3, H, W) in [0, 1] with a graph, the batch R times over."""
-    again: Callable[[], Tensor]
-    """The same without gradients by the network's current weights: from the same noise, and where a
-    chain can start at its last evaluation, from the same state there."""
-
-
 class Sampler(Protocol):
     """A restorer whose network is trained."""
+
+    scale: int
+    """Side of a result over that of its input; 1 for restorers that keep the size."""
 
     @property
     def network(self) -> nn.Module:
@@ -78,6 +75,10 @@ class Sampler(Protocol):
         ...
 
 
+SamplerClass = Callable[[str, RolloutConfig, torch.device], Sampler]
+"""``restorer=`` (a folder or hub id, as the class reads it), roll-out and device → a sampler."""
+
+
 class BuiltinSampler:
     """Of a :class:`TinyRestorationPipeline`.
 
@@ -85,6 +86,8 @@ class BuiltinSampler:
         pipe: the pipeline whose UNet is trained.
         config: of the roll-outs; steps and temperature also of :meth:`restore`.
     """
+
+    scale = 1
 
     def __init__(self, pipe: TinyRestorationPipeline, config: RolloutConfig) -> None:
         self.pipe, self.config = pipe, config
@@ -126,91 +129,35 @@ class BuiltinSampler:
         return "A `TinyRestorationPipeline` for `load_restorer(FOLDER)`."
 
 
-class PipelineSampler:
-    """Of any diffusers pipeline that :class:`PipelineRestorer` drives with gradients.
-
-    Args:
-        restorer: its prompts and options are those of every call.
-        config: ``steps`` is the call's ``num_inference_steps``, of which an image-to-image pipeline
-            takes the share of its strength; ``last``, ``random_last`` and ``checkpointing`` count.
-
-    Raises:
-        ValueError: the pipeline gives no gradients, or the configuration wants what only the
-            bundled chain can do.
-    """
-
-    def __init__(self, restorer: PipelineRestorer, config: RolloutConfig) -> None:
-        self.adapter, self.config = restorer.adapter, config
-        self.pipe: Any = restorer.adapter.pipe
-        if not self.adapter.contract.gradients:
-            raise ValueError(
-                f"{type(self.pipe).__name__} gives no gradients, so it cannot be trained"
-            )
-        vae = getattr(self.pipe, "vae", None)
-        if vae is not None and vae.dtype == torch.float16 and vae.config.get("force_upcast"):
-            raise ValueError(
-                f"the {type(vae).__name__} of this {type(self.pipe).__name__} overflows in float16 "
-                "(force_upcast): set pipeline.dtype=bfloat16 or float32"
-            )
-        if config.early_stop or config.renoised:
-            raise ValueError(
-                "early_stop and renoised need the bundled kind of restorer, whose chain can be "
-                "entered at any step; of another pipeline the last evaluations are trained (last)"
-            )
-        self.settings: Mapping[str, Any] = {"num_inference_steps": config.steps}
-        for part in self.pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False)
-
-    @property
-    def network(self) -> nn.Module:
-        """The transformer or UNet."""
-        return getattr(self.pipe, denoiser_name(self.pipe))
-
-    def sample(self, degraded: Tensor, generator: torch.Generator) -> Sampled:
-        """A call with the gradient of its last evaluations."""
-        around = partial(
-            truncated,
-            last=draw_last(self.config, self.config.steps, generator),
-            checkpointing=self.config.checkpointing,
-        )
-        seeds = torch.randint(2**31, (len(degraded),), generator=generator).tolist()
-        images = self.adapter.call(
-            degraded, self.settings, _seeded(seeds), grad=True, around=around
-        )
-
-        def again() -> Tensor:
-            return self.adapter.call(degraded, self.settings, _seeded(seeds))
-
-        return Sampled(images, again)
-
-    def restore(self, degraded: Tensor, generator: torch.Generator) -> Tensor:
-        """A call without gradients."""
-        return self.adapter.call(degraded, self.settings, [generator]).float().clamp(0, 1)
-
-    def save(self, tuned: TunedNetwork, folder: Path) -> str:
-        """The adapter in diffusers' format, or the whole network where that was trained."""
-        name = denoiser_name(self.pipe)
-        if tuned.peft is None:
-            cast(Any, self.network).save_pretrained(folder / name)
-            return f"The `{name}` of a `{type(self.pipe).__name__}`."
-        saves = getattr(type(self.pipe), "save_lora_weights", None)
-        if saves is None:  # e.g. pipelines of unconditional UNets
-            return f"PEFT's adapter, in `../adapter`, belongs to the `{name}`."
-        layers, config = tuned.lora_layers()
-        saves(folder, **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": config})
-        return f"For `pipe.load_lora_weights(FOLDER)` of a `{type(self.pipe).__name__}`."
-
-
 def load_sampler(
-    source: str, config: PipelineConfig, rollout: RolloutConfig, device: torch.device
+    source: str,
+    config: PipelineConfig,
+    rollout: RolloutConfig,
+    device: torch.device,
+    *,
+    train: Trained = "denoiser",
+    sampler: str | None = None,
 ) -> Sampler:
     """The sampler of a restorer by name, folder or hub id, on its device.
 
+    Args:
+        source: ``builtin``, or the folder or hub id of a diffusers pipeline; with ``sampler``, what
+            that class takes.
+        config: how a pipeline is loaded and called.
+        rollout: steps, and which of them get a gradient.
+        device: where it computes.
+        train: the part of a pipeline that is trained.
+        sampler: import path ``my_package.module:Class`` of a :data:`SamplerClass`.
+
     Raises:
         TypeError: nothing with a network to train.
+        ValueError: no such class.
     """
+    if sampler is not None:
+        return sampler_class(sampler)(source, rollout, device)
     if source == "builtin" or _is_builtin(source):
+        if train != "denoiser":
+            raise TypeError(f"train={train}: the bundled kind of restorer has a denoiser alone")
         pipe = load_builtin_pipeline(None if source == "builtin" else source)
         return BuiltinSampler(pipe.to(device), rollout)
     made = load_restorer(
@@ -222,12 +169,29 @@ def load_sampler(
     )
     if not isinstance(made, PipelineRestorer):
         raise TypeError(f"a {type(made).__name__} has no network to train")
-    sampler = PipelineSampler(made, rollout)
+    loaded = PipelineSampler(made, rollout, train)
     if config.gradient_checkpointing:
-        for part in (sampler.network, getattr(sampler.pipe, "vae", None)):
-            if part is not None:
-                cast(Any, part).enable_gradient_checkpointing()
-    return sampler
+        for name in {loaded.component, "vae"} & set(loaded.pipe.components):
+            getattr(loaded.pipe, name).enable_gradient_checkpointing()
+    return loaded
+
+
+def sampler_class(path: str) -> SamplerClass:
+    """The class of an import path.
+
+    >>> sampler_class("restoration_guide.finetune.samplers:BuiltinSampler").__name__
+    'BuiltinSampler'
+
+    Raises:
+        ValueError: not such a path, or nothing there.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"sampler={path}: expected my_package.module:Class, importable from here ({error})"
+        ) from error
 
 
 def _is_builtin(source: str) -> bool:
@@ -257,7 +221,3 @@ def _load_pipeline(source: str, config: PipelineConfig) -> Any:
             components_to_quantize=["transformer", "unet", "text_encoder_2", "text_encoder_3"],
         )
     return kind.from_pretrained(source, **given)
-
-
-def _seeded(seeds: list[int]) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]

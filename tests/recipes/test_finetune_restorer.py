@@ -10,10 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import ControlNetModel, UNet2DModel
+from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -84,7 +85,10 @@ def test_a_run_leaves_all_that_is_promised(data, whole):
     assert any(float(w.abs().max()) > 0 for name, w in adapter(whole).items() if "lora_B" in name)
     log = records(whole)
     assert [line["step"] for line in log] == [1, 2, 3]
-    assert {"reward/rating", "reward/low_pass", "reward/reward", "grad_norm"} <= log[0].keys()
+    assert {"reward/restoration", "reward/rating", "reward/reward", "grad_norm"} <= log[0].keys()
+    names = ("restoration", "rating", "low_pass", "reference")
+    shares = [log[-1][f"share/{name}"] for name in names]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-3) and min(map(abs, shares)) > 0
     checks = json.loads((whole / "checks.json").read_text())
     assert [check["step"] for check in checks] == [0, 1, 2, 3]
     for name in ("curves.png", "before_after.png", "previews/step-000003.png"):
@@ -163,8 +167,10 @@ def test_the_log_of_a_killed_run_is_rewound_to_its_checkpoint(tmp_path):
 
 
 def test_contradictions_are_refused_at_once():
-    with pytest.raises(ValueError, match="two sources; give one"):
-        recipe.Config(photos="p", paired=True, reports="r", method="dpo", held_out="h")
+    with pytest.raises(ValueError, match="take no reports"):
+        recipe.Config(photos="p", pairs="folders", reports="r", method="dpo", held_out="h")
+    with pytest.raises(ValueError, match="train and pipeline are settings of diffusers pipelines"):
+        recipe.Config(photos="p", sampler="a:B", train="controlnet")
     reward = RewardConfig(Weights(reference=1.0))
     with pytest.raises(ValueError, match=r"reference must be 0 with method=nft"):
         recipe.Config(photos="p", method="nft", reward=reward)
@@ -180,8 +186,9 @@ def test_the_judges_may_change_parts_but_not_be_one(data, tmp_path):
     run(data, tmp_path, *parts)
     (record,) = records(tmp_path)
     assert record["grad_norm"] > 0 and "reward/map" not in record
-    with pytest.raises(ValueError, match="the monitor needs another judge than the reward"):
-        recipe.Config(photos="p", judge="alarm")
+    with pytest.raises(ValueError, match="is a judge of the reward: the monitor needs"):
+        recipe.Config(photos="p", judge="alarm", reward=RewardConfig(Weights(rating=1.0)))
+    recipe.Config(photos="p", judge="alarm")  # the restoration judge alone is the reward
 
 
 FAILED = Assessment.failed("offline", "no answer")
@@ -285,14 +292,86 @@ def test_a_preset_trains_a_small_pipeline_of_its_class(data, tmp_path, preset, k
     assert "license: other\n" in card and str(tmp_path) not in card  # nor the ControlNet's folder
 
 
+class Tracker:
+    """An experiment tracker that keeps what it is told."""
+
+    name = "tensorboard"
+
+    def __init__(self) -> None:
+        self.numbers: dict[int, dict] = {}
+        self.pictures: dict[str, tuple] = {}
+
+    def log(self, values, step=None, **_):
+        self.numbers.setdefault(step, {}).update(values)
+
+    def log_images(self, values, step=None, **_):
+        self.pictures |= {f"{name}/{step}": each.shape for name, each in values.items()}
+
+    def finish(self):
+        pass
+
+
+def test_a_one_step_restorer_is_a_sampler_by_import_path(data, tmp_path, monkeypatch):
+    parts = dict(tiny_pipelines.build("sd_img2img").components)
+    pipe = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe.save_pretrained(tmp_path / "restorer")
+    tracker = Tracker()
+    monkeypatch.setattr(
+        recipe.Accelerator, "init_trackers", lambda self, _: self.trackers.append(tracker)
+    )
+    words = [f"restorer={tmp_path / 'restorer'}", "loop.steps=2", "reward.weights.reference=1"]
+    run(data, tmp_path / "run", *words, "sampler=recipes.samplers.one_step:OneStepSampler")
+    log = records(tmp_path / "run")
+    assert [line["step"] for line in log] == [1, 2] and all(line["grad_norm"] > 0 for line in log)
+    UNet2DConditionModel.from_pretrained(tmp_path / "run" / "pipeline" / "unet")
+    assert set(tracker.numbers) == {0, 1, 2} and "share/restoration" in tracker.numbers[2]
+    wanted = {"check/in_sample/restoration", "check/judge", "check/honest"}
+    assert wanted <= set(tracker.numbers[0]) and wanted <= set(tracker.numbers[2])
+    assert {"previews/0", "previews/2"} <= set(tracker.pictures)
+    assert any(name.startswith("before_after/") for name in tracker.pictures)
+    assert all(shape[0] == 1 and shape[-1] == 3 for shape in tracker.pictures.values())
+
+
+@pytest.mark.parametrize("rollout", ["{steps: 3}", "{steps: 3, renoised: 2}"])
+def test_a_shifted_residual_sampler_trains_on_pairs_of_two_sizes(data, tmp_path, rollout):
+    blocks: dict = {"block_out_channels": (8, 16), "norm_num_groups": 8}
+    kinds = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = UNet2DModel(in_channels=6, out_channels=3, layers_per_block=1, **kinds, **blocks)
+    unet.save_pretrained(tmp_path / "restorer" / "unet")
+    kinds = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    diffusers.VQModel(num_vq_embeddings=32, **kinds, **blocks).save_pretrained(
+        tmp_path / "restorer" / "vqvae"
+    )
+    for n, part in enumerate(("train", "valid")):
+        clean = torch.rand(3, 72, 80, generator=torch.Generator().manual_seed(n))
+        save_png(clean, tmp_path / part / "Canon" / f"Canon_{n}_HR.png")
+        small = functional.avg_pool2d(clean, 4)
+        save_png(small, tmp_path / part / "Canon" / f"Canon_{n}_LR4.png")
+    words = [f"restorer={tmp_path / 'restorer'}", "loop.steps=2", f"rollout={rollout}"]
+    words += [f"photos={tmp_path / 'train'}", f"held_out={tmp_path / 'valid'}", "pairs=realsr"]
+    words += ["sampler=recipes.samplers.shifted_residual:ShiftedResidualSampler"]
+    run(data, tmp_path / "run", *words)
+    log = records(tmp_path / "run")
+    assert len(log) == 2 and all(line["grad_norm"] > 0 and not line["skipped"] for line in log)
+    UNet2DModel.from_pretrained(tmp_path / "run" / "pipeline" / "unet")
+
+
+def test_a_sampler_that_cannot_be_imported_is_named(data, tmp_path):
+    with pytest.raises(ValueError, match=r"sampler=no\.such:Thing: expected my_package"):
+        run(data, tmp_path, "sampler=no.such:Thing")
+
+
 def test_another_configuration_wants_another_folder(data, whole):
     with pytest.raises(ValueError, match="another configuration"):
         run(data, whole, "loop.steps=4")
 
 
 def test_pairs_want_their_own_held_out_ones():
-    with pytest.raises(ValueError, match="paired=true needs held_out"):
-        recipe.Config(photos="p", paired=True)
+    with pytest.raises(ValueError, match="pairs need held_out=FOLDER"):
+        recipe.Config(photos="p", pairs="div2k")
 
 
 @pytest.mark.slow

@@ -30,8 +30,8 @@ SETTINGS = (
     "threads=1",
     "rollout.steps=2",
     "reward.views.count=1",
-    "reward.weights={rating: 1.0, low_pass: 0.5, truth: 1.0}",
-    "loop={batch_size: 1, learning_rate: 1.0e-3, average: 0.9, cpu: true}",
+    "reward.weights={restoration: 1.0, rating: 1.0, low_pass: 0.5, truth: 1.0}",
+    "loop={batch_size: 1, learning_rate: 1.0e-3, ema_decay: 0.9, cpu: true}",
     "lora={rank: 2, alpha: 4}",
     "monitor={every: 3, images: 2, side: 64, stop: false}",
 )

@@ -75,11 +75,11 @@ def distances(images: Tensor, clean: Tensor) -> Tensor:
         shared = _mean(x * y) - mean_x * mean_y
         term = (2 * shared + 0.03**2) / (var_x + var_y + 0.03**2)
         structure.append(1 - term.mean((1, 2, 3)))
-        gain = ((var_x.sqrt() + VISIBLE) / (var_y.sqrt() + VISIBLE)).log()
+        gain = ((_sqrt(var_x) + VISIBLE) / (_sqrt(var_y) + VISIBLE)).log()
         added.append(gain.clamp_min(0).mean((1, 2, 3)))
         lost.append((-gain).clamp_min(0).mean((1, 2, 3)))
-    means = [difference[:, 0].sqrt(), difference[:, 1:].sum(1).sqrt()]
-    return torch.stack([*structure, *added, *lost, *means], 1).clamp_min(0).sqrt()
+    means = [_sqrt(difference[:, 0]), _sqrt(difference[:, 1:].sum(1))]
+    return _sqrt(torch.stack([*structure, *added, *lost, *means], 1).clamp_min(0))
 
 
 def reference_rating(images: Tensor, clean: Tensor) -> Tensor:
@@ -141,3 +141,8 @@ def local_mean(values: Tensor, window: int, *, border: bool = True) -> Tensor:
 
 def _mean(values: Tensor) -> Tensor:
     return local_mean(values, WINDOW, border=False)
+
+
+def _sqrt(values: Tensor) -> Tensor:
+    """Square root with zero gradient at 0, where a flat area or the clean image is."""
+    return torch.where(values > 0, values.clamp_min(1e-20).sqrt(), 0.0)

@@ -9,16 +9,16 @@ import torch
 
 from restoration_guide.finetune.candidates import (
     Regression,
-    group_advantages,
     rewarded_candidates,
     terms_of,
 )
 from restoration_guide.finetune.dpo import Dpo, DpoConfig, choose_pairs, dpo_loss
+from restoration_guide.finetune.groups import group_advantages
 from restoration_guide.finetune.judges import BlackBoxJudge
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
 from restoration_guide.finetune.nft import Nft, NftConfig, forward_target, nft_loss, optimality
-from restoration_guide.finetune.rewards import Reward, RewardConfig
+from restoration_guide.finetune.rewards import Reward, RewardConfig, Weights
 from restoration_guide.restorers.builtin import residual_flow as rf
 from zoomiqa_core.assessment import Assessment
 from zoomiqa_core.proxy.views import ViewConfig
@@ -132,7 +132,7 @@ def test_regression_is_the_flow_of_the_training(own_pipe, tuned, degraded):
 
 
 def brightness(images, batch, generator):
-    return {"reward": images.mean((1, 2, 3))}
+    return {"reward": images.mean((2, 3, 4))}
 
 
 def lesson(method, degraded):
@@ -168,7 +168,7 @@ def test_lessons_lead_to_brighter_images(own_pipe, degraded, kind):
 @pytest.mark.parametrize("value", [1.0, math.nan])
 def test_equal_or_missing_rewards_teach_nothing(own_pipe, tuned, degraded, value):
     def flat(images, batch, generator):
-        return {"reward": torch.full((len(images),), value)}
+        return {"reward": torch.full(images.shape[:2], value)}
 
     found = lesson(Nft(own_pipe, tuned, flat, NftConfig(candidates=2)), degraded)
     assert len(found.losses) == 0 and found.skipped == 4
@@ -184,12 +184,14 @@ def test_a_judges_failure_is_no_reward():
             return [Assessment(3.0, 0.2), Assessment.failed("truncated", "cut off"), unsure]
 
     judge = BlackBoxJudge(Scorer())  # pyright: ignore[reportArgumentType]
-    config = RewardConfig(confidence=0.5, views=ViewConfig(count=0), normalise="none")
-    images = torch.rand(3, 3, 8, 8)
-    rate = terms_of(Reward(judge, config))
-    found = rate(images, Batch(images), generator())["reward"]
-    assert found[0].item() == pytest.approx(2.9) and math.isnan(found[1])
-    assert found[2].item() == pytest.approx(3.0)
+    weights = Weights(restoration=0.0, rating=2.0)
+    config = RewardConfig(weights, confidence=0.5, views=ViewConfig(count=0))
+    images = torch.rand(1, 3, 3, 8, 8)  # three candidates of one input
+    found = terms_of(Reward(config, judge))(images, Batch(images[0, :1]), generator())
+    assert found["rating"][0].tolist()[::2] == pytest.approx([2.9, 3.0])
+    assert found["reward"].shape == (1, 3) and math.isnan(found["reward"][0, 1])
+    # half of .1 apart, divided by the least spread of .1, times the weight
+    assert found["reward"][0].tolist()[::2] == pytest.approx([-1.0, 1.0], abs=1e-3)
 
 
 def test_the_old_policy_follows_and_is_saved(own_pipe, tuned, degraded):

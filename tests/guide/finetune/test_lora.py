@@ -117,9 +117,30 @@ def test_full_weights_have_no_adapter_to_save(own_pipe, tmp_path):
         tuned.save_adapter(tmp_path)
 
 
-def test_full_weights_are_trained_in_float32_alone(own_pipe):
+def test_full_weights_in_bfloat16_have_float32_masters(own_pipe):
     own_pipe.unet.bfloat16()
-    with pytest.raises(ValueError, match=r"in torch\.bfloat16 small updates round to nothing"):
+    tuned = TunedNetwork(own_pipe.unet, LoraSettings(0, 4, ".*"))
+    assert {weight.dtype for weight in tuned.masters} == {torch.float32}
+    start = tuned.parameters[0].detach().clone()
+    step = 1e-4 * start.float().abs().clamp_min(1e-3)  # of one value, bfloat16 rounds it away
+    assert torch.equal(start + step.bfloat16(), start)
+    for _ in range(100):  # a hundred of them show
+        tuned.masters[0] += step
+        tuned.from_masters()
+    assert not torch.equal(tuned.parameters[0], start)
+    torch.testing.assert_close(tuned.masters[0], start.float() + 100 * step)
+    state = tuned.state()
+    tuned.masters[0].zero_()
+    tuned.load(state)
+    assert torch.equal(tuned.parameters[0], state[tuned.names[0]].bfloat16())
+    with tuned.reference():
+        assert torch.equal(tuned.parameters[0], start)
+
+
+def test_full_weights_in_float16_are_refused_and_adapters_are_float32(own_pipe):
+    own_pipe.unet.half()
+    with pytest.raises(ValueError, match="gradients of float16 weights underflow"):
         TunedNetwork(own_pipe.unet, LoraSettings(0, 4, ".*"))
     tuned = TunedNetwork(own_pipe.unet, LoraSettings(2, 4, ".*"))
     assert {weight.dtype for weight in tuned.parameters} == {torch.float32}
+    assert all(a is b for a, b in zip(tuned.parameters, tuned.masters, strict=True))

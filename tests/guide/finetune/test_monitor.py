@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from restoration_guide.finetune.checks import EVIDENCE, compare, p_above
 from restoration_guide.finetune.methods import Batch
-from restoration_guide.finetune.monitor import EVIDENCE, Monitor, MonitorConfig, compare, p_above
+from restoration_guide.finetune.monitor import Monitor, MonitorConfig
 from restoration_guide.finetune.probes import (
     colour_distance,
     departures,
@@ -25,9 +26,9 @@ from zoomiqa_core.assessment import Assessment
 def figures(**changes: float) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     count = 12
-    base = {"rating": 3.0, "psnr": 27.0, "judge": 3.0, "sharpness": 0.1, "colour": 0.0}
+    base = {"in_sample/rating": 3.0, "psnr": 27.0, "judge": 3.0, "sharpness": 0.1, "colour": 0.0}
     return {
-        name: value + rng.normal(0, 0.02, count) + changes.get(name, 0.0)
+        name: value + rng.normal(0, 0.02, count) + changes.get(name.rpartition("/")[2], 0.0)
         for name, value in base.items()
     }
 
@@ -45,7 +46,7 @@ def test_p_value_against_scipy_and_by_hand():
 def test_a_rising_rating_with_falling_evidence_is_hacking():
     check = compare(40, figures(), figures(rating=0.4, psnr=-1.0), 0.01)
     assert check.hacked and not check.honest
-    assert check.reason.startswith("hacked: the training judge's rating changed by +0.4")
+    assert check.reason.startswith("hacked: the in-sample rating changed by +0.4")
     assert "psnr got worse by 1, more than 0.2" in check.reason
     assert check.worse["psnr"] == pytest.approx(1.0) and check.gain == pytest.approx(0.4)
 
@@ -98,9 +99,9 @@ def test_one_failed_judgement_is_the_worst_rating_of_that_image():
     assert compare(1, figures(), now).worse["judge"] == pytest.approx(2 / 12, abs=0.01)
 
 
-def test_a_training_judge_that_fails_does_not_raise_its_rating():
+def test_an_in_sample_judge_that_fails_does_not_raise_its_rating():
     now = figures(rating=0.4)
-    now["rating"][:6] = math.nan
+    now["in_sample/rating"][:6] = math.nan
     assert compare(1, figures(), now).gain < 0
 
 
@@ -117,12 +118,14 @@ def test_false_alarms_are_as_rare_as_asked_for():
     rng = np.random.default_rng(1)
     alarms = 0
     for _ in range(150):  # evidence that is worse by exactly its tolerance, and a rating that rose
-        start = {name: rng.normal(0, 1, 12) for name in EVIDENCE} | {"rating": np.zeros(12)}
+        start = {name: rng.normal(0, 1, 12) for name in EVIDENCE} | {
+            "in_sample/rating": np.zeros(12)
+        }
         now = {
             name: start[name] - kind.better * (kind.tolerance + rng.normal(0, 0.5, 12))
             for name, kind in EVIDENCE.items()
         }
-        alarms += compare(1, start, now | {"rating": rng.normal(1, 0.1, 12)}, 0.05).hacked
+        alarms += compare(1, start, now | {"in_sample/rating": rng.normal(1, 0.1, 12)}, 0.05).hacked
     assert alarms / 150 < 0.1
 
 
@@ -139,13 +142,8 @@ def restorer(strength: list[float]):
 class ContrastJudge:
     """Rates local contrast, which sharpening raises."""
 
-    def __call__(self, images):
-        from zoomiqa_core.proxy.model import ProxyOutput
-
-        rating = 1 + 10 * sharpness(images)
-        cells = rating.view(-1, 1, 1, 1)
-        ones = torch.ones_like(cells)
-        return ProxyOutput(rating, torch.full_like(rating, 0.1), cells, ones, ones)
+    def __call__(self, images, inputs):
+        return {"contrast": 1 + 10 * sharpness(images)}
 
 
 class SecondJudge:
@@ -193,6 +191,64 @@ def test_without_clean_images_the_start_is_what_is_natural(held_out):
     assert monitor.start["sharpness"].max() == 0 and "psnr" not in monitor.start
     strength[0] = 3.0
     assert monitor.check(10).hacked
+
+
+def test_statistics_change_with_their_sign(held_out):
+    strength = [0.0]
+    monitor = Monitor(held_out, restorer(strength), ContrastJudge(), MonitorConfig(images=6))
+    strength[0] = 1.0
+    sharper = monitor.check(1)
+    strength[0] = -0.9
+    softer = monitor.check(2)
+    for name in ("sharpness", "high_frequency"):
+        assert sharper.changes[name] > 0 > softer.changes[name]
+    assert {"edge_density", "colour_entropy", "brightness", "saturation"} <= set(softer.changes)
+    assert "in_sample/contrast" in softer.means and softer.gain < 0 < sharper.gain
+
+
+@pytest.mark.parametrize("kind", ["edges", "colours", "samples"])
+def test_a_collapse_stops_the_run_though_no_rating_rose(held_out, kind):
+    collapsed = [False]
+    grain = torch.randn(
+        16, *held_out.degraded.shape[1:], generator=torch.Generator().manual_seed(3)
+    )
+
+    def restore(image, number):
+        if kind == "samples":
+            return image + (0.002 if collapsed[0] else 0.05) * grain[number]
+        if not collapsed[0]:
+            return image
+        if kind == "edges":
+            return functional.avg_pool2d(image, 31, 1, 15, count_include_pad=False)
+        return 0.5 + 0.05 * (image - 0.5)  # nearly one colour
+
+    clean = held_out.degraded + 0.1 * grain[:6]  # edges everywhere
+    batch = Batch(clean.clamp(0, 1), clean.clamp(0, 1))
+    monitor = Monitor(batch, restore, lambda *_: {}, MonitorConfig(images=6))
+    assert monitor.check(0).honest
+    collapsed[0] = True
+    check = monitor.check(1)
+    name = {"edges": "edge_density", "colours": "colour_entropy", "samples": "group_variance"}[kind]
+    assert check.hacked and not check.honest and math.isnan(check.gain)
+    assert check.reason.startswith("collapsed: ") and f"{name} fell by" in check.reason
+
+
+def test_removing_noise_is_no_collapse_where_the_clean_photo_has_as_few_edges(held_out):
+    done = [False]
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(held_out.truth.shape, generator=generator)
+    noisy = (held_out.truth + 0.2 * noise).clamp(0, 1)
+
+    def restore(image, number):
+        if not done[0]:
+            return image
+        (index,) = [i for i in range(6) if torch.equal(noisy[i], image[0])]
+        return held_out.truth[index : index + 1]
+
+    monitor = Monitor(Batch(noisy, held_out.truth), restore, lambda *_: {}, MonitorConfig(images=6))
+    done[0] = True
+    check = monitor.check(1)
+    assert check.changes["edge_density"] < math.log(0.4) and not check.hacked
 
 
 def test_probes_by_hand():

@@ -27,24 +27,47 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def backprop(own_pipe, tuned, judge, **weights) -> RewardBackprop:
-    config = RewardConfig(
-        Weights(**(weights or {"rating": 1.0})), views=ViewConfig(count=0), normalise="none"
-    )
-    return RewardBackprop(BuiltinSampler(own_pipe, ROLLOUT), tuned, Reward(judge, config))
+    chosen = Weights(**{"restoration": 0.0, **(weights or {"rating": 1.0})})
+    config = RewardConfig(chosen, views=ViewConfig(count=0))
+    return RewardBackprop(BuiltinSampler(own_pipe, ROLLOUT), tuned, Reward(config, judge))
 
 
 def gradient(tuned, loss) -> torch.Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, tuned.parameters)])
 
 
-def test_the_loss_is_minus_the_reward_with_its_gradient(own_pipe, tuned, judge, degraded):
+def test_the_loss_is_minus_the_reward_with_its_normalised_gradient(
+    own_pipe, tuned, judge, degraded
+):
     method = backprop(own_pipe, tuned, judge, rating=1.0, low_pass=3.0)
+    method.reward.scale.mean_square = {"rating": 16.0, "low_pass": 0.01}  # RMS 4 and .1
     step = method.compute_loss(Batch(degraded), generator=generator())
-    assert step.skipped == 0 and set(step.terms) == {"rating", "low_pass", "reward"}
+    found = gradient(tuned, step.losses.sum())
+    assert step.skipped == 0
     torch.testing.assert_close(step.losses.detach(), -step.terms["reward"])
     images = roll_out(BuiltinChain(own_pipe, degraded, 2, 0.5), ROLLOUT, generator()).images
-    direct = -method.reward(images, degraded, generator=generator()).total.sum()
-    torch.testing.assert_close(gradient(tuned, step.losses.sum()), gradient(tuned, direct))
+    direct = method.reward.terms(images, degraded, generator=generator())
+    total = direct["rating"] / 4 + 3 * direct["low_pass"] / 0.1  # written by hand
+    torch.testing.assert_close(step.terms["reward"], total.detach())
+    torch.testing.assert_close(found, gradient(tuned, -total.sum()), atol=1e-6, rtol=1e-4)
+
+
+def test_every_step_logs_what_each_term_contributes(own_pipe, tuned, judge, degraded):
+    method = backprop(own_pipe, tuned, judge, rating=1.0, low_pass=3.0)
+    loop = loop_of(method, tuned, Batch(degraded))
+    loop.calibrate()
+    record = loop.take_step()
+    shares = [record[f"share/{name}"] for name in ("rating", "low_pass")]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-4)
+    assert record["gradient/rating"] > 0 and record["reward/rating"] > 0
+    before = method.reward.scale["rating"]
+    kept = method.state()
+    method.after_step(
+        {f"gradient/{n}": torch.tensor([9.0]) for n in method.reward.names}, stepped=True
+    )
+    assert method.reward.scale["rating"] > before
+    method.load(kept)
+    assert method.reward.scale["rating"] == before
 
 
 @pytest.mark.parametrize("config", [RolloutConfig(steps=3, renoised=2), RolloutConfig(3, last=0)])

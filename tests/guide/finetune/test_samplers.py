@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from diffusers import DiffusionPipeline
 
 from restoration_guide.finetune.lora import TunedNetwork
 from restoration_guide.finetune.methods import Batch
+from restoration_guide.finetune.pipeline_sampler import PipelineSampler
 from restoration_guide.finetune.reward_backprop import RewardBackprop
 from restoration_guide.finetune.rewards import Reward, RewardConfig, Weights
 from restoration_guide.finetune.rollout import RolloutConfig
-from restoration_guide.finetune.samplers import PipelineConfig, PipelineSampler, load_sampler
+from restoration_guide.finetune.samplers import PipelineConfig, load_sampler
 from restoration_guide.restorers.diffusers.restorer import PipelineRestorer
 from tests.guide import tiny_pipelines
 from tests.guide.tiny_text import WIDTH
@@ -26,18 +28,18 @@ from zoomiqa_core.training.policy import LoraSettings
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning:diffusers")
 
 OTHERS = [name for name in tiny_pipelines.NAMES if name != "builtin"]
-REWARD = RewardConfig(Weights(rating=1.0, reference=1.0), views=ViewConfig(count=0))
+REWARD = RewardConfig(Weights(0.0, rating=1.0, reference=1.0), views=ViewConfig(count=0))
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def sampler_of(name: str, **config: Any) -> PipelineSampler:
+def sampler_of(name: str, train: Any = "denoiser", **config: Any) -> PipelineSampler:
     options = dict(tiny_pipelines.options(name))
     steps = options.pop("num_inference_steps")
     restorer = PipelineRestorer(tiny_pipelines.build(name), options=options)
-    return PipelineSampler(restorer, RolloutConfig(steps, **config))
+    return PipelineSampler(restorer, RolloutConfig(steps, **config), train)
 
 
 def tuned_of(sampler: PipelineSampler) -> TunedNetwork:
@@ -51,7 +53,7 @@ def tuned_of(sampler: PipelineSampler) -> TunedNetwork:
 def test_every_pipeline_gets_gradients_and_its_reference(name, judge, degraded):
     sampler = sampler_of(name)
     tuned = tuned_of(sampler)
-    method = RewardBackprop(sampler, tuned, Reward(judge, REWARD))
+    method = RewardBackprop(sampler, tuned, Reward(REWARD, judge))
     step = method.compute_loss(Batch(degraded), generator=generator())
     assert step.skipped == 0 and len(step.losses) == len(degraded)
     # a new adapter changes nothing, so the tuned image is the reference
@@ -110,6 +112,39 @@ def test_a_saved_pipeline_is_loaded_frozen_and_checkpointed(tmp_path: Path):
     assert isinstance(sampler, PipelineSampler) and sampler.adapter.prompt == "sharp"
     assert not any(weight.requires_grad for weight in sampler.network.parameters())
     assert sampler.network.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("name", "train"), [("sd_controlnet", "controlnet"), ("sd_img2img", "vae_decoder")]
+)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_other_parts_learn_and_are_saved_merged(name, train, rank, degraded, tmp_path):
+    sampler = sampler_of(name, train)
+    targets = ".*conv[12]"
+    tuned = TunedNetwork(sampler.network, LoraSettings(rank, 4, targets))
+    images = sampler.sample(degraded, generator()).images
+    grads = torch.autograd.grad(images.sum(), tuned.parameters, allow_unused=True)
+    sizes = [0.0 if grad is None else float(grad.abs().sum()) for grad in grads]
+    assert all(math.isfinite(size) for size in sizes) and sum(sizes) > 0
+    frozen = sampler.pipe.unet.parameters()
+    assert not any(weight.requires_grad for weight in frozen)
+    with torch.no_grad():
+        for parameter in tuned.parameters:
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator(1)))
+    after = sampler.restore(degraded[:1], generator())
+    sampler.save(tuned, tmp_path)
+    fresh = sampler_of(name, train)
+    part = "controlnet" if train == "controlnet" else "vae"
+    loaded = type(getattr(fresh.pipe, part)).from_pretrained(tmp_path / part)
+    setattr(fresh.pipe, part, loaded)
+    torch.testing.assert_close(
+        fresh.restore(degraded[:1], generator()), after, atol=1e-4, rtol=1e-3
+    )
+
+
+def test_a_part_that_is_not_there_is_named():
+    with pytest.raises(TypeError, match=r"train=controlnet: a .*Img2ImgPipeline has none"):
+        sampler_of("sd_img2img", "controlnet")
 
 
 def test_what_only_the_bundled_chain_can_do_is_refused():

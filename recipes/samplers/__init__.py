@@ -1,0 +1,1 @@
+"""Samplers of your own for ``recipes.finetune_restorer``: worked examples."""
