@@ -28,8 +28,9 @@ def restoration_gain(
     Both images of a pair are seen through the same random views.
 
     >>> judge, images = RestorationJudge(width=8, members=2), torch.rand(1, 3, 64, 64)
-    >>> restoration_gain(judge, images, images, ViewConfig(2), torch.Generator().manual_seed(0))
-    tensor([0.])
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> restoration_gain(judge, images, images, ViewConfig(2), generator).item()
+    0.0
 
     Args:
         judge: compares candidate and input.
