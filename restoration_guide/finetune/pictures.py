@@ -53,14 +53,14 @@ def draw_curves(
         scaled = " (rescaled each step)" if name == "reward/reward" else ""
         panel.set_title(f"training: {name.removeprefix('reward/')}{scaled}", fontsize=9)
     for panel, name in zip(panels[len(training) :], held_out, strict=False):
-        better = EVIDENCE[name].better if name in EVIDENCE else 1
+        better = EVIDENCE[name].better if name in EVIDENCE else int(name.startswith(IN_SAMPLE))
         panel.plot([c.step for c in checks], [c.means[name] for c in checks], color=INK)
         for check in checks:
             colour = BAD if check.hacked else GOOD if check.honest else "#c98a00"
             panel.plot(check.step, check.means[name], "o", color=colour, markersize=4)
         panel.axvline(kept, color=GOOD, linewidth=1, linestyle=":")
-        arrow = "↑ better" if better > 0 else "↓ better"
-        panel.set_title(f"held out: {name} ({arrow})", fontsize=9)
+        arrow = {1: " (↑ better)", -1: " (↓ better)", 0: ""}[better]  # a statistic has no better
+        panel.set_title(f"held out: {name}{arrow}", fontsize=9)
     for panel in panels:
         panel.tick_params(labelsize=7)
     figure.suptitle(
