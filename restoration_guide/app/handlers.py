@@ -138,7 +138,7 @@ class Handlers:
         with self.models.in_use:
             verdict = QualityGate(scorer)(session.chosen())
         yield {
-            "slider": (to_pil(selection.input), to_pil(selection.image(index))),
+            "slider": (to_pil(selection.image("input")), to_pil(selection.image(index))),
             "shown": shown_in_words(selection, index),
             "verdict": verdict_in_words(verdict),
         }

@@ -246,7 +246,7 @@ def test_options_win_over_the_file(run, photo_file, stubs, tmp_path) -> None:
         ("m: 2", r"settings.yaml: unknown setting 'm'; did you mean 'n'|known are"),
         ("n: many", r"settings.yaml: n: Value 'many'"),
         ("fidelity: {psnr: 1}", r"unknown setting 'fidelity.psnr'"),
-        ("n: 0", "finalists count candidates"),
+        ("n: 0", "n counts candidates, ≥ 1; got n=0"),
         ("[1, 2]", "expected a mapping"),
         ("n: [", "settings.yaml"),
         ("seed: -1", "seed must not be negative"),
