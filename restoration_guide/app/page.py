@@ -137,6 +137,8 @@ def _restore_tab(gr: Any, handlers: Handlers) -> None:
     }
     answers = {"progress": progress, "gallery": gallery, **view}
     quick: Values = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    # Only what is queued can fail with a message: gradio shows no other one.
+    checked: Values = {**quick, "queue": True, "concurrency_limit": None}
     slow: Values = {"concurrency_id": MODELS, "concurrency_limit": 1, "api_visibility": "private"}
     quiet: Values = {**slow, "show_progress": "hidden"}
 
@@ -144,13 +146,13 @@ def _restore_tab(gr: Any, handlers: Handlers) -> None:
         _values(gr, handlers.preview, {"preview": preview, "size": size}),
         photo,
         [preview, size],
-        **quick,
+        **checked,
     )
     demo.click(
         _values(gr, lambda own: {"photo": str(own.save_copy(DEMO_PHOTO))}, {"photo": photo}),
         session,
         [photo],
-        **quick,
+        **checked,
     )
     buttons = [start, stop, picture, save, report]
     started = start.click(

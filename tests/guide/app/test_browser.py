@@ -61,12 +61,10 @@ class Visitor:
 
     def drop(self, photo: Path, where: str = "photo") -> None:
         """Upload a file; replaces the one that is there."""
-        clear = self.page.locator(
-            f"#{where} button[aria-label*='Clear'], #{where} button[title*='Clear']"
-        )
-        if clear.count():
-            clear.first.click()
-        self.page.locator(f"#{where} input[type=file]").set_input_files(str(photo))
+        upload = self.page.locator(f"#{where} input[type=file]")
+        if not upload.count():
+            self.page.locator(f"#{where} button[aria-label='Clear']").click()
+        upload.set_input_files(str(photo))
 
     def start(self, photo: Path, n: int, seed: int) -> None:
         self.drop(photo)
@@ -86,7 +84,7 @@ class Visitor:
         return path
 
     def said(self, message: str) -> None:
-        """Wait for a message, then close it."""
+        """Wait for a message."""
         self.page.get_by_text(message).first.wait_for()
 
 

@@ -102,6 +102,12 @@ def test_the_page_computes_one_search_at_a_time() -> None:
     assert len(slow) == 4 and {fn.concurrency_limit for fn in slow} == {1}
 
 
+def test_whatever_may_fail_is_queued() -> None:
+    """Gradio shows the message of an error only where the event went through the queue."""
+    may_fail = [fn for fn in build_page(CONFIG).fns.values() if hasattr(fn.fn, "__wrapped__")]
+    assert len(may_fail) == 6 and all(fn.queue is not False for fn in may_fail)
+
+
 def test_without_gradio_the_command_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     ended = CliRunner().invoke(app, ["app"])
