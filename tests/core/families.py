@@ -228,6 +228,52 @@ def gemma3() -> tuple[Any, Any]:
     return model, processor
 
 
+def llava() -> tuple[Any, Any]:
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = tokenizer_with("<image>")
+    config = LlavaConfig(
+        vision_config={"model_type": "siglip_vision_model", **siglip(28, 7)},
+        text_config={"model_type": "llama", **text_config(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+    )
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False),
+        tokenizer=tokenizer,
+        patch_size=7,
+        vision_feature_select_strategy="full",
+        chat_template=chat_template("<image>"),
+    )
+    return LlavaForConditionalGeneration(config), processor
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+    model, processor = build_tiny_vlm()
+    text = model.config.text_config.to_dict()
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": text["hidden_size"], "num_heads": 2}
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    config = Qwen2VLConfig(
+        text_config={key: value for key, value in text.items() if key != "model_type"},
+        vision_config={**vision, "mlp_ratio": 2},
+        tie_word_embeddings=True,
+        **{name: getattr(model.config, name) for name in names},
+    )
+    parts = processor.image_processor, processor.tokenizer, processor.video_processor
+    made = Qwen2VLProcessor(*parts, chat_template=processor.chat_template)
+    return Qwen2VLForConditionalGeneration(config), made
+
+
+OTHERS = {"llava": llava, "qwen2_vl": qwen2_vl}
+"""Classes without a family."""
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "fast_vlm": fast_vlm,
@@ -242,7 +288,7 @@ def build(name: str) -> tuple[Any, Any]:
     """A random model of a family in evaluation mode, and its processor."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
-        model, processor = FAMILIES[name]()
+        model, processor = {**FAMILIES, **OTHERS}[name]()
     tokenizer = processor.tokenizer
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

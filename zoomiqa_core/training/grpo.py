@@ -381,7 +381,13 @@ def _make_trainer() -> type:
             hold_batch_norms(self.model)
             self.tools = _Rounds()
             unwrapped = _base_of(self.accelerator, self.model)
-            banned = family_of(unwrapped, self.processing_class).control_ids
+            family = family_of(unwrapped, self.processing_class)
+            if not family.encodes_once:
+                raise ValueError(
+                    f"GRPO needs a family in zoom_iqa/local/families, and "
+                    f"{unwrapped.config.model_type} has none; supervised fine-tuning is possible"
+                )
+            banned = family.control_ids
             self.generation_kwargs["suppress_tokens"] = banned
             self.generation_config.suppress_tokens = banned
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.core.families import FAMILIES, build
+from tests.core.families import FAMILIES, OTHERS, build
 from tests.core.judges import BROKEN, CROP, FINAL, GOOD, picture
 from tests.core.training.rollouts import conversation, picture_of, records
 from zoomiqa_core.training.kl_coverage import KLCoverageConfig
@@ -49,7 +49,7 @@ trained = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, *OTHERS])
 def plain(request):
     """Model and processor; not to be changed."""
     return build(request.param)
@@ -96,7 +96,8 @@ def test_tokens_and_logits_are_those_of_processor_and_model(plain, previous):
         with torch.no_grad():
             logits = model(input_ids=torch.cat([ids, tokens[None]], 1), **inputs).logits
         own.append(logits[0, ids.shape[1] - 1 :])
-    for batch, expected in ((prompts[:1], own[:1]), (prompts, own)):
+    together = [(prompts, own)] if backend.family.encodes_once else []
+    for batch, expected in [(prompts[:1], own[:1]), (prompts[1:], own[1:]), *together]:
         state = read_prompts(backend.family, batch)
         seen = [state.logits[:, None], extend(state, tokens.expand(len(batch), -1))]
         torch.testing.assert_close(torch.cat(seen, 1), torch.stack(expected), atol=2e-5, rtol=0)
@@ -124,7 +125,7 @@ def test_k_chains_are_k_calls_and_the_image_is_encoded_once(taught, monkeypatch)
     together = scorer.assess(IMAGES[0], samples=6, generator=torch.Generator().manual_seed(1))
     zooms = round((together.chains.zoom_share or 0) * len(together.chains.ratings))
     assert zooms > 0
-    assert sum(encoded) <= 1 + family.depends_on_count + 6
+    assert sum(encoded) <= (1 + family.depends_on_count + 6) * family.encodes_once
     generator = torch.Generator().manual_seed(1)
     apart = [scorer.assess(IMAGES[0], samples=1, generator=generator) for _ in range(6)]
     assert together.chains.ratings == tuple(one.rating for one in apart if one.valid)
@@ -238,3 +239,20 @@ def test_batch_statistics_are_never_used():
     assert kept and not any(module.training for module in kept)
     again = copy.deepcopy(model).train()
     assert not any(m.training for m in again.modules() if "BatchNorm" in type(m).__name__)
+
+
+def test_a_class_without_a_family_is_refused_what_it_cannot_do(tmp_path):
+    from zoomiqa_core.training.grpo import ZoomGRPOTrainer
+    from zoomiqa_core.training.rows import rollout_dataset
+
+    model, processor = build("llava")
+    args = trl.GRPOConfig(
+        str(tmp_path), per_device_train_batch_size=4, num_generations=4, **SETTINGS
+    )
+    with pytest.raises(ValueError, match=r"GRPO needs a family .* llava has none"):
+        ZoomGRPOTrainer(model, args, rollout_dataset(records(2), picture_of), processor)
+    with pytest.raises(ValueError, match="set the limit in the processor"):
+        vlm.LocalVLM(model, processor, max_pixels=1000)
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ValueError, match="is an encoder-decoder"):
+        vlm.LocalVLM(model, processor)

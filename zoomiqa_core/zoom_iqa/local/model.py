@@ -96,11 +96,11 @@ class LocalVLM:
         self.batch_size = batch_size
         self.min_digit_mass = min_digit_mass
         self.name = name
-        self.reads_ratings = True
-        """Whether replies come with the expected rating; training does not need it."""
         self._lock = TokenizerLock()
         self._fitting: dict[int, int] = {}
         self.family = family_of(model, processor, max_pixels)
+        self.reads_ratings = self.family.encodes_once
+        """Whether replies come with the expected rating; training does not need it."""
         self.encoder = PromptEncoder(self.family, self._lock)
         tokenizer = processor.tokenizer
         ends = model.generation_config.eos_token_id
@@ -195,6 +195,8 @@ class LocalVLM:
         accepted = [chain for chain, problem in zip(chains, problems, strict=True) if not problem]
 
         def read(part: Sequence[Chain]) -> list[Assessment]:
+            if not self.family.encodes_once and len(part) > 1:  # no batch of different prompts
+                return [one for chain in part for one in read([chain])]
             prompts = [
                 self.encoder.encode(request, known, prefix.ids) for request in _requests(part)
             ]
@@ -210,12 +212,25 @@ class LocalVLM:
 
     def _pixels(self, chain: Chain) -> int:
         """How many pixels of the chain's image the model sees, at most."""
-        return min(chain.image.width * chain.image.height, self.family.max_pixels)
+        pixels = chain.image.width * chain.image.height
+        return min(pixels, self.family.max_pixels or pixels)
 
     def _generate(self, requests: Sequence[Request], known: EncodedImages) -> list[Reply]:
         """Replies in order. Requests with equal prompts share one forward pass over it."""
         distinct: list[Request] = []
         rows = [_index_of(request, distinct) for request in requests]
+        if not self.family.encodes_once and len(distinct) > 1:  # no batch of different prompts
+            parts = [
+                [n for n, row in enumerate(rows) if row == index] for index in range(len(distinct))
+            ]
+            replies = {
+                n: reply
+                for part in parts
+                for n, reply in zip(
+                    part, self._generate([requests[n] for n in part], known), strict=True
+                )
+            }
+            return [replies[n] for n in range(len(requests))]
         prompts = [self.encoder.encode(request, known) for request in distinct]
         prefix = read_prompts(self.family, prompts)
         select_rows(prefix, rows)

@@ -61,6 +61,8 @@ def read_prompts(family: Family, prompts: Sequence[Prompt]) -> Prefix:
 
     model = family.model
     device = model.device
+    if not family.encodes_once:
+        return _read_with_pixels(family, prompts)
     length = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), length), family.pad_id)
     filled, mask = ids.clone(), torch.zeros_like(ids)
@@ -85,6 +87,27 @@ def read_prompts(family: Family, prompts: Sequence[Prompt]) -> Prefix:
     )
     logits = out.logits[:, -1].float()
     return Prefix(family, cache, filled.to(device), mask, padded, next_position.to(device), logits)
+
+
+def _read_with_pixels(family: Family, prompts: Sequence[Prompt]) -> Prefix:
+    """Run one prompt through the model, which encodes its images."""
+    (prompt,) = prompts
+    ids = prompt.ids[None].to(family.model.device)
+    mask = torch.ones_like(ids)
+    out = family.model(
+        input_ids=ids,
+        attention_mask=mask,
+        use_cache=True,
+        **family.on_device(prompt.inputs or {}),
+    )
+    cache = getattr(out, _cache_name(family.model))
+    if not hasattr(cache, "batch_select_indices"):
+        raise ValueError(
+            f"{type(family.model).__name__} keeps its state in a {type(cache).__name__}, which "
+            "cannot be shared by several chains; serve it and load it by its address"
+        )
+    position = torch.tensor([family.first_position(ids.shape[1])], device=ids.device)
+    return Prefix(family, cache, ids, mask, False, position, out.logits[:, -1].float())
 
 
 @torch.inference_mode()

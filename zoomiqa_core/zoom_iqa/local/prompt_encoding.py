@@ -56,6 +56,8 @@ class PromptEncoder:
             known: images that are already encoded; those of the request are added.
             beginning: tokens that the reply starts with.
         """
+        if not self._family.encodes_once:
+            return self._with_pixels(request, beginning)
         count = len(request.images)
         images = tuple(self._encoded(image, count, known) for image in request.images)
         ids = self.tokens(request, [image.inputs for image in images])
@@ -72,6 +74,26 @@ class PromptEncoder:
             for image, part in zip(images, rest, strict=True):
                 text += image.text + part
             return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _with_pixels(self, request: Request, beginning: Sequence[int]) -> Prompt:
+        """Tokens and pixels of a request, as the processor makes them."""
+        processor = self._family.processor
+        with self._lock:
+            chat = processor.apply_chat_template(
+                request.messages, tokenize=False, add_generation_prompt=True
+            )
+            inputs = processor(
+                text=[chat],
+                images=[list(request.images)],
+                return_tensors="pt",
+                add_special_tokens=False,
+            )
+        ids = inputs.pop("input_ids")
+        inputs.pop("attention_mask", None)
+        for name, value in inputs.items():
+            if value.shape == ids.shape:  # one per token: none of the beginning is an image's
+                inputs[name] = torch.nn.functional.pad(value, (0, len(beginning)))
+        return Prompt(torch.tensor([*ids[0].tolist(), *beginning]), inputs=dict(inputs))
 
     @torch.inference_mode()
     def _encoded(self, image: Image.Image, count: int, known: EncodedImages) -> EncodedImage:

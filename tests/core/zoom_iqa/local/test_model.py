@@ -267,7 +267,7 @@ def test_a_lora_adapters_folder_is_a_judge_too(tiny, tmp_path):
 
 def test_other_models_and_other_settings_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match=r"no family of models has the type bert; .* qwen3_vl"):
+    with pytest.raises(ValueError, match=r"bert is no image-text-to-text model .* qwen3_vl"):
         load_scorer(tmp_path, prompts="builtin")
     with pytest.raises(TypeError, match="the judge proxy takes no settings, got batch_size"):
         load_scorer("proxy", batch_size=2)

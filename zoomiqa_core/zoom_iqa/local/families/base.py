@@ -47,8 +47,10 @@ class Prompt(NamedTuple):
 
     ids: Tensor
     """(L,) token ids; one image token per visual feature."""
-    images: tuple[EncodedImage, ...]
-    """In order."""
+    images: tuple[EncodedImage, ...] = ()
+    """In order; none when the family does not encode images once."""
+    inputs: Mapping[str, Tensor] | None = None
+    """What the processor made of images and text instead."""
 
 
 class Family:
@@ -72,6 +74,8 @@ class Family:
     control_tokens: ClassVar[tuple[str, ...]] = ("image_token_id", "video_token_id")
     """Fields of the model's configuration or of the processor with tokens that no reply may
     contain."""
+    encodes_once: ClassVar[bool] = True
+    """Whether an image's features can be computed once and passed to several prompts."""
     max_aspect: ClassVar[int | None] = None
     """Maximum ratio of the sides that the image processor accepts."""
     features_are_listed: ClassVar[bool] = False
@@ -88,7 +92,7 @@ class Family:
     def pixel_options(cls, processor: Any, max_pixels: int | None) -> dict[str, Any]:
         """Settings of the image processor that keep images within ``max_pixels``."""
         fixed = cls.max_pixels_of(processor, {})
-        if max_pixels is not None and max_pixels < fixed:
+        if max_pixels is not None and fixed is not None and max_pixels < fixed:
             raise ValueError(
                 f"{cls.__name__} always sees {fixed} pixels of an image, got max_pixels="
                 f"{max_pixels}: leave it out, or change the size in the image processor and the "
@@ -97,8 +101,8 @@ class Family:
         return {}
 
     @classmethod
-    def max_pixels_of(cls, processor: Any, options: Mapping[str, Any]) -> int:
-        """How many pixels of an image the model sees, at most."""
+    def max_pixels_of(cls, processor: Any, options: Mapping[str, Any]) -> int | None:
+        """How many pixels of an image the model sees, at most; None when that is not known."""
         size = getattr(processor.image_processor, "crop_size", None)
         size = size or processor.image_processor.size
         height, width = (
@@ -107,8 +111,8 @@ class Family:
         return int(height) * int(width)
 
     @property
-    def max_pixels(self) -> int:
-        """How many pixels of an image the model sees, at most."""
+    def max_pixels(self) -> int | None:
+        """How many pixels of an image the model sees, at most; None when that is not known."""
         return self.max_pixels_of(self.processor, self.image_options)
 
     @property
@@ -212,6 +216,10 @@ class Family:
             images: of all rows, in order.
         """
         return (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def first_position(self, length: int) -> int:
+        """Position of the token after a prompt that the model has just processed with pixels."""
+        return length
 
     def next_positions(self, start: Tensor, count: int) -> Tensor:
         """Positions of ``count`` text tokens from ``start`` (B,), as the model takes them."""

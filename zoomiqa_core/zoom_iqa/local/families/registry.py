@@ -10,6 +10,7 @@ from zoomiqa_core.zoom_iqa.local.families.gemma3 import Gemma3
 from zoomiqa_core.zoom_iqa.local.families.idefics3 import Idefics3
 from zoomiqa_core.zoom_iqa.local.families.internvl import InternVL
 from zoomiqa_core.zoom_iqa.local.families.llava_onevision import LlavaOneVision
+from zoomiqa_core.zoom_iqa.local.families.other import Other
 from zoomiqa_core.zoom_iqa.local.families.qwen_vl import QwenVL
 
 FAMILIES: tuple[type[Family], ...] = (
@@ -23,22 +24,27 @@ FAMILIES: tuple[type[Family], ...] = (
 
 
 def family_class(model_type: str) -> type[Family]:
-    """The family of a model type.
+    """The family of a model type; ``Other`` for a class of transformers that has none.
 
     >>> family_class("qwen3_vl").__name__, family_class("fast_vlm").__name__
     ('QwenVL', 'FastVLM')
 
     Raises:
-        ValueError: no family has it.
+        ValueError: not an image-text-to-text model of transformers.
     """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN,
+    )
+
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
+    if model_type in KNOWN:
+        return Other
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
     raise ValueError(
-        f"no family of models has the type {model_type}; expected one of {known}. Serve another "
-        'model, for example with vLLM, and load it by its address: load_scorer("http://…/v1", '
-        "model=…); to add a family, see zoom_iqa/local/families"
+        f"{model_type} is no image-text-to-text model of transformers; expected one of {known}, "
+        "or another class of that kind"
     )
 
 
@@ -57,6 +63,7 @@ def family_of(model: Any, processor: Any, max_pixels: int | None = None) -> Fami
         max_pixels: larger images are reduced to this; None for the processor's own limit.
 
     Raises:
-        ValueError: no family has the model's type, or it has no such pixel budget.
+        ValueError: not an image-text-to-text model of transformers, or it has no such pixel
+            budget.
     """
     return family_class(model.config.model_type)(model, processor, max_pixels)
