@@ -258,18 +258,19 @@ def qwen2_vl() -> tuple[Any, Any]:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
     model, processor = build_tiny_vlm()
-    text = model.config.text_config.to_dict()
+    config: Any = model.config
+    text = config.text_config.to_dict()
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": text["hidden_size"], "num_heads": 2}
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    config = Qwen2VLConfig(
+    made_config: Any = Qwen2VLConfig(
         text_config={key: value for key, value in text.items() if key != "model_type"},
         vision_config={**vision, "mlp_ratio": 2},
         tie_word_embeddings=True,
-        **{name: getattr(model.config, name) for name in names},
+        **{name: getattr(config, name) for name in names},
     )
     parts = processor.image_processor, processor.tokenizer, processor.video_processor
     made = Qwen2VLProcessor(*parts, chat_template=processor.chat_template)
-    return Qwen2VLForConditionalGeneration(config), made
+    return Qwen2VLForConditionalGeneration(made_config), made
 
 
 OTHERS = {"llava": llava, "qwen2_vl": qwen2_vl}

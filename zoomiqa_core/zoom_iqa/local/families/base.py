@@ -133,7 +133,7 @@ class Family:
     @property
     def control_ids(self) -> list[int]:
         """Tokens that mark images and videos, which no reply may contain."""
-        found: list[int] = []
+        found: list[Any] = []
         for name in self.control_tokens:
             ids = getattr(self.model.config, name, None)
             ids = getattr(self.processor, name, None) if ids is None else ids
