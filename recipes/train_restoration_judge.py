@@ -55,14 +55,15 @@ class Config(FitConfig):
     held_out_kinds: list[str] = field(default_factory=list)
     """Kinds of candidates left out of training, by the part before the first ``-``."""
     attack_rounds: int = 3
-    """How often all families are attacked and the committee is fitted again; 0 for never."""
+    """Rounds of attacks, each on another part of the families, after which the committee is fitted
+    again; 0 for none."""
     attack_steps: int = 4
     """Gradient steps of an attack."""
     attack_levels: float = 2.0
     """Largest change of a pixel, in 1/255."""
     members: int = 3
     """MLPs of the committee."""
-    width: int = 96
+    width: int = 192
     """Hidden units of a member."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
@@ -117,7 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
     for attempt in range(config.attack_rounds):
         title = f"attacking, round {attempt + 1}"
         for number, path in track(
-            list(enumerate(attackable)), title, disable=not sys.stderr.isatty()
+            list(enumerate(attackable))[attempt :: config.attack_rounds],
+            title,
+            disable=not sys.stderr.isatty(),
         ):
             made = attacked_family(
                 judge,

@@ -16,7 +16,7 @@ from zoomiqa_core.restoration.model import RestorationJudge, difference_std, err
 class FitConfig:
     """Settings of a fit."""
 
-    epochs: int = 60
+    epochs: int = 80
     """Passes over the families."""
     batch: int = 8
     """Families in one step."""
@@ -27,13 +27,17 @@ class FitConfig:
     """Share of the steps in which a family's input is hidden."""
     level_weight: float = 0.25
     """Of the rating itself, beside its differences within a family."""
+    attack_weight: float = 0.25
+    """Of a family of attacked candidates; other families weigh 1."""
     error_weight: float = 0.3
     """Of the likelihood that teaches the standard deviation of differences."""
     seed: int = 0
 
 
-def families_loss(judged: Tensor, target: Tensor, family: Tensor, config: FitConfig) -> Tensor:
-    """Loss of the candidates of several families, each of equal weight.
+def families_loss(
+    judged: Tensor, target: Tensor, family: Tensor, weight: Tensor, config: FitConfig
+) -> Tensor:
+    """Loss of the candidates of several families.
 
     Ranking with a margin that grows with the label gap, differences, the level, and the likelihood
     of the differences' errors, which teaches the standard deviation alone.
@@ -42,12 +46,13 @@ def families_loss(judged: Tensor, target: Tensor, family: Tensor, config: FitCon
         judged: (members, N, 2) of :meth:`RestorationJudge.judgements`.
         target: (N,) labels.
         family: (N,) number of each candidate's family.
-        config: weights.
+        weight: (F,) of each family.
+        config: weights of the terms.
     """
     rating = to_rating(judged[..., 0])
     i, j = torch.nonzero(torch.triu(family[:, None] == family, 1), as_tuple=True)
     size = torch.bincount(family).float()
-    own, pair = 1 / size[family], 2 / size[family[i]].square()
+    own, pair = weight[family] / size[family], 2 * weight[family[i]] / size[family[i]].square()
     gap, true = rating[:, i] - rating[:, j], target[i] - target[j]
     margin = (0.5 * true.abs()).clamp_max(0.5)
     ranking = functional.softplus((margin - gap * true.sign()) / 0.15) * 0.15
@@ -58,7 +63,7 @@ def families_loss(judged: Tensor, target: Tensor, family: Tensor, config: FitCon
     std = difference_std(gap.detach(), error[:, i], error[:, j]).clamp_min(0.02)
     surprise = (gap.detach() - true).square() / (2 * std.square()) + std.log()
     total = (pair * (ranking + difference + config.error_weight * surprise)).sum(1).mean()
-    return (total + config.level_weight * (own * level).sum(1).mean()) / len(size)
+    return (total + config.level_weight * (own * level).sum(1).mean()) / weight.sum()
 
 
 def fit(judge: RestorationJudge, families: list[Measured], config: FitConfig) -> None:
@@ -85,7 +90,9 @@ def fit(judge: RestorationJudge, families: list[Measured], config: FitConfig) ->
             rows = torch.cat([f.statistics for f in chosen])
             rows[:, -1] = (~hidden).float()[family]
             target = torch.cat([f.rating for f in chosen])
-            loss = families_loss(judge.judgements(rows), target, family, config)
+            attacked = torch.tensor(["attack" in f.kinds for f in chosen])
+            weight = torch.where(attacked, config.attack_weight, 1.0)
+            loss = families_loss(judge.judgements(rows), target, family, weight, config)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

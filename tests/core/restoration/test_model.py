@@ -12,6 +12,7 @@ from zoomiqa_core.restoration.model import (
     _tiles,
     difference_std,
     errors,
+    noise_statistics,
     probability_better,
     to_rating,
 )
@@ -176,3 +177,24 @@ def test_the_scorers_ratings_are_the_models_and_the_input_is_looked_at_once(judg
     assert said[2].gain == 0 and said[2].gain_std == 0 and len(looked) == 1
     scorer.assess(others[0], degraded=others[1])
     assert len(looked) == 2
+
+
+def test_noise_statistics_tell_noise_from_edges():
+    flat = torch.full((1, 3, 64, 64), 0.5)
+    floor = math.log(1e-6) / 2
+    torch.testing.assert_close(noise_statistics(flat), torch.full((1, 18), floor))
+    edge = flat.clone()
+    edge[..., 30:34] = 1.0
+    low, middle, high = noise_statistics(edge)[0, :9].view(3, 3)  # of full size, by channel
+    assert low.eq(floor).all() and middle.eq(floor).all() and (high > floor + 3).all()
+    # noise of 2 % everywhere: half of the windows have at least ln .02 − .1
+    noisy = flat + 0.02 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    low, middle, high = noise_statistics(noisy)[0, :9].view(3, 3)
+    torch.testing.assert_close(middle, torch.full((3,), math.log(0.02)), atol=0.1, rtol=0)
+    assert (low > math.log(0.02) - 0.5).all() and (high < math.log(0.02) + 0.5).all()
+
+
+def test_noise_statistics_of_the_smallest_images_have_a_gradient():
+    image = torch.rand(1, 3, 8, 8, requires_grad=True)
+    noise_statistics(image).sum().backward()
+    assert image.grad.isfinite().all() and image.grad.abs().max() > 0

@@ -16,13 +16,16 @@ def judged(ratings, error=1.0):
     return torch.stack([utility, torch.full_like(utility, math.log(error))], 1)[None]
 
 
+ONE = torch.ones(1)
+
+
 def test_the_loss_by_hand():
     config = FitConfig(error_weight=0.0)
     target, family = torch.tensor([4.0, 2.0]), torch.zeros(2, dtype=torch.long)
 
     def loss(ratings):
         made = judged(ratings)
-        return families_loss(made, target, family, config).item()
+        return families_loss(made, target, family, ONE, config).item()
 
     # right: two of four pairs, softplus((.5 − 2) / .15) · .15 = 6.8e-6 each; no other term
     assert loss([4.0, 2.0]) == pytest.approx(3.4e-6, rel=0.05)
@@ -34,17 +37,29 @@ def test_families_count_alike_and_errors_are_learned():
     config = FitConfig()
     target, family = torch.tensor([4.0, 2.0, 4.0, 2.0]), torch.tensor([0, 0, 1, 1])
     made = judged([2.5, 2.0, 2.5, 2.0])
-    both = families_loss(made, target, family, config)
-    one = families_loss(made[:, :2], target[:2], family[:2], config)
+    both = families_loss(made, target, family, torch.ones(2), config)
+    one = families_loss(made[:, :2], target[:2], family[:2], ONE, config)
     torch.testing.assert_close(both, one)
     # the difference is off by 1.5: a standard deviation of 1.5 is the most likely one
     whole = 1 / (2 * (1 - math.exp(-0.5 / 0.3))) ** 0.5
 
     def loss(std):
         made = judged([2.5, 2.0], std * whole)
-        return families_loss(made, target[:2], family[:2], config).item()
+        return families_loss(made, target[:2], family[:2], ONE, config).item()
 
     assert loss(1.5) < min(loss(1.4), loss(1.6))
+
+
+def test_a_family_of_attacks_counts_by_its_weight():
+    target, family = torch.tensor([4.0, 2.0, 4.0, 2.0]), torch.tensor([0, 0, 1, 1])
+    right, wrong = [4.0, 2.0], [2.0, 4.0]
+
+    def loss(ratings, weight):
+        config = FitConfig(error_weight=0.0)
+        return families_loss(judged(ratings), target, family, torch.tensor(weight), config).item()
+
+    both = loss(right + wrong, [1.0, 0.25])  # (1 · 0 + .25 · 3.675) / 1.25
+    assert both == pytest.approx(0.25 / 1.25 * loss(wrong + wrong, [1.0, 1.0]), rel=1e-3)
 
 
 def test_an_attack_stays_within_its_limit_and_raises_the_rating():
