@@ -1,17 +1,18 @@
 """Train the alarm: a second judge, on full-reference similarity alone.
 
     python -m recipes.train_alarm --config recipes/configs/train_alarm/default.yaml \
-        photos=PHOTOS restored=SETS out=runs/alarm
+        photos=PHOTOS restored=SETS pool=POOL out=runs/alarm
 
 ``photos`` is a folder of clean photographs, ``restored`` the folder ``sets`` that
-:mod:`recipes.build_restored_sets` made of them. Neither ratings nor gradients of the proxy are
-used, so an image that fools the proxy need not fool the alarm. Every tenth photo, with its set, is
-held out for evaluation.
+:mod:`recipes.build_restored_sets` made of them, ``pool`` the folder ``families`` of
+:mod:`recipes.build_restorations`, which holds restorations of many kinds. Neither ratings nor
+gradients of the proxy are used, so an image that fools the proxy need not fool the alarm. Every
+tenth photo, with its sets and families, is held out for evaluation.
 
 First the statistics of all families of versions are measured (``out/families``; finished parts are
 kept, so the recipe resumes). Then the committee is fitted, in seconds, to the differences of the
-reference rating within a family and, with a smaller weight, to the rating itself. The result is
-``out/weights``.
+label within a family and, with a smaller weight, to the label itself: the reference rating, and in
+the pool the restoration judge's mixture of full-reference distances. The result is ``out/weights``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recipes.compose import compose
-from zoomiqa_core.alarm.families import damaged_family, restored_family
+from zoomiqa_core.alarm.families import SIZE, damaged_family, restored_family
 from zoomiqa_core.alarm.model import Alarm
 from zoomiqa_core.alarm.reference import reference_rating
 from zoomiqa_core.alarm.statistics import statistics
@@ -38,9 +40,13 @@ from zoomiqa_core.data.photos import PhotoPool
 from zoomiqa_core.evaluation.correlation import ordered_pairs, srcc
 from zoomiqa_core.images.sources import find_images
 from zoomiqa_core.proxy.losses import error_loss, regression_loss
+from zoomiqa_core.restoration.labels import mixture_rating
+from zoomiqa_core.restoration.measured import imagenet_backbone, measure
+from zoomiqa_core.restoration.model import RestorationJudge
+from zoomiqa_core.restoration.pool import find_families, load_family
 from zoomiqa_core.runs.files import atomic_path
 from zoomiqa_core.runs.folder import RunFolder
-from zoomiqa_core.runs.random import numbered_generator
+from zoomiqa_core.runs.random import below, numbered_generator
 
 PART = 20
 """Families in one file."""
@@ -56,10 +62,12 @@ class Config:
     """Folder of clean photographs, sides ≥ ``crop``."""
     restored: str = MISSING
     """Folder of their restored sets."""
+    pool: str = MISSING
+    """Folder of families of restorations."""
     out: str = "runs/alarm"
     """Run folder."""
     families: int = 500
-    """Number of families of each of the two kinds."""
+    """Number of families of each of the three kinds."""
     held_out_families: int = 60
     """Number of families of held-out photos, of each kind."""
     crop: int = 256
@@ -80,14 +88,13 @@ class Config:
     seed: int = 0
 
 
-Draw = Callable[[PhotoPool, int, torch.Generator], Tensor]
+Make = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+"""A family's versions (``SIZE``, 3, H, W) and their labels (``SIZE``,)."""
 
 
 @torch.no_grad()
-def measured(
-    folder: Path, draw: Draw, pool: PhotoPool, count: int, crop: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Statistics (count, ``SIZE``, COUNT) and reference ratings (count, ``SIZE``) of families."""
+def measured(folder: Path, make: Make, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Statistics (count, ``SIZE``, COUNT) and labels (count, ``SIZE``) of families."""
     parts = []
     numbers = range(0, count, PART)
     for first in track(numbers, folder.name, disable=not sys.stderr.isatty()):
@@ -95,15 +102,41 @@ def measured(
         if not path.is_file():
             rows = []
             for number in range(first, min(first + PART, count)):
-                generator = numbered_generator(seed, number)
-                family = draw(pool, crop, generator)
-                rows.append((statistics(family), reference_rating(family, family[:1])))
+                family, rating = make(numbered_generator(seed, number))
+                rows.append((statistics(family), rating))
             found, rating = (torch.stack(column) for column in zip(*rows, strict=True))
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as partial:
                 save_file({"statistics": found, "rating": rating}, partial)
         parts.append(load_file(path))
     return torch.cat([p["statistics"] for p in parts]), torch.cat([p["rating"] for p in parts])
+
+
+def drawn(draw: Callable[[PhotoPool, int, torch.Generator], Tensor], paths: list[Path], crop: int):
+    """Families of photos, labelled with the reference rating."""
+    pool = PhotoPool(paths, min_side=crop)
+
+    def make(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        family = draw(pool, crop, generator)
+        return family, reference_rating(family, family[:1])
+
+    return make
+
+
+def of_pool(paths: list[Path]) -> Make:
+    """Random candidates of a family of restorations, with the restoration judge's label."""
+    judge = RestorationJudge()
+    imagenet_backbone(judge)
+
+    def make(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        family = load_family(paths[below(len(paths), generator)])
+        chosen = torch.randperm(len(family.images), generator=generator)[:SIZE]
+        images, degraded, clean = (
+            x.float() / 255 for x in (family.images[chosen], family.degraded, family.clean)
+        )
+        return images, mixture_rating(measure(judge, images, degraded, clean)[1])
+
+    return make
 
 
 def difference_loss(rating: Tensor, target: Tensor) -> Tensor:
@@ -167,25 +200,26 @@ def main(arguments: list[str] | None = None) -> None:
     run = RunFolder(config.out, resolved)
     photos = find_images([config.photos])
     unseen = {path.stem for path in photos[::10]}
-    kinds = {
-        "damaged": (damaged_family, [(path, path.stem) for path in photos]),
-        "restored": (  # NUMBER_NAME.png
-            restored_family,
-            [(path, path.stem.split("_", 1)[1]) for path in find_images([config.restored])],
+    restored = [(p, p.stem.split("_", 1)[1]) for p in find_images([config.restored])]
+    families = [(p, p.name.split("_", 1)[1]) for p in find_families(config.pool)]
+    kinds: dict[str, tuple[Callable[[list[Path]], Make], list[tuple[Path, str]]]] = {
+        "damaged": (
+            partial(drawn, damaged_family, crop=config.crop),
+            [(p, p.stem) for p in photos],
         ),
+        "restored": (partial(drawn, restored_family, crop=config.crop), restored),
+        "pool": (of_pool, families),
     }
     taught, held_out = [], {}
-    for kind, (draw, named) in kinds.items():
+    for kind, (maker, named) in kinds.items():
         for split, count in ((False, config.families), (True, config.held_out_families)):
-            pool = PhotoPool(
-                [p for p, name in named if (name in unseen) == split], min_side=config.crop
-            )
+            make = maker([path for path, name in named if (name in unseen) == split])
             folder = run.path / "families" / (f"{kind}_held_out" if split else kind)
-            families = measured(folder, draw, pool, count, config.crop, config.seed)
+            made = measured(folder, make, count, config.seed)
             if split:
-                held_out[kind] = families
+                held_out[kind] = made
             else:
-                taught.append(families)
+                taught.append(made)
     found, rating = (torch.cat(column) for column in zip(*taught, strict=True))
 
     torch.manual_seed(config.seed)  # the initial weights, dropout
