@@ -38,7 +38,7 @@ def shifts(steps: int) -> list[float]:
     """η of the steps, falling, with a 0 at the end.
 
     >>> [round(eta, 4) for eta in shifts(3)]
-    [0.9801, 0.2957, 0.0016, 0.0]
+    [0.9801, 0.2938, 0.0016, 0.0]
     """
     places = [(t / max(steps - 1, 1)) ** POWER for t in range(steps)] if steps > 1 else [1.0]
     roots = [FIRST * (LAST / FIRST) ** place for place in places]
