@@ -1,6 +1,6 @@
 """Seconds from dropping a photo on the web page to the first candidate and to the end.
 
-    python -m benchmarks.app_in_browser --screenshot docs/app.png
+    python -m benchmarks.app_in_browser --screenshot page.png
 
 Serves the page with its defaults, drops the bundled demo photo in Chromium, and restores it with
 eight candidates. Needs the extra `app`, playwright and an installed Chromium.
