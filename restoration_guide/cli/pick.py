@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from restoration_guide.cli.best_of_n import ChoiceOptions
-from restoration_guide.cli.pairs import pair_images
 from zoomiqa_core.cli.inputs import check_output, check_picture, find_inputs, is_picture, safe_name
 from zoomiqa_core.cli.options import (
     AsJson,
@@ -191,6 +190,8 @@ def find_contests(given: Sequence[str], no_input: bool) -> tuple[list[Contest], 
 
 def _by_method(inputs: str, given: Sequence[str]) -> tuple[list[Contest], list[str]]:
     """One choice for each input of a folder, among the results of several methods."""
+    from restoration_guide.cli.pairs import pair_images
+
     folders = [Path(each).expanduser() for each in given]
     for folder in folders:
         if not folder.is_dir():
