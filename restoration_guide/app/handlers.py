@@ -52,7 +52,7 @@ class Handlers:
     >>> from restoration_guide.app.config import AppConfig
     >>> handlers = Handlers(AppConfig(scorers=("proxy",)))
     >>> handlers.judge(str(DEMO_PHOTO), "proxy")["rating"]
-    '**3.48 ± 0.58** of 5 (fair to good), by proxy'
+    '**3... ± 0...** of 5 (fair to good), by proxy'
     """
 
     def __init__(self, config: AppConfig) -> None:
