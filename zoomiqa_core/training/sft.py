@@ -141,7 +141,7 @@ class AlikeLengths(torch.utils.data.Sampler[int]):
     The order depends on seed and epoch alone, so a resumed training goes on as an unbroken one.
 
     >>> list(AlikeLengths([3, 9, 3, 9], 2, seed=0))
-    [1, 3, 0, 2]
+    [0, 2, 3, 1]
 
     Args:
         lengths: of the rows.

@@ -26,6 +26,6 @@ def test_it_starts_the_page_for_other_machines(monkeypatch) -> None:
         "restoration_guide.app.launch.launch_app",
         lambda config, **where: started.append((config, where)),
     )
-    runpy.run_path(str(SPACE / "app.py"))
+    runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
     [(config, where)] = started
     assert isinstance(config, AppConfig) and where == {"host": "0.0.0.0", "port": 7860}

@@ -211,7 +211,7 @@ def verdict(rating: float, generator: torch.Generator) -> str:
     """A word for a picture that people rate about so.
 
     >>> [verdict(5.0, torch.Generator().manual_seed(seed)) for seed in range(3)]
-    ['superb', 'superb', 'superb']
+    ['superb', 'superb', 'outstanding']
     """
     return _adjective(VERDICTS, rating, generator)
 
