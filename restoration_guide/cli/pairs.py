@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from restoration_guide.report.folder import RECORD
 from zoomiqa_core.cli.inputs import find_inputs, output_paths
 from zoomiqa_core.cli.options import stop
 from zoomiqa_core.images.folders import SUFFIXES, FoundImage
@@ -33,6 +32,8 @@ def image_pairs(before: str, after: str) -> list[Pair]:
     path, or the only one with another image suffix, or ``best.png`` in the report folder of that
     path. For a single input, ``after`` may also be the result, or its report folder.
     """
+    from restoration_guide.report.folder import RECORD  # imports torch
+
     root, results = Path(before).expanduser(), Path(after).expanduser()
     found = find_inputs([before], results if root.is_dir() and results.is_dir() else None)
     images = found.images

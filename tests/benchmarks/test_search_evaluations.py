@@ -60,15 +60,17 @@ def test_strategies_by_hand() -> None:
 def test_strategies_see_the_same_candidates(pipe) -> None:
     """A replayed search chooses what a search of its own would, and judges no image twice."""
     damaged = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    scorer, restorer = NoiseScorer(), BuiltinRestorer(pipe)
+    scorer: Any = NoiseScorer()
+    other: Any = NoiseScorer()
+    restorer = BuiltinRestorer(pipe)
     judge: Any = Remembered(scorer)
     made = tuple(restorer.restore(damaged[None], n=4))
     replay: Any = Replay(restorer, made)
     for count in (2, 4):
         again = BestOfN(replay, judge, count)(damaged)
-        assert again.choice == BestOfN(restorer, NoiseScorer(), count)(damaged).choice
+        assert again.choice == BestOfN(restorer, other, count)(damaged).choice
     assert scorer.judged == 5
-    search = BestOfN(restorer, NoiseScorer(), 2)
+    search = BestOfN(restorer, other, 2)
     found = run_trial(search, "a.png", damaged, damaged, 0)
     assert found["fixed 1"].evaluations == 1 < found["fixed 2"].evaluations == 5
     assert {one.label_gain <= 0 for one in found.values()} == {True}  # the input is the clean one

@@ -298,7 +298,7 @@ class Tracker:
     name = "tensorboard"
 
     def __init__(self) -> None:
-        self.numbers: dict[int, dict] = {}
+        self.numbers: dict[int | None, dict] = {}
         self.pictures: dict[str, tuple] = {}
 
     def log(self, values, step=None, **_):

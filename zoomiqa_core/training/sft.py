@@ -53,7 +53,7 @@ def sft_dataset(samples: Sequence[SampleT], example: Callable[[SampleT], Chat]) 
     """
 
     def row(sample: SampleT) -> dict[str, Any]:
-        return Example(*example(sample))._asdict()
+        return Example(*example(sample))._asdict()  # pyright: ignore[reportArgumentType]
 
     return lazy_dataset(samples, row)
 

@@ -94,9 +94,11 @@ def test_data_sets_are_read_by_their_names_and_cropped_at_the_same_place(
     pairs = PairedPhotos(find_pairs(tmp_path, layout), min_side=32, enlarge=False)
     batch = training_batch(pairs, 6, 32, generator=generator())
     assert pairs.factor == 4 and batch.degraded.shape == (6, 3, 8, 8)
+    assert batch.truth is not None
     assert torch.equal(nearest(batch.degraded, 4), batch.truth)
     enlarged = PairedPhotos(find_pairs(tmp_path, layout), min_side=32)
     same = training_batch(enlarged, 6, 32, generator=generator())
+    assert same.truth is not None
     assert same.degraded.shape == same.truth.shape and torch.equal(same.truth, batch.truth)
     with pytest.raises(ValueError, match="30 px are no multiple of the factor 4"):
         training_batch(pairs, 1, 30, generator=generator())
@@ -135,6 +137,7 @@ def test_photos_for_super_resolution_enter_smaller(tmp_path):
     photos = DegradedPhotos(paths, {"none": 1.0}, min_side=32, scale=2)
     batch = training_batch(photos, 2, 32, generator=generator())
     assert batch.degraded.shape == (2, 3, 16, 16)
+    assert batch.truth is not None
     torch.testing.assert_close(batch.degraded, functional.avg_pool2d(batch.truth, 2))
 
 

@@ -280,7 +280,7 @@ def test_ctrl_c_while_judging_keeps_what_was_judged(photo, stubs) -> None:
 def test_each_candidate_is_handed_over_with_its_row_as_soon_as_it_is_judged(
     photo, stubs, batch_size
 ) -> None:
-    events: list[object] = []
+    events: list[Any] = []
 
     def judged(candidate, row) -> None:
         assert candidate.index == row.index
