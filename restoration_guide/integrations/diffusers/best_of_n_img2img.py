@@ -1,5 +1,7 @@
 """Best of N for Stable Diffusion's image-to-image pipeline, as a community pipeline in one file.
 
+For example::
+
     pipe = DiffusionPipeline.from_pretrained(
         MODEL, custom_pipeline="best_of_n_img2img.py", trust_remote_code=True
     )
